@@ -1,0 +1,1 @@
+"""The symbolic language of losses: primitives, expressions, genetic operators, printed forms."""

@@ -1,0 +1,186 @@
+"""Expressions: immutable trees of primitives, written, read, compared and evaluated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from evomal.errors import InputError
+from evomal.expressions.primitives import CONSTANTS, PRIMITIVES, TERMINALS, VARIABLES, arity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+_KNOWN = ", ".join((*PRIMITIVES, *TERMINALS))
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A tree of primitives over the terminals `y`, `f`, `1` and `-1`, as a value.
+
+    Attributes
+    ----------
+    nodes
+        The names of the nodes in prefix order: a node, then its arguments' subtrees. Node 0 is
+        the root; edge i - 1 leads from node i to its parent.
+
+    Raises
+    ------
+    InputError
+        If `nodes` is not exactly one tree of known names.
+    """
+
+    nodes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        missing = 1  # arguments still to come
+        for index, node in enumerate(self.nodes):
+            if node not in PRIMITIVES and node not in TERMINALS:
+                raise InputError(f"Unknown name {node!r} in the expression; known are {_KNOWN}.")
+            missing += arity(node) - 1
+            if missing == 0 and index + 1 < len(self.nodes):
+                raise InputError(f"The expression is complete before {self.nodes[index + 1]!r}.")
+        if missing:
+            raise InputError(f"The expression {' '.join(self.nodes)!r} lacks {missing} arguments.")
+
+    def __len__(self) -> int:
+        """Number of nodes."""
+        return len(self.nodes)
+
+    def __str__(self) -> str:
+        """The prefix form, as `parse` reads it."""
+        return self.fold(lambda _, node, args: f"{node}({', '.join(args)})" if args else node)
+
+    @cached_property
+    def height(self) -> int:
+        """Edges on the longest path from the root to a terminal."""
+        return self.fold(lambda _, node, args: 1 + max(args) if args else 0)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """For every node i, the index after the last node of its subtree."""
+        ends = [0] * len(self.nodes)
+        self.fold(lambda i, _, args: ends.__setitem__(i, max(args, default=i + 1)) or ends[i])
+        return tuple(ends)
+
+    def subtree(self, index: int) -> tuple[str, ...]:
+        """The nodes of the subtree whose root is node `index`."""
+        return self.nodes[index : self.ends[index]]
+
+    def replace(self, index: int, subtree: Sequence[str]) -> Expression:
+        """The expression with the subtree at node `index` exchanged for another."""
+        return Expression((*self.nodes[:index], *subtree, *self.nodes[self.ends[index] :]))
+
+    @cached_property
+    def canonical(self) -> Expression:
+        """One representative of all orders of the arguments of commutative primitives.
+
+        Two expressions are symbolically equivalent (paper, section 3.5.1) if and only if their
+        canonical forms are equal.
+        """
+
+        def sort(_: int, node: str, args: list[tuple[str, ...]]) -> tuple[str, ...]:
+            if args and PRIMITIVES[node].commutative:
+                args = sorted(args)
+            return (node, *(name for arg in args for name in arg))
+
+        return Expression(self.fold(sort))
+
+    def uses_both_arguments(self) -> bool:
+        """Whether both `y` and `f` occur (paper, section 3.2.3)."""
+        return all(name in self.nodes for name in VARIABLES)
+
+    def evaluate(self, y: Tensor, f: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The value of the expression, or of its meta-loss network, for every element.
+
+        Parameters
+        ----------
+        y, f
+            Target and prediction, of equal shape.
+        weights
+            φ, shape (nodes - 1,): ``weights[i - 1]`` scales the value of node i on its way to its
+            parent (paper, section 3.3). None means all ones.
+
+        Returns
+        -------
+        Tensor
+            Shape of `f`.
+        """
+        import torch
+
+        variables = {"y": y, "f": f}
+        scales = None if weights is None else weights.unbind()
+
+        def apply(index: int, node: str, args: list[Tensor]) -> Tensor:
+            if node in variables:
+                value = variables[node]
+            elif node in CONSTANTS:
+                value = torch.full((), CONSTANTS[node], dtype=f.dtype, device=f.device)
+            else:
+                value = PRIMITIVES[node].torch(torch, *args)
+            return value if scales is None or index == 0 else value * scales[index - 1]
+
+        return self.fold(apply).expand_as(f)
+
+    def fold(self, combine: Callable[[int, str, list[T]], T]) -> T:
+        """Combine the tree bottom-up with ``combine(index, node, values of its arguments)``."""
+        stack: list[T] = []
+        for index in range(len(self.nodes) - 1, -1, -1):
+            node = self.nodes[index]
+            args = [stack.pop() for _ in range(arity(node))]
+            stack.append(combine(index, node, args))
+        return stack[0]
+
+
+_TOKEN = re.compile(r"\s*(?:(?P<name>-?\w+)|(?P<mark>[(),])|(?P<other>\S))")
+
+
+def parse(text: str) -> Expression:
+    """Read the prefix form, such as ``"square(sub(y, f))"``; ``parse(str(e)) == e``.
+
+    Raises
+    ------
+    InputError
+        If `text` is malformed; the message says where.
+    """
+    nodes: list[str] = []
+    waiting: list[int] = []  # for every open parenthesis, the arguments that it still lacks
+    expected = "name"
+    for match in _TOKEN.finditer(text.rstrip()):
+        token = match.group().strip()
+        place = f"at position {match.end() - len(token) + 1} of {text!r}"
+        if match["name"] and expected == "name":
+            if token not in PRIMITIVES and token not in TERMINALS:
+                raise InputError(f"Unknown name {token!r} {place}; known are {_KNOWN}.")
+            nodes.append(token)
+            if arity(token):
+                waiting.append(arity(token))
+                expected = "("
+            else:
+                expected = _after_argument(waiting)
+        elif token == expected:
+            if token == ")":
+                waiting.pop()
+                expected = _after_argument(waiting)
+            else:
+                expected = "name"
+        else:
+            wanted = {"name": "a name", "end": "the end"}.get(expected, repr(expected))
+            raise InputError(f"Expected {wanted} but found {token!r} {place}.")
+    if expected != "end":
+        wanted = "a name" if expected == "name" else repr(expected)
+        raise InputError(f"The expression {text!r} ends too early; expected {wanted}.")
+    return Expression(tuple(nodes))
+
+
+def _after_argument(waiting: list[int]) -> str:
+    """Count one finished argument and tell what must follow it."""
+    if not waiting:
+        return "end"
+    waiting[-1] -= 1
+    return "," if waiting[-1] else ")"

@@ -1,0 +1,80 @@
+"""The genetic operators on expressions (paper, sections 3.2.2 and 3.2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomal.expressions.expression import Expression
+from evomal.expressions.primitives import PRIMITIVES, TERMINALS, VARIABLES, arity
+
+_FUNCTIONS = tuple(PRIMITIVES)
+_BINARY = tuple(name for name in PRIMITIVES if arity(name) == 2)
+_TERMINAL_RATIO = len(TERMINALS) / (len(TERMINALS) + len(_FUNCTIONS))
+
+
+def random_tree(
+    rng: np.random.Generator, min_height: int, height: int, *, full: bool
+) -> Expression:
+    """A random tree: every leaf at depth `height` (full), or at `min_height` to `height` (grow)."""
+    nodes: list[str] = []
+    depths = [0]
+    while depths:
+        depth = depths.pop()
+        is_leaf = depth == height or (
+            not full and depth >= min_height and rng.random() < _TERMINAL_RATIO
+        )
+        node = _choice(rng, TERMINALS if is_leaf else _FUNCTIONS)
+        nodes.append(node)
+        depths.extend([depth + 1] * arity(node))
+    return Expression(tuple(nodes))
+
+
+def half_and_half(rng: np.random.Generator, min_height: int, max_height: int) -> Expression:
+    """A full or a grown tree with equal chance, its height limit uniform in the given range."""
+    height = int(rng.integers(min_height, max_height + 1))
+    return random_tree(rng, min_height, height, full=bool(rng.random() < 0.5))
+
+
+def ramped_half_and_half(
+    rng: np.random.Generator, size: int, min_height: int, max_height: int
+) -> list[Expression]:
+    """`size` random trees, the heights in equal shares and each height half full, half grown."""
+    heights = range(min_height, max_height + 1)
+    return [
+        random_tree(rng, min_height, heights[i // 2 % len(heights)], full=i % 2 == 0)
+        for i in range(size)
+    ]
+
+
+def one_point_crossover(
+    rng: np.random.Generator, first: Expression, second: Expression
+) -> Expression:
+    """The first child: a random subtree of `first` replaced by a random subtree of `second`."""
+    here, there = int(rng.integers(len(first))), int(rng.integers(len(second)))
+    return first.replace(here, second.subtree(there))
+
+
+def uniform_mutation(rng: np.random.Generator, parent: Expression, max_height: int) -> Expression:
+    """`parent` with a random subtree replaced by a new one of height 0 to `max_height`."""
+    index = int(rng.integers(len(parent)))
+    return parent.replace(index, half_and_half(rng, 0, max_height).nodes)
+
+
+def correct(rng: np.random.Generator, expression: Expression) -> Expression:
+    """The correction strategy: an expression that lacks `y` or `f` gets both (section 3.2.3).
+
+    A random terminal is replaced by a random binary primitive over `y` and `f` in random order.
+    An expression that has both is returned as it is.
+    """
+    if expression.uses_both_arguments():
+        return expression
+    leaves = [i for i, node in enumerate(expression.nodes) if node in TERMINALS]
+    index = leaves[int(rng.integers(len(leaves)))]
+    arguments = VARIABLES if rng.random() < 0.5 else VARIABLES[::-1]
+    return expression.replace(index, (_choice(rng, _BINARY), *arguments))
+
+
+def _choice(rng: np.random.Generator, names: Sequence[str]) -> str:
+    return names[int(rng.integers(len(names)))]

@@ -1,0 +1,108 @@
+"""The table of primitives (paper, Table 1; protected forms as in the method's definition).
+
+A row holds everything the package knows about a primitive. The functions take the module they
+compute with as their first argument, so this table imports neither torch nor sympy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+EPSILON = 1e-7
+"""ε of the protected logarithm and square root."""
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One operation of the search space.
+
+    Attributes
+    ----------
+    name
+        Name in the prefix form.
+    arity
+        Number of arguments, 1 or 2.
+    torch
+        ``torch(torch_module, *tensors) -> tensor``, elementwise; finite in value and in gradient
+        for every finite input that does not overflow.
+    sympy
+        ``sympy(sympy_module, epsilon, *expressions) -> expression``, the same function.
+    commutative
+        Whether the order of the arguments is without meaning.
+    """
+
+    name: str
+    arity: int
+    torch: Callable[..., Any]
+    sympy: Callable[..., Any]
+    commutative: bool = False
+
+
+_ROWS = [
+    Primitive("add", 2, lambda _, a, b: a + b, lambda _, eps, a, b: a + b, commutative=True),
+    Primitive("sub", 2, lambda _, a, b: a - b, lambda _, eps, a, b: a - b),
+    Primitive("mul", 2, lambda _, a, b: a * b, lambda _, eps, a, b: a * b, commutative=True),
+    Primitive(  # the analytic quotient
+        "div",
+        2,
+        lambda t, a, b: a / t.sqrt(1 + b * b),
+        lambda s, eps, a, b: a / s.sqrt(1 + b**2),
+    ),
+    Primitive(
+        "min",
+        2,
+        lambda t, a, b: t.minimum(a, b),
+        lambda s, eps, a, b: s.Min(a, b),
+        commutative=True,
+    ),
+    Primitive(
+        "max",
+        2,
+        lambda t, a, b: t.maximum(a, b),
+        lambda s, eps, a, b: s.Max(a, b),
+        commutative=True,
+    ),
+    Primitive("sign", 1, lambda t, a: t.sign(a), lambda s, eps, a: s.sign(a)),
+    Primitive("square", 1, lambda _, a: a * a, lambda _, eps, a: a**2),
+    Primitive("abs", 1, lambda t, a: t.abs(a), lambda s, eps, a: s.Abs(a)),
+    Primitive(
+        "log",
+        1,
+        lambda t, a: t.log(t.abs(a) + EPSILON),
+        lambda s, eps, a: s.log(s.Abs(a) + eps),
+    ),
+    Primitive(
+        "sqrt",
+        1,
+        lambda t, a: t.sqrt(t.abs(a) + EPSILON),
+        lambda s, eps, a: s.sqrt(s.Abs(a) + eps),
+    ),
+    Primitive("tanh", 1, lambda t, a: t.tanh(a), lambda s, eps, a: s.tanh(a)),
+]
+
+PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}
+"""The function set, by name."""
+
+VARIABLES: tuple[str, ...] = ("y", "f")
+"""Terminals that are arguments of the loss: the target and the prediction."""
+
+CONSTANTS: dict[str, float] = {"1": 1.0, "-1": -1.0}
+"""Terminals that are numbers."""
+
+TERMINALS: tuple[str, ...] = (*VARIABLES, *CONSTANTS)
+"""The terminal set."""
+
+
+def arity(node: str) -> int:
+    """Number of arguments of a node; 0 for a terminal.
+
+    Raises
+    ------
+    KeyError
+        If `node` is neither a primitive nor a terminal.
+    """
+    if node in TERMINALS:
+        return 0
+    return PRIMITIVES[node].arity

@@ -1,0 +1,191 @@
+"""Sympy and LaTeX forms of expressions, simplified within a time limit.
+
+Sympy's simplification can take minutes on a deep tree, and Python cannot stop a computation from
+outside. So `printed_forms` lets a second process do it and ends that process when it is late.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomal.expressions.expression import Expression, parse
+from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES
+
+SIGNIFICANT_DIGITS = 4
+TIME_LIMIT = 20.0  # seconds for one expression
+
+
+@dataclass(frozen=True)
+class PrintRequest:
+    """An expression to print; `weights` in prefix order, or None for all ones.
+
+    `probabilities` says that both y and f lie in [0, 1], which lets ``abs`` and ``sign`` vanish.
+    """
+
+    expression: Expression
+    weights: Sequence[float] | None = None
+    probabilities: bool = False
+
+
+@dataclass(frozen=True)
+class PrintedForm:
+    """An infix formula and its LaTeX, weights to four significant digits; ε stands for 1e-7."""
+
+    formula: str
+    latex: str
+
+
+def to_sympy(
+    expression: Expression,
+    weights: Sequence[float] | None = None,
+    *,
+    probabilities: bool = False,
+    epsilon: Any = EPSILON,
+) -> Any:
+    """The expression, or its meta-loss network, as an unsimplified sympy expression.
+
+    Parameters
+    ----------
+    expression
+        What to convert.
+    weights
+        One weight per edge in prefix order, or None for all ones.
+    probabilities
+        Whether the symbols y and f are declared non-negative rather than real.
+    epsilon
+        What stands for ε in the protected primitives: a number or a sympy symbol.
+    """
+    import sympy
+
+    domain = {"nonnegative": True} if probabilities else {"real": True}
+
+    def combine(index: int, node: str, args: list[Any]) -> Any:
+        if node in PRIMITIVES:
+            value = PRIMITIVES[node].sympy(sympy, epsilon, *args)
+        elif node in CONSTANTS:
+            value = sympy.Integer(int(CONSTANTS[node]))
+        else:
+            value = sympy.Symbol(node, **domain)
+        return value if weights is None or index == 0 else value * sympy.Float(weights[index - 1])
+
+    return expression.fold(combine)
+
+
+def printed_forms(
+    requests: Sequence[PrintRequest], time_limit: float = TIME_LIMIT
+) -> list[PrintedForm]:
+    """Simplified formulas and LaTeX of many expressions, in order.
+
+    An expression that takes longer than `time_limit` seconds is printed in prefix form.
+    """
+    forms: list[PrintedForm] = []
+    while len(forms) < len(requests):
+        forms += _ask_sympy(requests[len(forms) :], time_limit)
+        if len(forms) < len(requests):
+            forms.append(_prefix_form(requests[len(forms)]))
+    return forms
+
+
+def _ask_sympy(requests: Sequence[PrintRequest], time_limit: float) -> list[PrintedForm]:
+    """The answers of one helper process, up to the first expression that it does not manage."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    # Sympy orders some terms by hash: a fixed seed makes the printed form reproducible.
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+    helper = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    answers: queue.Queue[str] = queue.Queue()
+    output = helper.stdout
+
+    def read() -> None:
+        for line in itertools.chain(output, [""]):
+            answers.put(line)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    forms: list[PrintedForm] = []
+    try:
+        with helper.stdin:
+            for request in requests:
+                helper.stdin.write(json.dumps(_encode(request)) + "\n")
+        while len(forms) < len(requests):
+            answer = answers.get(timeout=time_limit)
+            if not answer:  # the helper ended
+                break
+            forms.append(PrintedForm(**json.loads(answer)))
+    except (queue.Empty, BrokenPipeError):
+        pass
+    finally:
+        helper.kill()
+        helper.wait()
+        reader.join()
+        output.close()
+    return forms
+
+
+def _encode(request: PrintRequest) -> dict[str, object]:
+    weights = None if request.weights is None else list(request.weights)
+    return {
+        "expression": str(request.expression),
+        "weights": weights,
+        "probabilities": request.probabilities,
+    }
+
+
+def _prefix_form(request: PrintRequest) -> PrintedForm:
+    """What is printed when sympy is too slow: the prefix form with the weights at its edges."""
+
+    def combine(index: int, node: str, args: list[str]) -> str:
+        text = f"{node}({', '.join(args)})" if args else node
+        if request.weights is None or index == 0:
+            return text
+        return f"{request.weights[index - 1]:.{SIGNIFICANT_DIGITS}g}*{text}"
+
+    text = request.expression.fold(combine)
+    return PrintedForm(text, rf"\mathtt{{{text}}}")
+
+
+def _simplified_form(request: PrintRequest) -> PrintedForm:
+    import sympy
+
+    epsilon = sympy.Symbol("epsilon", positive=True)
+    exact = to_sympy(
+        request.expression, request.weights, probabilities=request.probabilities, epsilon=epsilon
+    )
+    simple = sympy.simplify(exact)
+    if simple.has(sympy.Piecewise) or simple.count_ops() >= exact.count_ops():
+        simple = exact  # simplification can take `sign` apart and multiply polynomials out
+    rounded = simple.xreplace(
+        {number: sympy.Float(number, SIGNIFICANT_DIGITS) for number in simple.atoms(sympy.Float)}
+    )
+    return PrintedForm(str(rounded), sympy.latex(rounded))
+
+
+def _serve() -> None:
+    """Answer requests, one JSON object per line, until the input ends."""
+    for line in sys.stdin:
+        fields = json.loads(line)
+        request = PrintRequest(**{**fields, "expression": parse(fields["expression"])})
+        form = _simplified_form(request)
+        sys.stdout.write(json.dumps({"formula": form.formula, "latex": form.latex}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

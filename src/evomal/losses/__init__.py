@@ -1,0 +1,1 @@
+"""Losses as ordinary PyTorch modules, and their files."""

@@ -1,0 +1,104 @@
+"""The meta-loss network: an expression with one weight on every edge (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomal.errors import InputError
+from evomal.expressions.expression import Expression, parse
+from evomal.losses.base import Activation, Link, Loss, Reduction
+
+INITIAL_DEVIATION = 1e-3
+"""Standard deviation of φ₀ around 1."""
+
+
+class SymbolicLoss(Loss):
+    """An expression as a loss, called like ``torch.nn.CrossEntropyLoss`` or ``MSELoss``.
+
+    Parameters
+    ----------
+    expression
+        An `Expression` or its prefix form, such as ``"square(sub(y, f))"``.
+    weights
+        φ, one weight per edge in the prefix order of the child node: ``weights[i - 1]`` scales
+        node i on its way to its parent. None means all ones, which is the bare expression. A
+        tensor keeps its dtype.
+    link, activation, reduction
+        As in `Loss`.
+
+    Raises
+    ------
+    InputError
+        If the expression is malformed or the number of weights is not its number of edges.
+    """
+
+    def __init__(
+        self,
+        expression: Expression | str,
+        weights: Tensor | Sequence[float] | None = None,
+        link: Link = "identity",
+        activation: Activation = "identity",
+        reduction: Reduction = "mean",
+    ) -> None:
+        expression = parse(expression) if isinstance(expression, str) else expression
+        edges = len(expression) - 1
+        phi = torch.ones(edges) if weights is None else torch.as_tensor(weights).detach().clone()
+        if not phi.is_floating_point():
+            phi = phi.to(torch.get_default_dtype())
+        if phi.shape != (edges,):
+            raise InputError(
+                f"The expression {expression} takes {edges} weights, one per edge, "
+                f"but the weights given have shape {tuple(phi.shape)}."
+            )
+        super().__init__(phi, link, activation, reduction)
+        self.expression = expression
+
+    @property
+    def key(self) -> str:
+        """The canonical form: equal for symbolically equivalent expressions."""
+        return str(self.expression.canonical)
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return len(self.expression)
+
+    def initial_weights(self, rng: np.random.Generator) -> Tensor:
+        """φ₀ ~ N(1, 0.001²): the bare expression but for a little noise (paper, section 3.3)."""
+        phi = rng.normal(1.0, INITIAL_DEVIATION, len(self.weights))
+        return torch.from_numpy(phi).to(self.weights)
+
+    def elementwise(self, y: Tensor, f: Tensor, weights: Tensor) -> Tensor:
+        """M_φ(y, f) for every element; `y`, `f` and the result have the same shape."""
+        return self.expression.evaluate(y, f, weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Expression, weights and settings as JSON values."""
+        return {
+            "expression": str(self.expression),
+            "weights": self.weights.tolist(),
+            "dtype": str(self.weights.dtype).removeprefix("torch."),
+            "link": self.link,
+            "activation": self.activation,
+            "reduction": self.reduction,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The loss that `to_dict` described."""
+        return cls(
+            fields["expression"],
+            torch.tensor(fields["weights"], dtype=getattr(torch, fields["dtype"])),
+            fields["link"],
+            fields["activation"],
+            fields["reduction"],
+        )
+
+    def extra_repr(self) -> str:
+        """What printing the module shows."""
+        return f"{self.expression}, link={self.link!r}, reduction={self.reduction!r}"

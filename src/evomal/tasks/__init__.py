@@ -1,0 +1,1 @@
+"""Tasks: data, a base learner, the task loss, the performance metric, the base optimiser."""

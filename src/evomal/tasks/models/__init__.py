@@ -1,0 +1,1 @@
+"""The base learners of the paper, one file each."""

@@ -1,0 +1,1 @@
+"""The numerics: unrolled optimisation, partial training, the filters."""

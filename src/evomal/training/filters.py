@@ -1,0 +1,102 @@
+"""The rejection protocol and gradient equivalence (paper, sections 3.5.2 and 3.5.3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from evomal.losses.base import Loss
+from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.tasks.task import Data, Task
+from evomal.training.numerics import draw_batches, require_finite
+from evomal.training.settings import EvaluationSettings
+
+
+def raw_outputs(task: Task, count: int, seed: int) -> Data:
+    """ŷ: raw outputs of an untrained base learner for `count` training rows, with their targets.
+
+    Fixed for a run. The learner is in train mode; it is discarded, statistics and all.
+    """
+    stream = (seed, "raw-outputs", task.name)
+    rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
+    batch = task.batch(task.train, rows)
+    learner = task.new_model(derive_seed(*stream, "theta"))
+    with torch.no_grad(), isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+        return Data(learner(batch.inputs), batch.targets)
+
+
+def correlation(
+    loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> float:
+    """g: how much L_P falls when the raw outputs themselves are optimised (eqs. 10 and 11).
+
+    The mean over the tasks. A loss with g ≤ 0 is rejected.
+
+    Raises
+    ------
+    DivergedError
+        If an optimised output or the metric is not finite.
+    """
+    total = 0.0
+    for task in tasks:
+        outputs = raw_outputs(task, settings.rejection_batch, seed)
+        steps = settings.rejection_steps
+        optimized = _optimize_outputs(
+            loss,
+            outputs,
+            task.optimizer.learning_rate,
+            task.rejection_steps if steps is None else steps,
+        )
+        before, after = (
+            torch.as_tensor(task.metric(pred, outputs.targets), dtype=torch.float64)
+            for pred in (outputs.inputs, optimized)
+        )
+        require_finite([optimized, before, after])
+        total += float(before - after)
+    return total / len(tasks)
+
+
+def _optimize_outputs(loss: Loss, outputs: Data, learning_rate: float, steps: int) -> Tensor:
+    """ŷ*: the outputs after `steps` steps of Adam on the loss."""
+    pred = outputs.inputs.clone().requires_grad_()
+    optimizer = torch.optim.Adam([pred], lr=learning_rate)
+    for _ in range(steps):
+        value = loss(pred, outputs.targets)
+        (pred.grad,) = torch.autograd.grad(value, pred, materialize_grads=True)
+        optimizer.step()
+    return pred.detach()
+
+
+def gradient_key(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> str:
+    """A digest of the norms ‖∂M_φ/∂ŷ_b‖₂ (eq. 12), each rounded to two significant digits.
+
+    Losses with equal keys have near-identical gradients at the untrained outputs of every task.
+
+    Raises
+    ------
+    DivergedError
+        If the loss or a gradient is not finite.
+    """
+    rounded: list[str] = []
+    for task in tasks:
+        outputs = raw_outputs(task, settings.rejection_batch, seed)
+        rounded += [f"{norm:.1e}" for norm in gradient_norms(loss, outputs).tolist()]
+    return hashlib.blake2b(" ".join(rounded).encode(), digest_size=16).hexdigest()
+
+
+def gradient_norms(loss: Loss, outputs: Data) -> Tensor:
+    """‖∂M_φ/∂ŷ_b‖₂ for every instance b, shape (B,).
+
+    Raises
+    ------
+    DivergedError
+        If the loss or a gradient is not finite.
+    """
+    pred = outputs.inputs.clone().requires_grad_()
+    value = loss(pred, outputs.targets)
+    (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
+    require_finite([value, gradient])
+    return gradient.flatten(1).norm(dim=1) if gradient.ndim > 1 else gradient.abs()

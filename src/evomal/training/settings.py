@@ -1,0 +1,53 @@
+"""How one candidate is optimised, filtered and evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evomal.errors import InputError
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Constants of Algorithms 1 and 2 and of the filters; the defaults are the paper's."""
+
+    meta_steps: int = 250
+    """Steps of Adam on a loss's weights (S_meta)."""
+
+    base_steps: int = 1
+    """Training steps that are differentiated through at each of them (S_base)."""
+
+    meta_learning_rate: float = 1e-3
+    """Learning rate of Adam on the weights (eta)."""
+
+    meta_batch: Literal["validation", "training"] = "validation"
+    """Where the batch comes from on which the task loss judges an updated base learner."""
+
+    rejection_batch: int = 100
+    """Training instances of the rejection protocol and of gradient equivalence (B)."""
+
+    rejection_steps: int | None = None
+    """Steps of the rejection protocol; none: the task's own number (100 or 1000)."""
+
+    testing_steps: int = 500
+    """Training steps that decide the fitness (S_testing)."""
+
+    threads: int = 1
+    """CPU threads per candidate; another number changes the last bits of a result."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "meta_steps", "rejection_steps")
+        require_at_least(self, 1, "base_steps", "rejection_batch", "testing_steps", "threads")
+        if not self.meta_learning_rate > 0:
+            raise InputError("The setting meta_learning_rate must be above 0.")
+        if self.meta_batch not in ("validation", "training"):
+            raise InputError("The setting meta_batch must be validation or training.")
+
+
+def require_at_least(settings: object, least: int, *names: str) -> None:
+    """Raise an `InputError` naming the first of these settings that is below `least`."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise InputError(f"The setting {name} must be at least {least}, but is {value}.")

@@ -1,0 +1,142 @@
+"""Algorithm 2 and meta-testing: ordinary training under any loss, and the metric after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from evomal.errors import InputError
+from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.tasks.task import SGD, Data, Task, TensorLoss
+from evomal.training.numerics import DivergedError, all_finite, draw_batches
+
+_CHECK_EVERY = 25  # training steps; a diverged training is stopped at the next check
+_EVALUATION_ROWS = 2048  # rows per forward pass when a metric is computed
+
+
+def train(
+    task: Task,
+    loss: TensorLoss,
+    steps: int,
+    *,
+    stream: Sequence[int | str],
+    optimizer: SGD | None = None,
+) -> nn.Module:
+    """Train a fresh base learner for `steps` steps under `loss`.
+
+    Parameters
+    ----------
+    task
+        Data, base learner and base optimiser.
+    loss
+        Any function of (pred, target); learned and handcrafted losses are interchangeable.
+    steps
+        Number of optimiser steps.
+    stream
+        Names the random stream of θ₀, batches and dropout: equal streams train alike.
+    optimizer
+        Instead of the task's own settings.
+
+    Returns
+    -------
+    nn.Module
+        The trained base learner, in train mode.
+
+    Raises
+    ------
+    DivergedError
+        If a loss, prediction or parameter becomes non-finite.
+    InputError
+        If the loss does not depend on the prediction.
+    """
+    settings = optimizer or task.optimizer
+    learner = task.new_model(derive_seed(*stream, "theta"))
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD(
+        parameters,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        dampening=settings.dampening,
+    )
+    rng = derive_generator(*stream, "batches")
+    batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
+    finite = torch.ones((), dtype=torch.bool, device=task.device)
+    with isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+        for step, rows in enumerate(batches, start=1):
+            batch = task.batch(task.train, rows)
+            pred = learner(batch.inputs)
+            value = loss(pred, batch.targets)
+            if not value.requires_grad:
+                raise InputError("The loss does not depend on the prediction, so nothing trains.")
+            sgd.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+            finite &= all_finite([pred.detach(), value.detach()])
+            if (step % _CHECK_EVERY == 0 or step == steps) and not (
+                finite and all_finite([p.detach() for p in parameters])
+            ):
+                # A gradient that was not finite has left its mark in the parameters.
+                raise DivergedError
+    return learner
+
+
+@torch.no_grad()
+def performance(task: Task, learner: nn.Module, data: Data) -> float:
+    """L_P of a base learner, in eval mode, on a whole data split; lower is better.
+
+    Raises
+    ------
+    DivergedError
+        If a prediction or the metric is not finite.
+    """
+    learner.eval()
+    pieces: list[Tensor] = []
+    for start in range(0, len(data), _EVALUATION_ROWS):
+        pieces.append(learner(task.batch(data, slice(start, start + _EVALUATION_ROWS)).inputs))
+    pred = torch.cat(pieces)
+    value = torch.as_tensor(task.metric(pred, data.targets), dtype=torch.float64)
+    if not all_finite([pred, value]):
+        raise DivergedError
+    return float(value)
+
+
+def fitness(loss: Sequence[TensorLoss], tasks: Sequence[Task], steps: int, seed: int) -> float:
+    """Mean L_P on validation data after partial training (Algorithm 2); lower is better.
+
+    Parameters
+    ----------
+    loss
+        The loss for every task.
+    tasks
+        The base learners start from one θ₀ and see one sequence of batches per run and task.
+    steps
+        S_testing.
+    seed
+        The run's seed.
+
+    Raises
+    ------
+    DivergedError
+        If a training or its metric is not finite.
+    """
+    values = [
+        performance(
+            task, train(task, one, steps, stream=(seed, "fitness", task.name)), task.validation
+        )
+        for one, task in zip(loss, tasks, strict=True)
+    ]
+    return sum(values) / len(values)
+
+
+def meta_test(
+    task: Task, loss: TensorLoss, seed: int, *, steps: int, optimizer: SGD | None = None
+) -> nn.Module:
+    """Meta-testing (paper, section 3.1.2): train a base learner that no search has seen.
+
+    Two losses with equal `seed` start from the same θ₀ and see the same batches.
+    """
+    return train(task, loss, steps, stream=(seed, "meta-testing", task.name), optimizer=optimizer)

@@ -1,0 +1,262 @@
+"""Algorithm 1: the weights of a meta-loss network, tuned through steps of the base learner.
+
+The gradient of L_T(θ_S) with respect to φ flows through S_base differentiable optimiser steps
+under M_φ (paper, section 3.3.1). Two ways compute it:
+
+- `reverse_hypergradient` differentiates through the steps, for any S_base: double backward.
+- `forward_hypergradient` is for S_base = 1. With u(φ) = ∂M_φ/∂f at θ₀ and the Jacobian J of the
+  network there, θ₁ = θ₀ - α Jᵀu(φ), so with v = ∂L_T/∂θ₁ the gradient is -α ∂/∂φ ⟨u(φ), J v⟩:
+  one forward-mode product through the network, and a derivative of the small loss alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+
+from evomal.losses.base import Loss
+from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.tasks.task import SGD, Data, Task
+from evomal.training.numerics import draw_batches, require_finite
+from evomal.training.settings import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class MetaStep:
+    """What one task contributes to one meta step, the same for every candidate.
+
+    Attributes
+    ----------
+    learner
+        The fresh base learner with θ₀, in train mode.
+    training
+        One preprocessed batch (inputs, targets) per base step.
+    judging
+        The batch on which L_T judges the updated learner.
+    seed
+        Seeds the learner's own randomness, such as dropout.
+    """
+
+    task: Task
+    learner: nn.Module
+    training: Sequence[Data]
+    judging: Data
+    seed: int
+
+    def parameters(self) -> dict[str, Tensor]:
+        """θ₀: the trainable parameters by name."""
+        return {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
+
+
+def optimize_weights(
+    loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> Tensor:
+    """φ after S_meta steps of Adam (Algorithm 1), starting near the loss's own weights.
+
+    Parameters
+    ----------
+    loss
+        The loss to tune; φ₀ is its `initial_weights`, from (`seed`, its key).
+    tasks
+        The meta-objective is the mean of their task losses (eq. 2).
+    settings
+        S_meta, S_base, η and where L_T takes its batch from.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Tensor
+        Shape of ``loss.weights``, detached.
+
+    Raises
+    ------
+    DivergedError
+        If a loss, prediction, gradient or weight becomes non-finite.
+    """
+    phi = loss.initial_weights(derive_generator(seed, "phi", loss.key)).to(tasks[0].device)
+    phi.requires_grad_()
+    if phi.numel() == 0:
+        return phi.detach()
+    optimizer = torch.optim.Adam([phi], lr=settings.meta_learning_rate)
+    schedules = [MetaSchedule(task, settings, seed) for task in tasks]
+    for i in range(settings.meta_steps):
+        gradients = [schedule.hypergradient(loss, phi, schedule.step(i)) for schedule in schedules]
+        phi.grad = torch.stack(gradients).mean(dim=0)
+        optimizer.step()
+    require_finite([phi])
+    return phi.detach()
+
+
+class MetaSchedule:
+    """The meta steps of one task, their batches drawn ahead from (run seed, task)."""
+
+    def __init__(self, task: Task, settings: EvaluationSettings, seed: int) -> None:
+        self._task = task
+        self._seed = seed
+        self._judges = task.validation if settings.meta_batch == "validation" else task.train
+        self.hypergradient = (
+            forward_hypergradient
+            if settings.base_steps == 1 and supports_forward_mode(task)
+            else reverse_hypergradient
+        )
+        self._training_rows = draw_batches(
+            derive_generator(seed, "meta-training", task.name),
+            len(task.train),
+            task.batch_size,
+            settings.meta_steps * settings.base_steps,
+            task.device,
+        ).reshape(settings.meta_steps, settings.base_steps, -1)
+        self._judging_rows = draw_batches(
+            derive_generator(seed, "meta-judging", task.name),
+            len(self._judges),
+            task.batch_size,
+            settings.meta_steps,
+            task.device,
+        )
+
+    def step(self, i: int) -> MetaStep:
+        """Meta step i: a fresh base learner and its batches."""
+        task = self._task
+        seed = derive_seed(self._seed, "meta-step", task.name, i)
+        return MetaStep(
+            task=task,
+            learner=task.new_model(seed),
+            training=[task.batch(task.train, rows) for rows in self._training_rows[i]],
+            judging=task.batch(self._judges, self._judging_rows[i]),
+            seed=seed,
+        )
+
+
+def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
+    """∂L_T(θ_S)/∂φ by differentiating through S ≥ 1 optimiser steps: the plain reference.
+
+    Raises
+    ------
+    DivergedError
+        If a loss, prediction or gradient on the way is non-finite.
+    """
+    theta = step.parameters()
+    names, values = list(theta), list(theta.values())
+    momenta: list[Tensor | None] = [None] * len(names)
+    with isolated_torch_rng(step.task.device, step.seed):
+        for batch in step.training:
+            pred = functional_call(
+                step.learner, dict(zip(names, values, strict=True)), batch.inputs
+            )
+            value = loss.evaluate(pred, batch.targets, phi)
+            gradients = torch.autograd.grad(
+                value, values, create_graph=True, materialize_grads=True
+            )
+            require_finite([pred, value, *gradients])
+            values, momenta = sgd_step(step.task.optimizer, values, list(gradients), momenta)
+        pred = functional_call(
+            step.learner, dict(zip(names, values, strict=True)), step.judging.inputs
+        )
+    judgement = step.task.task_loss(pred, step.judging.targets)
+    (hypergradient,) = torch.autograd.grad(judgement, phi, materialize_grads=True)
+    require_finite([pred, judgement, hypergradient])
+    return hypergradient
+
+
+def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
+    """∂L_T(θ₁)/∂φ after one optimiser step, without a second backward through the network.
+
+    Raises
+    ------
+    DivergedError
+        If a loss, prediction or gradient on the way is non-finite.
+    """
+    (batch,) = step.training
+    theta = step.parameters()
+    values = list(theta.values())
+    with isolated_torch_rng(step.task.device, step.seed):
+        output = step.learner(batch.inputs)
+        pred = output.detach().requires_grad_()
+        value = loss.evaluate(pred, batch.targets, phi)
+        (u,) = torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)
+        gradients = torch.autograd.grad(output, values, u.detach(), materialize_grads=True)
+        require_finite([pred, value, u, *gradients])
+        with torch.no_grad():
+            updated, _ = sgd_step(
+                step.task.optimizer, values, list(gradients), [None] * len(values)
+            )
+        theta_1 = {name: v.requires_grad_() for name, v in zip(theta, updated, strict=True)}
+        judged = functional_call(step.learner, theta_1, step.judging.inputs)
+        judgement = step.task.task_loss(judged, step.judging.targets)
+        v = torch.autograd.grad(judgement, updated, materialize_grads=True)
+    with isolated_torch_rng(step.task.device, step.seed):  # the randomness of the first forward
+        tangent = _jacobian_product(step.learner, theta, v, batch.inputs)
+    if not u.requires_grad:  # M_φ is linear in f with slopes free of φ, or flat
+        return torch.zeros_like(phi)
+    alpha = first_step_size(step.task.optimizer)
+    (slope,) = torch.autograd.grad((u * tangent).sum(), phi, materialize_grads=True)
+    hypergradient = -alpha * slope
+    require_finite([judged, judgement, hypergradient])
+    return hypergradient
+
+
+def supports_forward_mode(task: Task) -> bool:
+    """Whether every layer of the base learner has a forward-mode rule; tried on a few rows."""
+    learner = task.new_model(seed=0)
+    theta: dict[str, Tensor] = {n: p for n, p in learner.named_parameters() if p.requires_grad}
+    inputs = task.batch(task.train, slice(0, 4)).inputs
+    try:
+        with isolated_torch_rng(task.device, 0):
+            _jacobian_product(learner, theta, list(theta.values()), inputs)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
+
+
+def _jacobian_product(
+    learner: nn.Module, theta: dict[str, Tensor], v: Sequence[Tensor], inputs: Tensor
+) -> Tensor:
+    """J v: the change of the outputs when θ moves along `v`; shape of the outputs."""
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = {
+            name: forward_ad.make_dual(value.detach(), direction.detach())  # type: ignore[no-untyped-call]
+            for (name, value), direction in zip(theta.items(), v, strict=True)
+        }
+        dual = functional_call(learner, duals, inputs)
+        output, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
+        return torch.zeros_like(output) if tangent is None else tangent
+
+
+def first_step_size(optimizer: SGD) -> float:
+    """How far the first optimiser step moves θ per unit of gradient.
+
+    Plain momentum leaves α as it is, Nesterov makes it α(1 + μ); weight decay and dampening do
+    not touch the share of M_φ.
+    """
+    factor = 1 + optimizer.momentum if optimizer.nesterov else 1
+    return optimizer.learning_rate * factor
+
+
+def sgd_step(
+    optimizer: SGD,
+    theta: list[Tensor],
+    gradients: list[Tensor],
+    momenta: Sequence[Tensor | None],
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """One differentiable step of ``torch.optim.SGD``: the new parameters and momentum buffers."""
+    updated: list[Tensor] = []
+    buffers: list[Tensor | None] = []
+    for value, gradient, momentum in zip(theta, gradients, momenta, strict=True):
+        direction = gradient
+        buffer = None
+        if optimizer.weight_decay:
+            direction = direction + optimizer.weight_decay * value
+        if optimizer.momentum:
+            buffer = direction
+            if momentum is not None:
+                buffer = optimizer.momentum * momentum + (1 - optimizer.dampening) * direction
+            direction = direction + optimizer.momentum * buffer if optimizer.nesterov else buffer
+        updated.append(value - optimizer.learning_rate * direction)
+        buffers.append(buffer)
+    return updated, buffers
