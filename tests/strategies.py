@@ -21,17 +21,26 @@ generators: st.SearchStrategy[np.random.Generator] = st.integers(0, 2**32 - 1).m
 )
 
 
+Nodes = tuple[str, ...]
+
+
 def expressions(max_height: int = 4) -> st.SearchStrategy[Expression]:
     """Any valid expression of at most this height."""
-    leaves = st.sampled_from([(name,) for name in TERMINALS])
-    trees: st.SearchStrategy[tuple[str, ...]] = leaves
+    leaves: st.SearchStrategy[Nodes] = st.sampled_from([(name,) for name in TERMINALS])
+    trees = leaves
     for _ in range(max_height):
-        trees = leaves | st.sampled_from(list(PRIMITIVES)).flatmap(
-            lambda name, args=trees: st.tuples(*[args] * PRIMITIVES[name].arity).map(
-                lambda parts: (name, *(node for part in parts for node in part))
-            )
-        )
+        trees = leaves | _applications(trees)
     return trees.map(Expression)
+
+
+def _applications(args: st.SearchStrategy[Nodes]) -> st.SearchStrategy[Nodes]:
+    """A primitive over arguments drawn from `args`."""
+
+    def apply(name: str) -> st.SearchStrategy[Nodes]:
+        parts = st.tuples(*[args] * PRIMITIVES[name].arity)
+        return parts.map(lambda drawn: (name, *(node for part in drawn for node in part)))
+
+    return st.sampled_from(list(PRIMITIVES)).flatmap(apply)
 
 
 @st.composite

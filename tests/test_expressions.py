@@ -10,6 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
+from evomal.errors import InputError
+from evomal.expressions.expression import Expression, parse
+from evomal.expressions.primitives import CONSTANTS, PRIMITIVES, TERMINALS, VARIABLES, arity
 from strategies import (
     BINARY,
     PROBABILITIES,
@@ -20,11 +25,6 @@ from strategies import (
     pairs,
     weighted_losses,
 )
-from torch import Tensor
-
-from evomal.errors import InputError
-from evomal.expressions.expression import Expression, parse
-from evomal.expressions.primitives import CONSTANTS, PRIMITIVES, TERMINALS, VARIABLES, arity
 
 # name -> (arguments, value, derivatives by the arguments); at a kink torch's subgradient
 KNOWN: dict[str, list[tuple[tuple[float, ...], float, tuple[float, ...]]]] = {

@@ -1,0 +1,243 @@
+"""What every method shares: candidates, their outcomes, the archive, the ask/tell cycle."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+from evomal.losses.base import Link, Loss
+from evomal.methods.settings import SearchSettings
+
+Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "diverged"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One loss in one generation.
+
+    Attributes
+    ----------
+    number
+        Counts the candidates of a run from 0, in population order.
+    generation
+        Counts from 0.
+    loss
+        The loss before its weights are optimised; None stands for every task's own loss.
+    """
+
+    number: int
+    generation: int
+    loss: Loss | None
+
+    @property
+    def key(self) -> str:
+        """Equal for symbolically equivalent candidates."""
+        return "task loss" if self.loss is None else self.loss.key
+
+    @property
+    def size(self) -> int:
+        """Number of nodes, or of weights; 0 for the task loss."""
+        return 0 if self.loss is None else self.loss.size
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a candidate.
+
+    Attributes
+    ----------
+    status
+        *evaluated*: trained. *duplicate*: symbolically equivalent to an earlier candidate.
+        *rejected*: by the rejection protocol. *equivalent*: its gradients equal those of an
+        earlier one. *diverged*: a stage met a non-finite value.
+    fitness
+        Lower is better; infinity is the worst.
+    loss
+        The loss with the weights that it ended with.
+    source
+        Number of the candidate whose fitness was handed over.
+    correlation
+        g of the rejection protocol.
+    gradient_key
+        Key of gradient equivalence.
+    seconds
+        Wall-clock time by stage.
+    """
+
+    candidate: Candidate
+    status: Status
+    fitness: float
+    loss: Loss | None
+    source: int | None = None
+    correlation: float | None = None
+    gradient_key: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        """Sorts the better outcome first: fitness, then nodes, then the earlier candidate."""
+        return self.fitness, self.candidate.size, self.candidate.number
+
+
+class Archive:
+    """All outcomes of a run so far, with O(1) look-up by expression and by gradients.
+
+    Attributes
+    ----------
+    best
+        The best outcome with finite fitness.
+    hall_of_fame
+        The best outcome with finite fitness for each number of nodes.
+    counts
+        Number of candidates by status.
+    """
+
+    def __init__(self) -> None:
+        self.best: Outcome | None = None
+        self.hall_of_fame: dict[int, Outcome] = {}
+        self.counts: Counter[Status] = Counter(dict.fromkeys(STATUSES, 0))
+        self._by_key: dict[str, Outcome] = {}
+        self._by_gradient: dict[str, Outcome] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        """Record an outcome; the first of equal candidates stays the one that is found."""
+        self.counts[outcome.status] += 1
+        self._by_key.setdefault(outcome.candidate.key, outcome)
+        if outcome.gradient_key is not None:
+            self._by_gradient.setdefault(outcome.gradient_key, outcome)
+        if math.isfinite(outcome.fitness):
+            size = outcome.candidate.size
+            self.best = min(self.best or outcome, outcome, key=_rank)
+            best_of_size = self.hall_of_fame.get(size, outcome)
+            self.hall_of_fame[size] = min(best_of_size, outcome, key=_rank)
+
+    def find(self, candidate: Candidate) -> Outcome | None:
+        """The first outcome of a symbolically equivalent candidate (paper, section 3.5.1)."""
+        return self._by_key.get(candidate.key)
+
+    def find_gradient(self, gradient_key: str) -> Outcome | None:
+        """The first trained candidate with this gradient key (paper, section 3.5.3)."""
+        return self._by_gradient.get(gradient_key)
+
+
+def _rank(outcome: Outcome) -> tuple[float, int, int]:
+    return outcome.rank
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished generation: the best fitness so far, its own mean over finite fitness, counts."""
+
+    number: int
+    best: float | None
+    mean: float | None
+    counts: Mapping[Status, int]
+
+
+class Method(ABC):
+    """A search method: `ask` for a generation's candidates, `tell` what became of them.
+
+    The caller adds every outcome to `archive` as soon as it is decided, so that later candidates
+    of the same generation can be found equal to it.
+
+    Parameters
+    ----------
+    settings
+        Sizes, rates and limits.
+    link
+        Link of the losses that the method proposes.
+    seed
+        The run's seed; all of a method's draws derive from it.
+    """
+
+    name: ClassVar[str]
+    """Name in the registry and on the command line."""
+
+    description: ClassVar[str]
+    """One line for a list of methods."""
+
+    optimizes_weights: ClassVar[bool]
+    """Whether Algorithm 1 tunes the weights of every candidate."""
+
+    filters: ClassVar[bool]
+    """Whether the rejection protocol and gradient equivalence apply."""
+
+    def __init__(self, settings: SearchSettings, link: Link, seed: int) -> None:
+        self.settings = settings
+        self.link: Link = link
+        self.seed = seed
+        self.archive = Archive()
+        self.generation = 0
+        self._candidates = 0
+
+    @property
+    def generations(self) -> int:
+        """Number of generations that the method wants."""
+        return self.settings.generations
+
+    @property
+    def finished(self) -> bool:
+        """Whether all generations are done."""
+        return self.generation >= self.generations
+
+    def ask(self) -> list[Candidate]:
+        """The candidates of the next generation, in population order; elites are not among them.
+
+        Call it once per generation: it advances the method's generator.
+        """
+        losses = self._ask()
+        first = self._candidates
+        self._candidates += len(losses)
+        return [
+            Candidate(number, self.generation, loss)
+            for number, loss in enumerate(losses, start=first)
+        ]
+
+    def tell(self, outcomes: Sequence[Outcome]) -> Generation:
+        """Take the outcomes of all candidates of the generation, in population order."""
+        self._tell(outcomes)
+        finite = [o.fitness for o in outcomes if math.isfinite(o.fitness)]
+        counts = Counter(outcome.status for outcome in outcomes)
+        summary = Generation(
+            number=self.generation,
+            best=None if self.archive.best is None else self.archive.best.fitness,
+            mean=sum(finite) / len(finite) if finite else None,
+            counts={status: counts[status] for status in STATUSES},
+        )
+        self.generation += 1
+        return summary
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs besides the archive's outcomes, as JSON values."""
+        return {
+            "generation": self.generation,
+            "candidates": self._candidates,
+            "method": self._state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.generation = state["generation"]
+        self._candidates = state["candidates"]
+        self._load_state(state["method"])
+
+    @abstractmethod
+    def _ask(self) -> Sequence[Loss | None]:
+        """The losses of the next generation."""
+
+    @abstractmethod
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from the outcomes."""
+
+    @abstractmethod
+    def _state(self) -> Any:
+        """The method's own state as JSON values."""
+
+    @abstractmethod
+    def _load_state(self, state: Any) -> None:
+        """Restore what `_state` returned."""

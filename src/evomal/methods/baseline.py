@@ -1,0 +1,34 @@
+"""The baseline: train with the task's own loss, search for nothing (paper, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from evomal.methods.base import Method, Outcome
+
+
+class Baseline(Method):
+    """One candidate, the task loss itself."""
+
+    name: ClassVar[str] = "baseline"
+    description: ClassVar[str] = "the task's own loss, no search"
+    optimizes_weights: ClassVar[bool] = False
+    filters: ClassVar[bool] = False
+
+    @property
+    def generations(self) -> int:
+        """One."""
+        return 1
+
+    def _ask(self) -> list[None]:
+        return [None]
+
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        pass
+
+    def _state(self) -> Any:
+        return None
+
+    def _load_state(self, state: Any) -> None:
+        pass

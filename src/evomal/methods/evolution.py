@@ -1,0 +1,126 @@
+"""EvoMAL and GP-LFL: genetic programming over expressions (paper, section 3.2.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from evomal.expressions import operators
+from evomal.expressions.expression import Expression, parse
+from evomal.losses.base import Link
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import Method, Outcome
+from evomal.methods.settings import SearchSettings
+from evomal.seeding import derive_generator
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A member of the population; `number` is that of the candidate which it was."""
+
+    expression: Expression
+    fitness: float
+    number: int
+
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        """Sorts the better first: fitness, then fewer nodes, then the earlier candidate."""
+        return self.fitness, len(self.expression), self.number
+
+
+class EvoMAL(Method):
+    """Genetic programming for the structure, unrolled differentiation for the weights."""
+
+    name: ClassVar[str] = "evomal"
+    description: ClassVar[str] = "expressions by genetic programming, weights by gradient descent"
+    optimizes_weights: ClassVar[bool] = True
+    filters: ClassVar[bool] = True
+
+    def __init__(self, settings: SearchSettings, link: Link, seed: int) -> None:
+        super().__init__(settings, link, seed)
+        self.population: list[Individual] = []
+        self._rng = derive_generator(seed, "variation")
+
+    def _ask(self) -> list[SymbolicLoss]:
+        offspring = self._offspring() if self.population else self._initial_population()
+        return [
+            SymbolicLoss(e, link=self.link, activation=self.settings.activation) for e in offspring
+        ]
+
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        offspring = []
+        for outcome in outcomes:
+            loss = outcome.candidate.loss
+            assert isinstance(loss, SymbolicLoss)
+            offspring.append(Individual(loss.expression, outcome.fitness, outcome.candidate.number))
+        self.population = self._elites() + offspring
+
+    def _elites(self) -> list[Individual]:
+        return sorted(self.population, key=lambda member: member.rank)[: self.settings.elites]
+
+    def _initial_population(self) -> list[Expression]:
+        settings = self.settings
+        trees = operators.ramped_half_and_half(
+            self._rng,
+            settings.population_size,
+            settings.min_initial_height,
+            settings.max_initial_height,
+        )
+        return [operators.correct(self._rng, tree) for tree in trees]
+
+    def _offspring(self) -> list[Expression]:
+        count = self.settings.population_size - self.settings.elites
+        return [self._child() for _ in range(count)]
+
+    def _child(self) -> Expression:
+        rng, settings = self._rng, self.settings
+        operator = rng.random()
+        parent = self._select()
+        if operator < settings.crossover_rate:
+            child = operators.one_point_crossover(rng, parent, self._select())
+        elif operator < settings.crossover_rate + settings.mutation_rate:
+            child = operators.uniform_mutation(rng, parent, settings.max_mutation_height)
+        else:
+            child = parent
+        child = operators.correct(rng, child)
+        return child if child.height <= settings.max_height else parent
+
+    def _select(self) -> Expression:
+        """The winner of a tournament."""
+        indices = self._rng.integers(len(self.population), size=self.settings.tournament_size)
+        rivals: list[Individual] = [self.population[i] for i in indices]
+        return min(rivals, key=lambda rival: rival.rank).expression
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "generator": self._rng.bit_generator.state,
+            "population": [
+                {
+                    "expression": str(member.expression),
+                    "fitness": member.fitness if math.isfinite(member.fitness) else None,
+                    "number": member.number,
+                }
+                for member in self.population
+            ],
+        }
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state["generator"]
+        self.population = [
+            Individual(
+                parse(member["expression"]),
+                math.inf if member["fitness"] is None else member["fitness"],
+                member["number"],
+            )
+            for member in state["population"]
+        ]
+
+
+class GPLFL(EvoMAL):
+    """Genetic programming alone: all weights are 1 (paper, section 4.1)."""
+
+    name: ClassVar[str] = "gp-lfl"
+    description: ClassVar[str] = "expressions by genetic programming, all weights 1"
+    optimizes_weights: ClassVar[bool] = False

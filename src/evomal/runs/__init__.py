@@ -1,0 +1,1 @@
+"""Durability: the run directory, the search driver, progress."""

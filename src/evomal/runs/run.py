@@ -1,0 +1,167 @@
+"""A run as its directory holds it: finished, interrupted or still going."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomal.errors import InputError
+from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
+from evomal.losses.base import Loss
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import STATUSES, Archive, Generation, Outcome
+from evomal.runs.store import RunStore
+
+
+@dataclass(frozen=True)
+class BestLoss:
+    """A loss of the hall of fame.
+
+    Attributes
+    ----------
+    loss
+        The module itself: ``loss(pred, target)``.
+    fitness
+        Metric on validation data after partial training; lower is better.
+    nodes
+        Number of nodes, or of weights where there is no expression.
+    expression, formula, latex
+        Prefix form without weights; simplified infix form and LaTeX with weights. None for
+        methods without expressions.
+    """
+
+    loss: Loss
+    fitness: float
+    nodes: int
+    expression: str | None
+    formula: str | None
+    latex: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "expression": self.expression,
+            "formula": self.formula,
+            "latex": self.latex,
+            "nodes": self.nodes,
+            "fitness": self.fitness,
+            "weights": self.loss.weights.tolist(),
+        }
+
+
+class Run:
+    """A read-only view of a run directory, as it is at this moment.
+
+    Raises
+    ------
+    InputError
+        If the directory holds no readable run.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+        self.run_dir = Path(run_dir)
+        store = RunStore.open(self.run_dir)
+        try:
+            self.facts: dict[str, Any] = store.facts()
+            self.generations: list[tuple[Generation, float]] = store.generations()
+            self.archive = Archive()
+            self.seconds: dict[str, float] = {}
+            for outcome in store.outcomes():
+                self.archive.add(outcome)
+                for stage, seconds in outcome.seconds.items():
+                    self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            known = store.printed_forms()
+        finally:
+            store.close()
+        fame = sorted(self.archive.hall_of_fame.items())
+        self.hall_of_fame: list[BestLoss] = describe([outcome for _, outcome in fame], known)
+        """The best loss for each number of nodes, fewest nodes first."""
+
+    @property
+    def best(self) -> BestLoss:
+        """The best loss of the run.
+
+        Raises
+        ------
+        InputError
+            If no candidate was good enough to be trained, or the method learns no loss.
+        """
+        best = self._best
+        if best is None:
+            raise InputError(
+                f"The run in {str(self.run_dir)!r} holds no learned loss; search longer or with "
+                "another seed."
+            )
+        return best
+
+    @property
+    def _best(self) -> BestLoss | None:
+        size = self.archive.best.candidate.size if self.archive.best else None
+        return next((entry for entry in self.hall_of_fame if entry.nodes == size), None)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything about the run as JSON values; times and dates only under ``timing``."""
+        best = self._best
+        facts = self.facts
+        return {
+            "best": None if best is None else best.to_dict(),
+            "task_loss_fitness": facts.get("task_loss_fitness"),
+            "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
+            "outcomes": {status: self.archive.counts[status] for status in STATUSES},
+            "generations": [
+                {"best": generation.best, "mean": generation.mean, **generation.counts}
+                for generation, _ in self.generations
+            ],
+            "task": facts["task"],
+            "split": facts["split"],
+            "metric": facts["metric"],
+            "method": facts["method"],
+            "seed": facts["seed"],
+            "settings": facts["settings"],
+            "status": facts["status"],
+            "device": facts["device"],
+            "versions": facts["versions"],
+            "run_dir": str(self.run_dir),
+            "timing": {
+                "started": facts["started"],
+                "seconds": facts.get("seconds"),
+                "stages": self.seconds,
+                "generations": [seconds for _, seconds in self.generations],
+            },
+        }
+
+
+def print_key(request: PrintRequest) -> str:
+    """Under what a printed form is kept."""
+    weights = None if request.weights is None else list(request.weights)
+    return json.dumps([str(request.expression), weights, request.probabilities])
+
+
+def print_request(loss: SymbolicLoss) -> PrintRequest:
+    """How a loss is printed: with its weights, f and y as probabilities unless f = pred."""
+    return PrintRequest(loss.expression, loss.weights.tolist(), loss.link != "identity")
+
+
+def describe(outcomes: Sequence[Outcome], known: dict[str, PrintedForm]) -> list[BestLoss]:
+    """Outcomes with their printed forms; those not in `known` are asked of sympy, and added."""
+    losses = [o.loss for o in outcomes if isinstance(o.loss, SymbolicLoss)]
+    missing = [r for r in map(print_request, losses) if print_key(r) not in known]
+    known.update(zip(map(print_key, missing), printed_forms(missing), strict=True))
+    described = []
+    for outcome in outcomes:
+        if outcome.loss is None:
+            continue
+        expression = formula = latex = None
+        if isinstance(outcome.loss, SymbolicLoss):
+            form = known[print_key(print_request(outcome.loss))]
+            expression, formula, latex = str(outcome.loss.expression), form.formula, form.latex
+        described.append(
+            BestLoss(
+                outcome.loss, outcome.fitness, outcome.candidate.size, expression, formula, latex
+            )
+        )
+    return described

@@ -1,0 +1,252 @@
+"""`run.sqlite`: everything a run has finished, committed as soon as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evomal.errors import InputError
+from evomal.expressions.symbolic import PrintedForm
+from evomal.losses.files import loss_from_dict, loss_to_dict
+from evomal.methods.base import Candidate, Generation, Outcome
+
+FORMAT_VERSION = 1
+DATABASE = "run.sqlite"
+BEST_LOSS = "best.json"
+
+_SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE candidates (
+    number INTEGER PRIMARY KEY,
+    generation INTEGER NOT NULL,
+    proposed TEXT,
+    status TEXT NOT NULL,
+    fitness REAL,
+    loss TEXT,
+    source INTEGER REFERENCES candidates (number),
+    correlation REAL,
+    gradient_key TEXT,
+    seconds TEXT NOT NULL,
+    finished TEXT NOT NULL
+);
+CREATE TABLE generations (
+    number INTEGER PRIMARY KEY,
+    best REAL,
+    mean REAL,
+    counts TEXT NOT NULL,
+    state TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    finished TEXT NOT NULL
+);
+CREATE TABLE printed_forms (
+    request TEXT PRIMARY KEY, formula TEXT NOT NULL, latex TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class RunStore:
+    """The database of a run. One process writes, any number read.
+
+    Every write is one transaction on disk. Infinite fitness is NULL. A candidate's `proposed`
+    loss has its first weights, `loss` those it ended with; NULL stands for the task loss.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def create(cls, run_dir: Path, facts: Mapping[str, Any]) -> RunStore:
+        """Begin a run in a directory, which is made if need be.
+
+        Raises
+        ------
+        InputError
+            If the directory already holds a run or cannot be written.
+        """
+        path = run_dir / DATABASE
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError as error:
+            reason = (
+                "already holds a run; choose another --run-dir, or look at it with `evomal show`"
+                if run_dir.is_dir()
+                else "is a file; choose another --run-dir"
+            )
+            raise InputError(f"The run directory {str(run_dir)!r} {reason}.") from error
+        except OSError as error:
+            raise InputError(
+                f"The run directory {str(run_dir)!r} cannot be written ({error.strerror}); "
+                "choose another --run-dir."
+            ) from error
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        store = cls(connection)
+        store.write_facts({"format_version": FORMAT_VERSION, "started": _now(), **facts})
+        return store
+
+    @classmethod
+    def open(cls, run_dir: Path) -> RunStore:
+        """Open a run for reading.
+
+        Raises
+        ------
+        InputError
+            If the directory holds no run, a damaged one, or one of another format version.
+        """
+        path = run_dir / DATABASE
+        if not path.is_file():
+            raise InputError(f"{str(run_dir)!r} is not a run directory: it holds no {DATABASE}.")
+        mode = "ro" if os.access(run_dir, os.W_OK) else "ro&immutable=1"
+        try:
+            store = cls(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
+            version = store.facts().get("format_version")
+        except sqlite3.Error as error:
+            raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"The run in {str(run_dir)!r} has format version {version}, but this evomal reads "
+                f"version {FORMAT_VERSION}; use the version of evomal that wrote it."
+            )
+        return store
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the database and let it go."""
+        self._connection.close()
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Record named JSON values; a name that exists is replaced."""
+        with self._connection:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)",
+                [(name, json.dumps(value)) for name, value in facts.items()],
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """All named values."""
+        rows = self._connection.execute("SELECT name, value FROM facts")
+        return {name: json.loads(value) for name, value in rows}
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Record a finished candidate."""
+        proposed = outcome.candidate.loss
+        with self._connection:
+            self._connection.execute(
+                "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    outcome.candidate.number,
+                    outcome.candidate.generation,
+                    None if proposed is None else json.dumps(loss_to_dict(proposed)),
+                    outcome.status,
+                    outcome.fitness if math.isfinite(outcome.fitness) else None,
+                    None if outcome.loss is None else json.dumps(loss_to_dict(outcome.loss)),
+                    outcome.source,
+                    outcome.correlation,
+                    outcome.gradient_key,
+                    json.dumps(dict(outcome.seconds)),
+                    _now(),
+                ),
+            )
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Every finished candidate, in the order of their numbers."""
+        rows = self._connection.execute(
+            "SELECT number, generation, proposed, status, fitness, loss, source, correlation, "
+            "gradient_key, seconds FROM candidates ORDER BY number"
+        )
+        for number, generation, proposed, status, fitness, loss, source, g, key, seconds in rows:
+            yield Outcome(
+                Candidate(
+                    number,
+                    generation,
+                    None if proposed is None else loss_from_dict(json.loads(proposed)),
+                ),
+                status,
+                math.inf if fitness is None else fitness,
+                None if loss is None else loss_from_dict(json.loads(loss)),
+                source,
+                g,
+                key,
+                json.loads(seconds),
+            )
+
+    def write_generation(
+        self, generation: Generation, state: Mapping[str, Any], seconds: float
+    ) -> None:
+        """Close a generation together with the method's state."""
+        with self._connection:
+            self._connection.execute(
+                "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    generation.number,
+                    generation.best,
+                    generation.mean,
+                    json.dumps(dict(generation.counts)),
+                    json.dumps(state),
+                    seconds,
+                    _now(),
+                ),
+            )
+
+    def generations(self) -> list[tuple[Generation, float]]:
+        """Every finished generation with its seconds."""
+        rows = self._connection.execute(
+            "SELECT number, best, mean, counts, seconds FROM generations ORDER BY number"
+        )
+        return [(Generation(n, best, mean, json.loads(c)), s) for n, best, mean, c, s in rows]
+
+    def last_state(self) -> dict[str, Any] | None:
+        """The method's state at the end of the last finished generation."""
+        row = self._connection.execute(
+            "SELECT state FROM generations ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def write_printed_forms(self, forms: Mapping[str, PrintedForm]) -> None:
+        """Keep formulas, which sympy takes long to find."""
+        with self._connection:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO printed_forms VALUES (?, ?, ?)",
+                [(request, form.formula, form.latex) for request, form in forms.items()],
+            )
+
+    def printed_forms(self) -> dict[str, PrintedForm]:
+        """The formulas kept."""
+        rows = self._connection.execute("SELECT request, formula, latex FROM printed_forms")
+        return {request: PrintedForm(formula, latex) for request, formula, latex in rows}
+
+
+def new_run_dir(root: Path = Path("runs")) -> Path:
+    """Make the next numbered directory, such as ``runs/0001``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        while True:
+            numbers = [int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()]
+            run_dir = root / f"{max(numbers, default=0) + 1:04d}"
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                run_dir.mkdir()
+                return run_dir
+    except OSError as error:
+        raise InputError(
+            f"No run directory can be made in {str(root)!r} ({error.strerror}); "
+            "choose one with --run-dir."
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
