@@ -168,12 +168,17 @@ def _simplified_form(request: PrintRequest) -> PrintedForm:
     exact = to_sympy(
         request.expression, request.weights, probabilities=request.probabilities, epsilon=epsilon
     )
-    simple = sympy.simplify(exact)
+    try:
+        simple = sympy.simplify(exact)
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
+        simple = exact  # sympy fails on some nestings of Min, Max and sign
     if simple.has(sympy.Piecewise) or simple.count_ops() >= exact.count_ops():
         simple = exact  # simplification can take `sign` apart and multiply polynomials out
-    rounded = simple.xreplace(
-        {number: sympy.Float(number, SIGNIFICANT_DIGITS) for number in simple.atoms(sympy.Float)}
-    )
+    digits: dict[Any, Any] = {}
+    for weight in simple.atoms(sympy.Float):
+        short = sympy.Float(weight, SIGNIFICANT_DIGITS)
+        digits[weight] = sympy.Integer(1) if short == 1 else short
+    rounded = simple.xreplace(digits)
     return PrintedForm(str(rounded), sympy.latex(rounded))
 
 

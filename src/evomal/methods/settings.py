@@ -46,8 +46,9 @@ class SearchSettings(EvaluationSettings):
     activation: Literal["identity", "softplus"] = "identity"
     """Output activation of the losses; softplus makes them non-negative."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def validate(self) -> None:
+        """Raise an `InputError` for the first setting that makes no sense."""
+        super().validate()
         require_at_least(self, 1, "population_size", "generations", "tournament_size")
         require_at_least(self, 0, "min_initial_height", "max_mutation_height")
         if not 1 <= self.max_initial_height <= self.max_height:

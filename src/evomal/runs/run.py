@@ -11,7 +11,8 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
-from evomal.losses.base import Loss
+from evomal.losses.base import Link, Loss
+from evomal.losses.files import load_loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.store import RunStore
@@ -133,6 +134,45 @@ class Run:
                 "generations": [seconds for _, seconds in self.generations],
             },
         }
+
+
+def resolve_loss(text: str, link: Link) -> Loss:
+    """The loss that a user names: a run directory, a loss file, or an expression.
+
+    Parameters
+    ----------
+    text
+        Any of the three.
+    link
+        The link of an expression; files have their own.
+
+    Raises
+    ------
+    InputError
+        If it is none of the three.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return Run(path).best.loss
+    if path.exists() or path.suffix == ".json" or os.sep in text:
+        return load_loss(path)
+    try:
+        return SymbolicLoss(text, link=link)
+    except InputError as error:
+        raise InputError(f"{error} (There is no file or run directory of that name.)") from error
+
+
+def describe_loss(loss: Loss) -> dict[str, Any]:
+    """A loss outside any run, with its printed forms, as JSON values."""
+    fields: dict[str, Any] = {
+        "nodes": loss.size,
+        "link": loss.link,
+        "weights": loss.weights.tolist(),
+    }
+    if isinstance(loss, SymbolicLoss):
+        (form,) = printed_forms([print_request(loss)])
+        fields |= {"expression": str(loss.expression), "formula": form.formula, "latex": form.latex}
+    return fields
 
 
 def print_key(request: PrintRequest) -> str:

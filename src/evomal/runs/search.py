@@ -7,8 +7,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,15 @@ import torch
 
 from evomal.errors import InputError
 from evomal.losses.files import save_loss
-from evomal.methods.base import Candidate, Method, Outcome, Status
+from evomal.methods.base import Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback
+from evomal.runs.executors import Executor, open_executor
 from evomal.runs.run import Run, describe
+from evomal.runs.schedule import GenerationSchedule, train_candidate
 from evomal.runs.store import BEST_LOSS, RunStore, new_run_dir
 from evomal.tasks.task import Task
-from evomal.training.numerics import DivergedError
-from evomal.training.screening import screen
-from evomal.training.training import fitness
 
 
 def search(
@@ -36,6 +34,7 @@ def search(
     settings: SearchSettings | None = None,
     seed: int = 0,
     run_dir: str | os.PathLike[str] | None = None,
+    workers: int = 1,
     callbacks: Sequence[Callback] = (),
     **overrides: Any,
 ) -> Run:
@@ -55,6 +54,9 @@ def search(
         Fixes every random draw of the run.
     run_dir
         Directory of the run; default a new numbered one under ``runs/``.
+    workers
+        Processes that work on candidates; the result does not depend on it. With more than one,
+        guard the call with ``if __name__ == "__main__":`` in a script.
     callbacks
         Are told about the run's progress.
     **overrides
@@ -74,22 +76,24 @@ def search(
     """
     tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
     settings = settings or choose_preset(preset)
-    try:
-        settings = dataclasses.replace(settings, **overrides)
-    except TypeError as error:
-        known = ", ".join(field.name for field in dataclasses.fields(settings))
-        raise InputError(f"Unknown setting ({error}); choose from {known}.") from error
+    known = [field.name for field in dataclasses.fields(settings)]
+    for name in overrides:
+        if name not in known:
+            raise InputError(f"Unknown setting {name!r}; choose from {', '.join(known)}.")
+    settings = dataclasses.replace(settings, **overrides)
+    settings.validate()
+    if workers < 1:
+        raise InputError(f"The number of workers must be at least 1, but is {workers}.")
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
     links = {task.link for task in tasks}
     if len(links) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError("A search needs tasks with different names and one and the same link.")
     searcher = METHODS[method](settings, links.pop(), seed)
+    executor = open_executor(tasks, settings.threads, workers)
     directory = Path(run_dir) if run_dir is not None else new_run_dir()
     store = RunStore.create(directory, _facts(tasks, method, settings, seed))
-    driver = _Driver(searcher, tasks, store, directory, callbacks)
-    with _threads(settings.threads):
-        driver.run()
+    _Driver(searcher, store, directory, callbacks).run(executor)
     return Run(directory)
 
 
@@ -112,24 +116,23 @@ class _Driver:
     def __init__(
         self,
         method: Method,
-        tasks: Sequence[Task],
         store: RunStore,
         run_dir: Path,
         callbacks: Sequence[Callback],
     ) -> None:
         self._method = method
-        self._tasks = tasks
         self._store = store
         self._run_dir = run_dir
         self._callbacks = callbacks
 
-    def run(self) -> None:
+    def run(self, executor: Executor) -> None:
         start = time.perf_counter()
         status = "interrupted"
         try:
-            self._search()
+            self._search(executor)
             status = "finished"
         finally:
+            executor.close()
             fame = self._method.archive.hall_of_fame
             if status == "finished":
                 known = self._store.printed_forms()
@@ -141,9 +144,9 @@ class _Driver:
             for callback in self._callbacks:
                 callback.on_run_end(self._method)
 
-    def _search(self) -> None:
+    def _search(self, executor: Executor) -> None:
         method, store = self._method, self._store
-        own = _fitness(self._tasks, [task.task_loss for task in self._tasks], method)
+        own, _ = executor.submit(train_candidate, None, method.settings, method.seed).result()
         own_fitness = own if math.isfinite(own) else None
         store.write_facts({"task_loss_fitness": own_fitness})
         for callback in self._callbacks:
@@ -151,10 +154,10 @@ class _Driver:
         while not method.finished:
             start = time.perf_counter()
             outcomes = []
-            for candidate in method.ask():
-                outcome = evaluate(candidate, method, self._tasks)
+            for outcome in GenerationSchedule(method, method.ask(), executor).outcomes():
                 self._record(outcome)
                 outcomes.append(outcome)
+            outcomes.sort(key=lambda outcome: outcome.candidate.number)
             generation = method.tell(outcomes)
             store.write_generation(generation, method.state_dict(), time.perf_counter() - start)
             for callback in self._callbacks:
@@ -168,64 +171,6 @@ class _Driver:
             save_loss(outcome.loss, self._run_dir / BEST_LOSS)
         for callback in self._callbacks:
             callback.on_candidate(self._method, outcome)
-
-
-def evaluate(candidate: Candidate, method: Method, tasks: Sequence[Task]) -> Outcome:
-    """What becomes of a candidate: the filters in their order, then partial training.
-
-    Equal to an earlier candidate (section 3.5.1), optimised (3.3), rejected (3.5.2), equal in its
-    gradients (3.5.3), or trained (3.5.4).
-    """
-    known = method.archive.find(candidate)
-    if known is not None:
-        source = known.candidate.number if known.source is None else known.source
-        return Outcome(candidate, "duplicate", known.fitness, known.loss, source)
-    if candidate.loss is None:
-        start = time.perf_counter()
-        value = _fitness(tasks, [task.task_loss for task in tasks], method)
-        seconds = {"training": time.perf_counter() - start}
-        return Outcome(candidate, _status(value), value, None, seconds=seconds)
-    screening = screen(
-        candidate.loss,
-        tasks,
-        method.settings,
-        method.seed,
-        optimize=method.optimizes_weights,
-        filters=method.filters,
-    )
-    outcome = Outcome(
-        candidate,
-        "diverged",
-        math.inf,
-        screening.loss,
-        correlation=screening.correlation,
-        gradient_key=screening.gradient_key,
-        seconds=screening.seconds,
-    )
-    if screening.verdict != "promising":
-        return dataclasses.replace(outcome, status=screening.verdict)
-    twin = method.archive.find_gradient(screening.gradient_key) if screening.gradient_key else None
-    if twin is not None:
-        return dataclasses.replace(
-            outcome, status="equivalent", fitness=twin.fitness, source=twin.candidate.number
-        )
-    start = time.perf_counter()
-    value = _fitness(tasks, [screening.loss] * len(tasks), method)
-    seconds = {**screening.seconds, "training": time.perf_counter() - start}
-    return dataclasses.replace(outcome, status=_status(value), fitness=value, seconds=seconds)
-
-
-def _status(value: float) -> Status:
-    """How a training ended that gave this fitness."""
-    return "evaluated" if math.isfinite(value) else "diverged"
-
-
-def _fitness(tasks: Sequence[Task], losses: Sequence[Any], method: Method) -> float:
-    """Fitness of one loss per task; infinity if a training diverges."""
-    try:
-        return fitness(losses, tasks, method.settings.testing_steps, method.seed)
-    except DivergedError:
-        return math.inf
 
 
 def _facts(
@@ -253,14 +198,3 @@ def _facts(
             "python": platform.python_version(),
         },
     }
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch compute with `count` CPU threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

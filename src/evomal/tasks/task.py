@@ -136,7 +136,7 @@ class Task:
         self.testing_steps = testing_steps
         self.name = name
         self.split = split
-        self.device = torch.device(device)
+        self.device = _available(device)
         learner = self.new_model(seed=0)
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
@@ -254,3 +254,14 @@ class Task:
                 f"The model returns shape {tuple(pred.shape)} for {part} targets of shape "
                 f"{tuple(target.shape)}; reshape one to fit the other, nothing is broadcast."
             )
+
+
+def _available(device: str | torch.device) -> torch.device:
+    """The device, if torch can compute on it."""
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The device {str(device)!r} cannot be used: {reason}") from error
+    return device

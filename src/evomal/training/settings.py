@@ -36,7 +36,8 @@ class EvaluationSettings:
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
+        """Raise an `InputError` for the first setting that makes no sense."""
         require_at_least(self, 0, "meta_steps", "rejection_steps")
         require_at_least(self, 1, "base_steps", "rejection_batch", "testing_steps", "threads")
         if not self.meta_learning_rate > 0:

@@ -1,4 +1,4 @@
-"""Algorithm 2 and meta-testing: ordinary training under any loss, and the metric after it."""
+"""Algorithm 2: ordinary training under any loss, and the metric after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from evomal.errors import InputError
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.task import SGD, Data, Task, TensorLoss
-from evomal.training.numerics import DivergedError, all_finite, draw_batches
+from evomal.training.numerics import DivergedError, draw_batches, require_finite
 
 _CHECK_EVERY = 25  # training steps; a diverged training is stopped at the next check
 _EVALUATION_ROWS = 2048  # rows per forward pass when a metric is computed
@@ -61,6 +61,7 @@ def train(
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
         dampening=settings.dampening,
+        fused=task.device.type in ("cpu", "cuda"),
     )
     rng = derive_generator(*stream, "batches")
     batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
@@ -75,12 +76,11 @@ def train(
             sgd.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             sgd.step()
-            finite &= all_finite([pred.detach(), value.detach()])
-            if (step % _CHECK_EVERY == 0 or step == steps) and not (
-                finite and all_finite([p.detach() for p in parameters])
-            ):
-                # A gradient that was not finite has left its mark in the parameters.
-                raise DivergedError
+            finite &= pred.detach().isfinite().all() & value.detach().isfinite()
+            if step % _CHECK_EVERY == 0 or step == steps:
+                if not finite:
+                    raise DivergedError
+                require_finite(parameters)  # where a non-finite gradient leaves its mark
     return learner
 
 
@@ -99,8 +99,7 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
         pieces.append(learner(task.batch(data, slice(start, start + _EVALUATION_ROWS)).inputs))
     pred = torch.cat(pieces)
     value = torch.as_tensor(task.metric(pred, data.targets), dtype=torch.float64)
-    if not all_finite([pred, value]):
-        raise DivergedError
+    require_finite([pred, value])
     return float(value)
 
 
@@ -130,13 +129,3 @@ def fitness(loss: Sequence[TensorLoss], tasks: Sequence[Task], steps: int, seed:
         for one, task in zip(loss, tasks, strict=True)
     ]
     return sum(values) / len(values)
-
-
-def meta_test(
-    task: Task, loss: TensorLoss, seed: int, *, steps: int, optimizer: SGD | None = None
-) -> nn.Module:
-    """Meta-testing (paper, section 3.1.2): train a base learner that no search has seen.
-
-    Two losses with equal `seed` start from the same θ₀ and see the same batches.
-    """
-    return train(task, loss, steps, stream=(seed, "meta-testing", task.name), optimizer=optimizer)

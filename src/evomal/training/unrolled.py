@@ -182,11 +182,8 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
         (u,) = torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)
         gradients = torch.autograd.grad(output, values, u.detach(), materialize_grads=True)
         require_finite([pred, value, u, *gradients])
-        with torch.no_grad():
-            updated, _ = sgd_step(
-                step.task.optimizer, values, list(gradients), [None] * len(values)
-            )
-        theta_1 = {name: v.requires_grad_() for name, v in zip(theta, updated, strict=True)}
+        updated = _first_step(step.task.optimizer, values, gradients)
+        theta_1 = dict(zip(theta, updated, strict=True))
         judged = functional_call(step.learner, theta_1, step.judging.inputs)
         judgement = step.task.task_loss(judged, step.judging.targets)
         v = torch.autograd.grad(judgement, updated, materialize_grads=True)
@@ -226,6 +223,19 @@ def _jacobian_product(
         dual = functional_call(learner, duals, inputs)
         output, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
         return torch.zeros_like(output) if tangent is None else tangent
+
+
+def _first_step(
+    optimizer: SGD, theta: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> list[Tensor]:
+    """θ₁ after the first step of SGD, as new leaves in the memory of the gradients."""
+    alpha = first_step_size(optimizer)
+    with torch.no_grad():
+        for value, gradient in zip(theta, gradients, strict=True):
+            if optimizer.weight_decay:
+                gradient.add_(value, alpha=optimizer.weight_decay)
+            gradient.mul_(-alpha).add_(value)
+    return [gradient.requires_grad_() for gradient in gradients]
 
 
 def first_step_size(optimizer: SGD) -> float:

@@ -1,0 +1,117 @@
+"""What a person sees in the terminal about runs and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from evomal.runs.run import BestLoss, Run
+from evomal.training.meta_testing import Comparison, Sample
+
+_LEADERS = 10
+
+
+def run_overview(run: Run) -> Group:
+    """Task, leaderboard and outcome counts of a run."""
+    facts = run.facts
+    own = facts.get("task_loss_fitness")
+    lines: list[RenderableType] = [
+        Text(
+            f"Run {run.run_dir}: {facts['method']} on {_names(facts['task'])}, "
+            f"seed {facts['seed']}, {facts['status']}"
+            + (f" after {facts['seconds']:.0f} s" if "seconds" in facts else "")
+        ),
+        Text(
+            f"Fitness is the validation {facts['metric'].replace('_', ' ')} after "
+            f"{facts['settings']['testing_steps']} training steps; the task loss itself scores "
+            f"{number(own)}."
+        ),
+    ]
+    if facts["split"] == "published":
+        lines.append(Text(PUBLISHED_WARNING))
+    if run.hall_of_fame:
+        lines += [Text(), leaderboard(run.hall_of_fame), Text()]
+    else:
+        lines.append(Text("No learned loss was good enough to be trained to the end."))
+    counts = ", ".join(f"{count} {status}" for status, count in run.archive.counts.items())
+    lines.append(Text(f"Candidates: {counts}"))
+    return Group(*lines)
+
+
+PUBLISHED_WARNING = (
+    "Split 'published': the test rows include those trained on, so these numbers are only for "
+    "comparison with the paper's Table 3."
+)
+
+
+def leaderboard(entries: list[BestLoss]) -> Table:
+    """The best losses of different size, best first."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("fitness", justify="right")
+    table.add_column("nodes", justify="right")
+    table.add_column("formula", overflow="fold")
+    for entry in sorted(entries, key=lambda entry: (entry.fitness, entry.nodes))[:_LEADERS]:
+        table.add_row(number(entry.fitness), str(entry.nodes), Text(entry.formula or "-"))
+    return table
+
+
+def loss_details(fields: Mapping[str, Any]) -> Table:
+    """One loss: its forms and weights."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name in ("formula", "latex", "expression", "nodes", "fitness", "link", "weights"):
+        value = fields.get(name)
+        if name == "weights" and value is not None:
+            value = ", ".join(f"{weight:.6g}" for weight in value)
+        if value is not None:
+            table.add_row(name, Text(number(value) if name == "fitness" else str(value)))
+    return table
+
+
+def comparison_table(comparison: Comparison, metric: str) -> Table:
+    """Test metrics of a learned loss and the task loss over seeds."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"test {metric.replace('_', ' ')}")
+    table.add_column("learning rate", justify="right")
+    table.add_column("mean", justify="right")
+    table.add_column("sd", justify="right")
+    table.add_column("per seed", overflow="fold")
+    rows: list[tuple[str, Sample | None]] = [
+        ("learned loss", comparison.learned),
+        ("task loss", comparison.task_loss),
+        ("task loss, tuned", comparison.task_loss_tuned),
+    ]
+    for name, sample in rows:
+        if sample is not None:
+            table.add_row(
+                name,
+                f"{sample.learning_rate:g}",
+                number(sample.mean),
+                number(sample.std),
+                " ".join(number(value) for value in sample.values),
+            )
+    return table
+
+
+def simple_table(columns: list[str], rows: list[list[str]]) -> Table:
+    """Rows of text under headings."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def number(value: float | None) -> str:
+    """A metric with four significant digits; a dash for none."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _names(task: str | list[str]) -> str:
+    return task if isinstance(task, str) else ", ".join(task)

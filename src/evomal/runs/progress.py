@@ -1,0 +1,110 @@
+"""The progress of a search: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import Generation, Method
+from evomal.runs.callbacks import Callback
+
+
+class PlainProgress(Callback):
+    """One line per generation, through `write`."""
+
+    def __init__(self, write: Callable[[str], object] = print) -> None:
+        self._write = write
+        self._start = time.monotonic()
+
+    def on_run_start(self, method: Method, task_loss_fitness: float | None) -> None:
+        """Say what there is to beat."""
+        self._write(f"The task loss itself scores {_number(task_loss_fitness)}.")
+
+    def on_generation(self, method: Method, generation: Generation) -> None:
+        """Say how it goes."""
+        seconds = time.monotonic() - self._start
+        counts = ", ".join(f"{n} {status}" for status, n in generation.counts.items() if n)
+        self._write(
+            f"Generation {generation.number + 1}/{method.generations}: "
+            f"best {_number(generation.best)}, {counts}; {_duration(seconds)}, "
+            f"about {_duration(_time_left(method, seconds))} left"
+        )
+
+
+class LiveProgress(Callback):
+    """A display that is redrawn in place: best loss so far, outcome counts, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, transient=True, get_renderable=self._render)
+        self._start = time.monotonic()
+        self._method: Method | None = None
+        self._task_loss_fitness: float | None = None
+
+    def on_run_start(self, method: Method, task_loss_fitness: float | None) -> None:
+        """Begin to draw."""
+        self._method = method
+        self._task_loss_fitness = task_loss_fitness
+        self._live.start(refresh=True)
+
+    def on_run_end(self, method: Method) -> None:
+        """Give the terminal back."""
+        self._live.stop()
+
+    def _render(self) -> Table:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="bold")
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        method = self._method
+        if method is None:
+            return table
+        seconds = time.monotonic() - self._start
+        best = method.archive.best
+        done, expected = _candidates(method)
+        table.add_row(
+            "generation",
+            f"{min(method.generation + 1, method.generations)} of {method.generations}, "
+            f"candidate {done} of about {expected}",
+        )
+        table.add_row(
+            "best fitness",
+            f"{_number(best.fitness if best else None)}   "
+            f"(task loss {_number(self._task_loss_fitness)})",
+        )
+        if best is not None and isinstance(best.loss, SymbolicLoss):
+            table.add_row("best loss", Text(str(best.loss.expression)))
+        counts = ", ".join(f"{n} {status}" for status, n in method.archive.counts.items())
+        table.add_row("outcomes", counts)
+        left = f", about {_duration(_time_left(method, seconds))} left" if done else ""
+        table.add_row("time", _duration(seconds) + left)
+        return table
+
+
+def _candidates(method: Method) -> tuple[int, int]:
+    """How many candidates are done, and how many there will be."""
+    done = method.archive.counts.total()
+    settings = method.settings
+    offspring = settings.population_size - settings.elites
+    expected = settings.population_size + (method.generations - 1) * offspring
+    return done, expected if method.generations > 1 else done
+
+
+def _time_left(method: Method, seconds: float) -> float:
+    """Seconds, as if the candidates to come took as long as those so far."""
+    done, expected = _candidates(method)
+    return seconds / max(done, 1) * max(expected - done, 0)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

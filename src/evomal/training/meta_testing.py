@@ -1,0 +1,178 @@
+"""Meta-testing: a finished loss beside the task's own, on rows that no search has seen."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evomal.errors import InputError
+from evomal.losses.base import Loss
+from evomal.tasks.task import Task, TensorLoss
+from evomal.training.numerics import DivergedError
+from evomal.training.training import performance, train
+
+LEARNING_RATE_FACTORS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""What the base learning rate is multiplied with when it is tuned."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Test metrics of one loss over seeds; None for a training that diverged.
+
+    Attributes
+    ----------
+    values
+        One per seed.
+    learning_rate
+        Of the base optimiser.
+    """
+
+    values: Sequence[float | None]
+    learning_rate: float
+
+    @property
+    def mean(self) -> float | None:
+        """Mean; None if a training diverged."""
+        finite = self._finite
+        return statistics.fmean(finite) if len(finite) == len(self.values) else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation; None with fewer than two values or a diverged training."""
+        finite = self._finite
+        whole = len(finite) == len(self.values) >= 2
+        return statistics.stdev(finite) if whole else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "values": list(self.values),
+            "mean": self.mean,
+            "std": self.std,
+            "learning_rate": self.learning_rate,
+        }
+
+    @property
+    def _finite(self) -> list[float]:
+        return [value for value in self.values if value is not None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A learned loss, the task loss, and the task loss with a tuned learning rate if asked for."""
+
+    learned: Sample
+    task_loss: Sample
+    task_loss_tuned: Sample | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; ``task_loss_tuned`` only if there is one."""
+        samples = {
+            "learned": self.learned,
+            "task_loss": self.task_loss,
+            "task_loss_tuned": self.task_loss_tuned,
+        }
+        return {name: sample.to_dict() for name, sample in samples.items() if sample is not None}
+
+
+def compare(
+    task: Task,
+    loss: Loss,
+    seeds: Sequence[int],
+    *,
+    steps: int | None = None,
+    tune_baseline: bool = False,
+    report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
+) -> Comparison:
+    """Train fresh base learners under a loss and under the task loss; test metric of each.
+
+    With equal seed both start from the same θ₀ and see the same batches. No random stream is
+    shared with a search.
+
+    Parameters
+    ----------
+    task
+        Needs test data.
+    loss
+        The loss to test.
+    seeds
+        One training per loss and seed.
+    steps
+        Training steps; default the task's own number.
+    tune_baseline
+        Also train under the task loss with the learning rate that gives the best validation
+        metric among `LEARNING_RATE_FACTORS` times the task's. A learned loss can act as nothing
+        but another learning rate (paper, section 5.5); this tells such a gain from others.
+    report
+        Called with the name of the loss, the seed and the metric after every training.
+
+    Raises
+    ------
+    InputError
+        If the task has no test data or the loss does not fit the task.
+    """
+    if task.test is None:
+        raise InputError(f"The task {task.name!r} has no test data to compare losses on.")
+    if loss.link != task.link:
+        raise InputError(
+            f"The loss has link {loss.link!r}, but the task {task.name!r} needs {task.link!r}."
+        )
+    steps = task.testing_steps if steps is None else steps
+
+    def test(name: str, train_loss: TensorLoss, learning_rate: float) -> Sample:
+        values = []
+        for seed in seeds:
+            values.append(_metric(task, train_loss, steps, seed, learning_rate, "test"))
+            report(name, seed, values[-1])
+        return Sample(values, learning_rate)
+
+    base = task.optimizer.learning_rate
+    learned = test("learned", loss.to(task.device), base)
+    task_loss = test("task_loss", task.task_loss, base)
+    tuned = None
+    if tune_baseline:
+        best = tune_learning_rate(task, seeds[0], steps, report)
+        tuned = test("task_loss_tuned", task.task_loss, best)
+    return Comparison(learned, task_loss, tuned)
+
+
+def tune_learning_rate(
+    task: Task,
+    seed: int,
+    steps: int,
+    report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
+) -> float:
+    """The base learning rate with the best validation metric under the task loss.
+
+    Raises
+    ------
+    InputError
+        If every training diverges.
+    """
+    scores: dict[float, float] = {}
+    for factor in LEARNING_RATE_FACTORS:
+        learning_rate = factor * task.optimizer.learning_rate
+        value = _metric(task, task.task_loss, steps, seed, learning_rate, "validation")
+        report(f"validation at learning rate {learning_rate:g}", seed, value)
+        if value is not None:
+            scores[learning_rate] = value
+    if not scores:
+        raise InputError("The task loss diverges at every learning rate tried.")
+    return min(scores, key=lambda rate: scores[rate])
+
+
+def _metric(
+    task: Task, loss: TensorLoss, steps: int, seed: int, learning_rate: float, part: str
+) -> float | None:
+    """Metric on one data split after training; None if the training diverges."""
+    optimizer = replace(task.optimizer, learning_rate=learning_rate)
+    stream = (seed, "meta-testing", task.name)
+    data = task.test if part == "test" else task.validation
+    assert data is not None
+    try:
+        learner = train(task, loss, steps, stream=stream, optimizer=optimizer)
+        return performance(task, learner, data)
+    except DivergedError:
+        return None
