@@ -18,7 +18,6 @@ _LEADERS = 10
 def run_overview(run: Run) -> Group:
     """Task, leaderboard and outcome counts of a run."""
     facts = run.facts
-    own = facts.get("task_loss_fitness")
     lines: list[RenderableType] = [
         Text(
             f"Run {run.run_dir}: {facts['method']} on {_names(facts['task'])}, "
@@ -28,7 +27,7 @@ def run_overview(run: Run) -> Group:
         Text(
             f"Fitness is the validation {facts['metric'].replace('_', ' ')} after "
             f"{facts['settings']['testing_steps']} training steps; the task loss itself scores "
-            f"{number(own)}."
+            f"{number(run.task_loss_fitness)}."
         ),
     ]
     if facts["split"] == "published":

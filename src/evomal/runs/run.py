@@ -100,6 +100,12 @@ class Run:
         return best
 
     @property
+    def task_loss_fitness(self) -> float | None:
+        """What the task loss itself scores; None if it diverges or is not known yet."""
+        value: float | None = self.facts.get("task_loss_fitness")
+        return value
+
+    @property
     def _best(self) -> BestLoss | None:
         size = self.archive.best.candidate.size if self.archive.best else None
         return next((entry for entry in self.hall_of_fame if entry.nodes == size), None)
@@ -110,7 +116,7 @@ class Run:
         facts = self.facts
         return {
             "best": None if best is None else best.to_dict(),
-            "task_loss_fitness": facts.get("task_loss_fitness"),
+            "task_loss_fitness": self.task_loss_fitness,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
             "generations": [
