@@ -73,16 +73,21 @@ def test_functions_and_terminals_are_drawn_uniformly() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 6, 25, 300])
-def test_ramped_half_and_half_gives_equal_shares(size: int) -> None:
-    trees = ramped_half_and_half(np.random.default_rng(size), size, 2, 4)
+@pytest.mark.parametrize("heights", [[2, 3, 4], [1, 2, 3, 4], [3]], ids=str)
+def test_ramped_half_and_half_gives_equal_shares(heights: list[int], size: int) -> None:
+    rng = np.random.default_rng(size)
+    trees = ramped_half_and_half(rng, size, heights[0], heights[-1])
     assert len(trees) == size
-    assert {tree.height for tree in trees} <= {2, 3, 4}
+    assert {tree.height for tree in trees} <= set(heights)
     full = Counter(tree.height for tree in trees if len(set(leaf_depths(tree))) == 1)
-    for height in (2, 3, 4):  # a grown tree can be full by chance
-        assert full[height] >= size // 6
-        assert sum(tree.height <= height for tree in trees) >= size // 3 * (height - 1)
-    grown = sum(len(set(leaf_depths(tree))) > 1 for tree in trees)
-    assert size // 8 <= grown <= size // 2
+    for rank, height in enumerate(heights, start=1):  # a grown tree can be low or full by chance
+        assert full[height] >= size // len(heights) // 2
+        assert sum(tree.height <= height for tree in trees) >= size // len(heights) * rank
+
+
+def test_ramped_trees_are_grown_as_well() -> None:
+    trees = ramped_half_and_half(np.random.default_rng(3), 300, 2, 4)
+    assert 30 < sum(len(set(leaf_depths(tree))) > 1 for tree in trees) <= 150
 
 
 def test_half_and_half_draws_every_height_full_and_grown() -> None:

@@ -144,6 +144,7 @@ PLAIN = [
     PrintRequest(parse("mul(y, abs(log(f)))")),
     PrintRequest(parse("abs(mul(y, sqrt(f)))"), [2.0, 1.5, 0.25, 3.0], probabilities=True),
     PrintRequest(parse("mul(-1, f)"), [1.0, 1.234567]),
+    PrintRequest(parse("mul(y, abs(log(f)))"), [1.0, 2.0, 0.5, 1.00001], probabilities=True),
     PrintRequest(parse("add(1, 1)")),
 ]
 FORMULAS = [
@@ -152,6 +153,7 @@ FORMULAS = [
     "y*Abs(log(epsilon + Abs(f)))",
     "0.75*y*sqrt(epsilon + 3.0*f)",
     "-1.235*f",
+    "y*Abs(log(epsilon + f))",
     "2",
 ]
 FIXED = [

@@ -37,9 +37,14 @@ def isolated_torch_rng(device: torch.device, seed: int) -> Iterator[None]:
     """
     import torch
 
-    on_gpu = device.type != "cpu"
-    index = device.index if device.index is not None else 0
-    devices = [index] if on_gpu else []
-    with torch.random.fork_rng(devices=devices, device_type=device.type if on_gpu else "cuda"):
-        torch.manual_seed(seed)
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch GPUs too
+            yield
+        return
+    gpus = torch.get_device_module(device)
+    index = gpus.current_device() if device.index is None else device.index
+    with torch.random.fork_rng(devices=[index], device_type=device.type), gpus.device(index):
+        torch.default_generator.manual_seed(seed)
+        gpus.manual_seed(seed)
         yield

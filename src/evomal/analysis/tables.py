@@ -34,6 +34,8 @@ def run_overview(run: Run) -> Group:
         lines.append(Text(PUBLISHED_WARNING))
     if run.hall_of_fame:
         lines += [Text(), leaderboard(run.hall_of_fame), Text()]
+    elif facts["method"] == "baseline":
+        lines.append(Text("The baseline is the task loss itself; it learns nothing."))
     else:
         lines.append(Text("No learned loss was good enough to be trained to the end."))
     counts = ", ".join(f"{count} {status}" for status, count in run.archive.counts.items())

@@ -163,7 +163,7 @@ def parse(text: str) -> Expression:
                 expected = "("
             else:
                 expected = _after_argument(waiting)
-        elif token == expected:
+        elif match["mark"] and token == expected:
             if token == ")":
                 waiting.pop()
                 expected = _after_argument(waiting)

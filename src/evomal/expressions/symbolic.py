@@ -6,6 +6,7 @@ outside. So `printed_forms` lets a second process do it and ends that process wh
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -111,7 +112,7 @@ def _ask_sympy(requests: Sequence[PrintRequest], time_limit: float) -> list[Prin
     assert helper.stdin is not None
     assert helper.stdout is not None
     answers: queue.Queue[str] = queue.Queue()
-    output = helper.stdout
+    questions, output = helper.stdin, helper.stdout
 
     def read() -> None:
         for line in itertools.chain(output, [""]):
@@ -121,10 +122,9 @@ def _ask_sympy(requests: Sequence[PrintRequest], time_limit: float) -> list[Prin
     reader.start()
     forms: list[PrintedForm] = []
     try:
-        with helper.stdin:
-            for request in requests:
-                helper.stdin.write(json.dumps(_encode(request)) + "\n")
-        while len(forms) < len(requests):
+        for request in requests:
+            questions.write(json.dumps(_encode(request)) + "\n")
+            questions.flush()
             answer = answers.get(timeout=time_limit)
             if not answer:  # the helper ended
                 break
@@ -136,6 +136,8 @@ def _ask_sympy(requests: Sequence[PrintRequest], time_limit: float) -> list[Prin
         helper.wait()
         reader.join()
         output.close()
+        with contextlib.suppress(BrokenPipeError):
+            questions.close()
     return forms
 
 
@@ -177,7 +179,7 @@ def _simplified_form(request: PrintRequest) -> PrintedForm:
     digits: dict[Any, Any] = {}
     for weight in simple.atoms(sympy.Float):
         short = sympy.Float(weight, SIGNIFICANT_DIGITS)
-        digits[weight] = sympy.Integer(1) if short == 1 else short
+        digits[weight] = sympy.Integer(1) if float(str(short)) == 1 else short
     rounded = simple.xreplace(digits)
     return PrintedForm(str(rounded), sympy.latex(rounded))
 

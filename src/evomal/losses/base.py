@@ -123,9 +123,21 @@ class Loss(nn.Module, ABC):
         return values.sum() if self.reduction == "sum" else values
 
     def with_weights(self, weights: Tensor | Sequence[float]) -> Self:
-        """A copy of this loss with other weights φ (detached)."""
+        """A copy of this loss with other weights φ (detached).
+
+        Raises
+        ------
+        InputError
+            If their number differs.
+        """
         twin = copy.deepcopy(self)
-        twin.weights = torch.as_tensor(weights, dtype=self.weights.dtype).detach().clone()
+        phi = torch.as_tensor(weights, dtype=self.weights.dtype, device=self.weights.device)
+        if phi.shape != self.weights.shape:
+            raise InputError(
+                f"The loss has {len(self.weights)} weights, but those given have shape "
+                f"{_shape(phi)}."
+            )
+        twin.weights = phi.detach().clone()
         return twin
 
     def _arguments(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,11 +48,12 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
         If the loss is not one of evomal's, has a non-finite weight, or `path` cannot be written.
     """
     path = Path(path)
+    fields = {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
     if not loss_is_finite(loss):
         raise InputError("The loss has a weight that is not finite, so it is not saved.")
-    text = json.dumps(
-        {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}, indent=2
-    )
+    text = json.dumps(fields, indent=2)
+    if not path.name:
+        raise InputError(f"Cannot write the loss to {str(path)!r} (it is a folder).")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(text + "\n", encoding="utf-8")
@@ -77,7 +78,7 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"Cannot read the loss file {str(path)!r} ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not a loss file: it is not JSON text.") from error
     if not isinstance(fields, dict) or fields.get("format") != "evomal-loss":
         raise InputError(f"{str(path)!r} is not a loss file that evomal wrote.")
@@ -88,7 +89,7 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
         )
     try:
         loss = loss_from_dict(fields)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"The loss file {str(path)!r} is damaged: {error}") from error
     if not loss_is_finite(loss):
         raise InputError(f"The loss file {str(path)!r} is damaged: a weight is not finite.")

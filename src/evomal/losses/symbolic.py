@@ -90,10 +90,19 @@ class SymbolicLoss(Loss):
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """The loss that `to_dict` described."""
+        """The loss that `to_dict` described.
+
+        Raises
+        ------
+        InputError
+            If a field makes no sense.
+        """
+        dtype = getattr(torch, fields["dtype"])
+        if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise InputError(f"weights of type {fields['dtype']!r} make no loss.")
         return cls(
-            fields["expression"],
-            torch.tensor(fields["weights"], dtype=getattr(torch, fields["dtype"])),
+            parse(fields["expression"]),
+            torch.tensor(fields["weights"], dtype=dtype),
             fields["link"],
             fields["activation"],
             fields["reduction"],

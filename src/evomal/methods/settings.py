@@ -73,7 +73,12 @@ class SearchSettings(EvaluationSettings):
 PRESETS: dict[str, SearchSettings] = {
     "paper": SearchSettings(),
     "quick": SearchSettings(
-        population_size=16, generations=6, meta_steps=25, testing_steps=100, rejection_steps=100
+        population_size=20,
+        generations=8,
+        meta_steps=25,
+        rejection_steps=100,
+        prescreen=True,
+        testing_steps=100,
     ),
 }
 """`paper`: the published values. `quick`: a first look, in about two minutes on two cores."""

@@ -99,9 +99,12 @@ class LocalProcesses:
 
     def close(self) -> None:
         """End the processes."""
+        # Python 3.14 has a public method for this, ProcessPoolExecutor.terminate_workers.
+        processes = list((vars(self._pool).get("_processes") or {}).values())
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in processes:
             process.terminate()
+        for process in processes:
             process.join()
 
 

@@ -73,7 +73,7 @@ class RunStore:
         path = run_dir / DATABASE
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError as error:
             reason = (
                 "already holds a run; choose another --run-dir, or look at it with `evomal show`"
@@ -120,7 +120,9 @@ class RunStore:
         return store
 
     def close(self) -> None:
-        """Fold the write-ahead log into the database and let it go."""
+        """Fold the write-ahead log into the database, so that one file is left, and let it go."""
+        with contextlib.suppress(sqlite3.OperationalError):  # somebody reads, or this is a reader
+            self._connection.execute("PRAGMA journal_mode=DELETE")
         self._connection.close()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:

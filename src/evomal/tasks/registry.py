@@ -154,4 +154,4 @@ def _image_parts(arrays: tuple[Array, ...], seed: int) -> list[Data]:
 
 def _standardise_pixels(images: Tensor, mean: float, deviation: float) -> Tensor:
     """Scale uint8 pixels to mean 0 and standard deviation 1."""
-    return (images.float() / 255 - mean) / deviation
+    return images.float().sub_(255 * mean).div_(255 * deviation)

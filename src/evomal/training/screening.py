@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,21 +68,38 @@ def screen(
         Whether the rejection protocol and gradient equivalence apply.
     """
     result = Screening(loss)
-    start = time.perf_counter()
     try:
-        if optimize:
-            result.loss = loss.with_weights(optimize_weights(loss, tasks, settings, seed))
-        result.seconds["local_search"] = time.perf_counter() - start
-        start = time.perf_counter()
-        if filters:
-            result.correlation = correlation(result.loss, tasks, settings, seed)
-            if result.correlation <= 0:
-                result.verdict = "rejected"
-            else:
+        if optimize and filters and settings.prescreen:
+            _reject_hopeless(result, tasks, settings, seed)
+        if optimize and result.verdict == "promising":
+            with _timed(result, "local_search"):
+                result.loss = loss.with_weights(optimize_weights(loss, tasks, settings, seed))
+        if filters and result.verdict == "promising":
+            _reject_hopeless(result, tasks, settings, seed)
+        if filters and result.verdict == "promising":
+            with _timed(result, "filters"):
                 result.gradient_key = gradient_key(result.loss, tasks, settings, seed)
-        result.seconds["filters"] = time.perf_counter() - start
     except DivergedError:
-        stage = "filters" if "local_search" in result.seconds else "local_search"
-        result.seconds[stage] = time.perf_counter() - start
         result.verdict = "diverged"
     return result
+
+
+def _reject_hopeless(
+    result: Screening, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> None:
+    """The rejection protocol on the loss as it is now."""
+    with _timed(result, "filters"):
+        result.correlation = correlation(result.loss, tasks, settings, seed)
+        if result.correlation <= 0:
+            result.verdict = "rejected"
+
+
+@contextmanager
+def _timed(result: Screening, stage: str) -> Iterator[None]:
+    """Add the time spent inside the block to a stage."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - start
+        result.seconds[stage] = result.seconds.get(stage, 0.0) + seconds

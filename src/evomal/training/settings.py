@@ -30,6 +30,10 @@ class EvaluationSettings:
     rejection_steps: int | None = None
     """Steps of the rejection protocol; none: the task's own number (100 or 1000)."""
 
+    prescreen: bool = False
+    """Also apply the rejection protocol before the weights are optimised, which saves most of the
+    time on hopeless losses; the paper applies it only after."""
+
     testing_steps: int = 500
     """Training steps that decide the fitness (S_testing)."""
 

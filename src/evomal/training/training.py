@@ -13,7 +13,7 @@ from evomal.tasks.task import SGD, Data, Task, TensorLoss
 from evomal.training.numerics import DivergedError, draw_batches, require_finite
 
 _CHECK_EVERY = 25  # training steps; a diverged training is stopped at the next check
-_EVALUATION_ROWS = 2048  # rows per forward pass when a metric is computed
+_EVALUATION_ROWS = 512  # rows per forward pass when a metric is computed; more do not fit a cache
 
 
 def train(

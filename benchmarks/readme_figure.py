@@ -1,0 +1,79 @@
+"""Draw the README's figure from a run directory and the output of `evomal train --json`.
+
+Run, after `evomal search … --run-dir RUN` and `evomal train … --loss RUN --tune-baseline --json >
+comparison.json`: python benchmarks/readme_figure.py RUN comparison.json docs/diabetes.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+import evomal
+
+LEARNED, OWN = "#d1495b", "#30638e"
+
+
+def draw_search(axes: Axes, run: evomal.Run) -> None:
+    """Best fitness so far by generation, and what the task loss scores."""
+    best = [generation.best for generation, _ in run.generations]
+    numbers = range(1, len(best) + 1)
+    axes.plot(numbers, np.array(best, dtype=float), "o-", color=LEARNED, label="best learned loss")
+    axes.axhline(run.task_loss_fitness or 0.0, ls="--", color=OWN, label="squared error")
+    steps = run.facts["settings"]["testing_steps"]
+    axes.set(xlabel="generation", ylabel=f"validation MSE after {steps} steps", title="The search")
+    axes.legend()
+
+
+def draw_loss(axes: Axes, run: evomal.Run) -> None:
+    """The learned loss for a target of 0, beside squared error."""
+    f = torch.linspace(-2.5, 2.5, 401)
+    y = torch.zeros_like(f)
+    learned = run.best.loss.elementwise(y, f, run.best.loss.weights)
+    axes.plot(f, learned - learned.min(), color=LEARNED, label="learned loss")
+    axes.plot(f, (f - y) ** 2, "--", color=OWN, label="squared error")
+    axes.set(xlabel="prediction (target 0)", ylabel="loss above its minimum", title="The loss")
+    axes.set_ylim(0, 4)
+    axes.legend()
+
+
+def draw_test(axes: Axes, comparison: dict[str, dict[str, list[float]]]) -> None:
+    """Test metric by loss, one point per seed."""
+    names = {
+        "task_loss": "squared\nerror",
+        "task_loss_tuned": "squared error,\ntuned step size",
+        "learned": "learned\nloss",
+    }
+    shown = [name for name in names if name in comparison]
+    for place, name in enumerate(shown):
+        values = comparison[name]["values"]
+        axes.plot([place] * len(values), values, "o", color=LEARNED if name == "learned" else OWN)
+    axes.set_xticks(range(len(shown)), [names[name] for name in shown])
+    axes.set_xlim(-0.5, len(shown) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.set(ylabel="test MSE at the end of training", title="Fresh models, unseen rows")
+
+
+def main() -> None:
+    """Draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir")
+    parser.add_argument("comparison", type=Path)
+    parser.add_argument("output")
+    options = parser.parse_args()
+    run = evomal.Run(options.run_dir)
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    draw_search(axes[0], run)
+    draw_loss(axes[1], run)
+    draw_test(axes[2], json.loads(options.comparison.read_text()))
+    figure.savefig(options.output, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Tiny runs, synthetic outcomes and a stand-in for the workers, for the tests of searches."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from evomal.expressions.symbolic import PrintedForm, PrintRequest
+from evomal.losses.base import Loss
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import Candidate, Method, Outcome, Status
+from evomal.methods.settings import SearchSettings
+from evomal.runs.callbacks import Callback
+from evomal.runs.schedule import screen_candidate, train_candidate
+from evomal.seeding import derive_seed
+from evomal.training.screening import Screening
+
+T = TypeVar("T")
+
+TINY: dict[str, Any] = {
+    "population_size": 5,
+    "generations": 3,
+    "meta_steps": 2,
+    "testing_steps": 5,
+    "rejection_steps": 20,
+}
+"""Overrides for a search that takes less than a second."""
+
+
+def tiny_settings(**overrides: Any) -> SearchSettings:
+    return replace(SearchSettings(**TINY), **overrides)
+
+
+def new_candidate(number: int, expression: str | None, generation: int = 0) -> Candidate:
+    return Candidate(number, generation, None if expression is None else SymbolicLoss(expression))
+
+
+def new_outcome(
+    candidate: Candidate, fitness: float, status: Status = "evaluated", **fields: Any
+) -> Outcome:
+    return Outcome(candidate, status, fitness, fields.pop("loss", candidate.loss), **fields)
+
+
+def synthetic_fitness(candidate: Candidate) -> float:
+    """Fixed by the expression; infinite for about one in five, ties now and then."""
+    draw = derive_seed("synthetic fitness", candidate.key) % 50
+    return math.inf if draw % 5 == 0 else draw / 50
+
+
+def advance(method: Method) -> list[Candidate]:
+    """One generation with synthetic fitness; the candidates asked for."""
+    candidates = method.ask()
+    outcomes = [
+        new_outcome(c, value, "evaluated" if math.isfinite(value) else "diverged")
+        for c, value in zip(candidates, map(synthetic_fitness, candidates), strict=True)
+    ]
+    for outcome in outcomes:
+        method.archive.add(outcome)
+    method.tell(outcomes)
+    return candidates
+
+
+class Recorder(Callback):
+    """Notes every call; raises at the call with number `stop`."""
+
+    def __init__(self, stop: str = "", at: int = 0) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.stop = stop
+        self.at = at
+
+    def note(self, name: str, value: Any) -> None:
+        self.calls.append((name, value))
+        if name == self.stop and sum(known == name for known, _ in self.calls) == self.at:
+            raise KeyboardInterrupt
+
+    def on_run_start(self, method: Any, task_loss_fitness: float | None) -> None:
+        self.note("start", task_loss_fitness)
+
+    def on_candidate(self, method: Any, outcome: Any) -> None:
+        assert method.archive.find(outcome.candidate) is not None
+        self.note("candidate", outcome.candidate.number)
+
+    def on_generation(self, method: Any, generation: Any) -> None:
+        self.note("generation", generation.number)
+
+    def on_run_end(self, method: Any) -> None:
+        self.note("end", None)
+
+
+def without_timing(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be equal for two runs of the same search."""
+    return {name: value for name, value in summary.items() if name not in ("timing", "run_dir")}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its relative path."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def instant_formulas(requests: Sequence[PrintRequest]) -> list[PrintedForm]:
+    """In place of sympy, which takes seconds to start."""
+    return [PrintedForm(f"formula of {r.expression}", "latex") for r in requests]
+
+
+def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """A new interpreter that can import the tests' modules; its streams are text pipes."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path}, **streams | options
+    )
+
+
+def run_python(*arguments: str, **options: Any) -> tuple[int, str, str]:
+    """Exit status, output and error output of a new interpreter."""
+    with running(*arguments, **options) as process:
+        output, errors = process.communicate(timeout=120)
+        return process.returncode, output, errors
+
+
+@contextmanager
+def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A new interpreter that does not outlive the block."""
+    with python(*arguments, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What work on a loss yields: the screening's verdict and gradient key, and the fitness."""
+
+    verdict: Literal["promising", "rejected", "diverged"] = "promising"
+    gradient_key: str | None = None
+    fitness: float = 1.0
+
+    def screening(self, loss: Loss) -> Screening:
+        """The screened loss has the weights 2."""
+        key = self.gradient_key if self.verdict == "promising" else None
+        return Screening(
+            loss.with_weights(torch.full_like(loss.weights, 2.0)),
+            self.verdict,
+            0.5,
+            key,
+            {"screening": 0.0},
+        )
+
+
+class ShuffledExecutor:
+    """Hands out canned results by the key of the loss; work is finished in a random order.
+
+    Its `wait` has to take the place of `concurrent.futures.wait`, so that what finishes, and when,
+    is drawn from a seed rather than left to threads.
+    """
+
+    def __init__(self, fates: Mapping[str, Fate], workers: int, seed: int) -> None:
+        self.workers = workers
+        self.screened: list[str] = []
+        self.trained: list[str] = []
+        self.arguments: list[tuple[Any, ...]] = []
+        self._fates = fates
+        self._rng = np.random.default_rng(seed)
+        self._pending: dict[Future[Any], Any] = {}
+
+    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        assert len(self._pending) < self.workers, "more work than workers"
+        loss: Loss | None = args[0]
+        key = "task loss" if loss is None else loss.key
+        fate = self._fates.get(key, Fate())
+        future: Future[Any] = Future()
+        self.arguments.append(args[1:])
+        if function is screen_candidate:
+            assert loss is not None
+            self.screened.append(key)
+            self._pending[future] = fate.screening(loss)
+        else:
+            assert function is train_candidate
+            assert loss is None or bool((loss.weights == 2.0).all()), "not the screened loss"
+            self.trained.append(key)
+            self._pending[future] = fate.fitness, 0.0
+        return future
+
+    def close(self) -> None:
+        self._pending.clear()
+
+    def wait(
+        self, futures: Collection[Future[Any]], return_when: str
+    ) -> tuple[list[Future[Any]], list[Future[Any]]]:
+        """Finish at least one piece of work."""
+        assert set(futures) == set(self._pending)
+        waiting = list(self._pending)
+        count = int(self._rng.integers(1, len(waiting) + 1))
+        done = [waiting[i] for i in self._rng.permutation(len(waiting))[:count]]
+        for future in done:
+            future.set_result(self._pending.pop(future))
+        return done, list(self._pending)

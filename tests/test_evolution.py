@@ -1,0 +1,310 @@
+"""Genetic programming, and the ask/tell contract of every registered method."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict
+from typing import Any
+
+import pytest
+
+from evomal.expressions import operators
+from evomal.expressions.expression import Expression, parse
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import STATUSES, Method
+from evomal.methods.evolution import EvoMAL, Individual
+from evomal.methods.registry import METHODS
+from evomal.methods.settings import PRESETS, SearchSettings
+from run_helpers import advance, new_candidate, new_outcome, tiny_settings
+
+INF = math.inf
+ONLY_SELECTION: dict[str, Any] = {"crossover_rate": 0.0, "mutation_rate": 0.0}
+
+each_method = pytest.mark.parametrize("name", METHODS)
+each_gp = pytest.mark.parametrize(
+    "method", [name for name, cls in METHODS.items() if issubclass(cls, EvoMAL)]
+)
+
+
+def new_method(name: str, seed: int = 0, **settings: Any) -> Method:
+    return METHODS[name](tiny_settings(**settings), "identity", seed)
+
+
+def new_gp(name: str = "evomal", seed: int = 0, **settings: Any) -> EvoMAL:
+    method = new_method(name, seed, **settings)
+    assert isinstance(method, EvoMAL)
+    return method
+
+
+def proposals(method: Method) -> list[tuple[int, int, str]]:
+    """One generation, as number, generation and expression with weights."""
+    return [
+        (c.number, c.generation, "" if c.loss is None else str(c.loss.to_dict()))
+        for c in advance(method)
+    ]
+
+
+def asked(method: EvoMAL) -> list[Expression]:
+    losses = [candidate.loss for candidate in method.ask()]
+    return [loss.expression for loss in losses if isinstance(loss, SymbolicLoss)]
+
+
+@each_method
+@pytest.mark.parametrize("link", ["identity", "softmax", "sigmoid"])
+def test_a_method_keeps_the_contract(name: str, link: Any) -> None:
+    settings = tiny_settings(generations=4, activation="softplus")
+    method = METHODS[name](settings, link, 3)
+    count = 0
+    for generation in range(method.generations):
+        assert not method.finished
+        candidates = advance(method)
+        assert candidates
+        assert [c.number for c in candidates] == list(range(count, count + len(candidates)))
+        assert {c.generation for c in candidates} == {generation}
+        for loss in (c.loss for c in candidates if c.loss is not None):
+            assert (loss.link, loss.activation, loss.reduction) == (link, "softplus", "mean")
+        count += len(candidates)
+    assert method.finished
+    assert method.archive.counts.total() == count
+    assert METHODS[method.name] is type(method)
+    assert method.description
+
+
+@each_method
+def test_a_seed_fixes_what_a_method_proposes(name: str) -> None:
+    def propose(seed: int) -> list[Any]:
+        method = new_method(name, seed)
+        return [proposals(method) for _ in range(method.generations)]
+
+    assert propose(1) == propose(1)
+    if name != "baseline":
+        assert propose(1) != propose(2)
+
+
+@each_method
+@pytest.mark.parametrize("pause", [1, 3])
+def test_a_method_continues_from_its_state(name: str, pause: int) -> None:
+    method = new_method(name, seed=5, population_size=8, generations=8)
+    for _ in range(min(pause, method.generations)):
+        advance(method)
+    state = json.loads(json.dumps(method.state_dict(), allow_nan=False))
+    resumed = new_method(name, seed=99, population_size=8, generations=8)
+    resumed.load_state_dict(state)
+    resumed.archive = method.archive
+    assert resumed.finished == method.finished
+    assert resumed.state_dict() == method.state_dict()
+    while not method.finished:
+        assert proposals(resumed) == proposals(method)
+        assert resumed.generation == method.generation
+
+
+@each_method
+def test_tell_sums_up_the_generation(name: str) -> None:
+    method = new_method(name)
+    candidates = method.ask()
+    fitness = [INF, 3.0, 1.0, 2.0, INF][-len(candidates) :]
+    pairs = zip(candidates, fitness, strict=True)
+    outcomes = [new_outcome(c, v, "evaluated" if v < INF else "rejected") for c, v in pairs]
+    for outcome in outcomes:
+        method.archive.add(outcome)
+    generation = method.tell(outcomes)
+    assert generation.number == 0
+    counts = Counter(outcome.status for outcome in outcomes)
+    assert generation.counts == {status: counts[status] for status in STATUSES}
+    finite = [value for value in fitness if value < INF]
+    assert generation.best == (min(finite) if finite else None)
+    assert generation.mean == (sum(finite) / len(finite) if finite else None)
+
+
+@each_gp
+@pytest.mark.parametrize(
+    ("size", "rate", "elites"), [(1, 0.0, 1), (10, 0.05, 1), (25, 0.05, 1), (40, 0.05, 2)]
+)
+def test_elites_are_carried_over_and_not_asked_again(
+    method: str, size: int, rate: float, elites: int
+) -> None:
+    gp = new_gp(method, population_size=size, elitism_rate=rate, generations=5)
+    assert len(advance(gp)) == len(gp.population) == size
+    for _ in range(4):
+        carried = sorted(gp.population, key=lambda member: member.rank)[:elites]
+        candidates = advance(gp)
+        assert len(candidates) == size - elites
+        assert gp.population[:elites] == carried
+        assert [m.number for m in gp.population[elites:]] == [c.number for c in candidates]
+        assert len(gp.population) == size
+        assert min(m.rank for m in gp.population)[0] <= carried[0].fitness
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_expressions_use_both_arguments_and_keep_the_height(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights = []
+
+    def correct(rng: Any, expression: Expression) -> Expression:
+        heights.append(corrected := operators_correct(rng, expression))
+        return corrected
+
+    operators_correct = operators.correct
+    monkeypatch.setattr(operators, "correct", correct)
+    limits: dict[str, Any] = {"max_initial_height": 2, "max_height": 3}
+    gp = new_gp(seed=seed, population_size=30, generations=8, **limits)
+    parents: set[Expression] = set()
+    while not gp.finished:
+        heights.clear()
+        losses = [c.loss for c in advance(gp)]
+        expressions = [loss.expression for loss in losses if isinstance(loss, SymbolicLoss)]
+        for expression, corrected in zip(expressions, heights, strict=True):
+            assert expression.uses_both_arguments()
+            assert expression.height <= 3
+            fell_back = corrected.height > 3
+            assert expression in parents if fell_back else expression == corrected
+        parents = {member.expression for member in gp.population}
+    assert max(corrected.height for corrected in heights) > 3, "the limit was never met"
+
+
+def test_the_initial_population_keeps_the_maximum_height() -> None:
+    limits: dict[str, Any] = {"min_initial_height": 2, "max_initial_height": 2, "max_height": 2}
+    expressions = asked(new_gp(population_size=60, **limits))
+    assert max(expression.height for expression in expressions) == 2
+    assert all(expression.uses_both_arguments() for expression in expressions)
+
+
+def test_initial_heights_are_the_settings() -> None:
+    limits: dict[str, Any] = {"min_initial_height": 3, "max_initial_height": 5}
+    heights = {e.height for e in asked(new_gp(population_size=200, **limits))}
+    assert heights <= {3, 4, 5, 6}  # the correction can add one
+    assert {3, 4, 5} <= heights
+
+
+@pytest.mark.parametrize("rates", [(0.7, 0.25), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.2, 0.5)])
+def test_operators_are_used_at_their_rates(
+    rates: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: Counter[str] = Counter()
+
+    def counting(name: str) -> None:
+        original: Callable[..., Expression] = getattr(operators, name)
+
+        def wrapper(rng: Any, *args: Any) -> Expression:
+            used[name] += 1
+            return original(rng, *args)
+
+        monkeypatch.setattr(operators, name, wrapper)
+
+    counting("one_point_crossover")
+    counting("uniform_mutation")
+    gp = new_gp(population_size=1600, crossover_rate=rates[0], mutation_rate=rates[1])
+    advance(gp)
+    parents = {member.expression for member in gp.population}
+    children = asked(gp)
+    for name, rate in zip(("one_point_crossover", "uniform_mutation"), rates, strict=True):
+        deviation = math.sqrt(len(children) * rate * (1 - rate))
+        assert abs(used[name] - rate * len(children)) <= 4 * deviation
+    copies = sum(child in parents for child in children)
+    assert copies >= len(children) - used.total()
+    if sum(rates) == 0:
+        assert copies == len(children)
+    else:
+        assert copies < len(children)
+
+
+def test_mutation_inserts_subtrees_of_the_height_that_is_set() -> None:
+    gp = new_gp(
+        population_size=400,
+        crossover_rate=0.0,
+        mutation_rate=1.0,
+        max_mutation_height=0,
+        max_initial_height=2,
+    )
+    advance(gp)
+    tallest = max(member.expression.height for member in gp.population)
+    assert max(child.height for child in asked(gp)) <= tallest + 1  # by the correction
+
+
+def set_population(gp: EvoMAL, *members: tuple[str, float, int]) -> None:
+    gp.population = [Individual(parse(text), fitness, n) for text, fitness, n in members]
+
+
+@pytest.mark.parametrize(
+    ("members", "winner"),
+    [
+        ([("sub(y, f)", 2.0, 0), ("mul(y, f)", 1.0, 1), ("add(y, f)", 3.0, 2)], "mul(y, f)"),
+        ([("abs(sub(y, f))", 1.0, 0), ("sub(f, y)", 1.0, 1)], "sub(f, y)"),
+        ([("add(y, f)", 1.0, 7), ("sub(f, y)", 1.0, 4), ("mul(y, f)", 1.0, 9)], "sub(f, y)"),
+        ([("add(y, f)", INF, 0), ("abs(sub(f, y))", 1e30, 1)], "abs(sub(f, y))"),
+        ([("abs(mul(y, f))", INF, 0), ("sub(f, y)", INF, 1), ("add(y, f)", INF, 2)], "sub(f, y)"),
+    ],
+    ids=["fitness", "nodes", "number", "infinite", "all infinite"],
+)
+def test_the_best_wins_a_tournament(members: list[tuple[str, float, int]], winner: str) -> None:
+    for order in (members, members[::-1]):
+        gp = new_gp(tournament_size=200, **ONLY_SELECTION)
+        set_population(gp, *order)
+        assert {str(child) for child in asked(gp)} == {winner}
+
+
+def test_a_tournament_of_one_selects_uniformly_and_one_of_four_by_rank() -> None:
+    names = [f"{unary}(sub(y, f))" for unary in ("abs", "log", "sqrt", "tanh", "square")]
+    for size in (1, 4):
+        gp = new_gp(population_size=4001, tournament_size=size, **ONLY_SELECTION)
+        set_population(gp, *((name, float(i), i) for i, name in enumerate(names)))
+        counts = Counter(str(child) for child in asked(gp))
+        for rank, name in enumerate(names):
+            at_least = [((len(names) - i) / len(names)) ** size for i in (rank, rank + 1)]
+            expected = 4000 * (at_least[0] - at_least[1])
+            assert abs(counts[name] - expected) < 4 * math.sqrt(expected) + 1
+
+
+def test_infinite_fitness_survives_the_state() -> None:
+    gp = new_gp()
+    gp.ask()
+    gp.tell([new_outcome(new_candidate(i, "sub(y, f)"), INF, "rejected") for i in range(5)])
+    resumed = new_gp(seed=1)
+    resumed.load_state_dict(json.loads(json.dumps(gp.state_dict(), allow_nan=False)))
+    assert resumed.population == gp.population
+    assert asked(resumed) == asked(gp)
+
+
+def test_the_paper_preset_is_what_the_method_says() -> None:
+    expected = {
+        "population_size": 25,
+        "generations": 50,
+        "min_initial_height": 2,
+        "max_initial_height": 4,
+        "tournament_size": 4,
+        "crossover_rate": 0.70,
+        "mutation_rate": 0.25,
+        "max_mutation_height": 2,
+        "elitism_rate": 0.05,
+        "max_height": 10,
+        "activation": "identity",
+        "meta_steps": 250,
+        "meta_learning_rate": 1e-3,
+        "base_steps": 1,
+        "meta_batch": "validation",
+        "rejection_batch": 100,
+        "rejection_steps": None,  # the task's own: 100 for MNIST, 1000 otherwise
+        "testing_steps": 500,
+        "threads": 1,
+    }
+    assert asdict(PRESETS["paper"]) == {**expected, "prescreen": False}
+    assert PRESETS["paper"] == SearchSettings()
+
+
+def test_the_quick_preset_still_searches() -> None:
+    quick = PRESETS["quick"]
+    assert quick.population_size >= 12
+    assert quick.generations >= 5
+    assert quick.meta_steps >= 25
+    assert quick.testing_steps >= 100
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_cannot_be_changed(name: str) -> None:
+    PRESETS[name].validate()
+    with pytest.raises(FrozenInstanceError):
+        PRESETS[name].generations = 1  # type: ignore[misc]

@@ -1,0 +1,265 @@
+"""Loss files: exact round trips, readable JSON, atomic replacement, errors of one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from evomal import SymbolicLoss, load_loss, save_loss
+from evomal.errors import InputError
+from evomal.expressions.expression import Expression
+from evomal.losses.base import Activation, Link, Reduction
+from evomal.losses.files import (
+    FORMAT_VERSION,
+    loss_from_dict,
+    loss_is_finite,
+    loss_to_dict,
+)
+from strategies import fast, weighted_losses
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+ABSENT: Any = object()
+FIELDS = {
+    "format": "evomal-loss",
+    "version": FORMAT_VERSION,
+    "kind": "symbolic",
+    "expression": "square(sub(y, f))",
+    "weights": [0.5, 2.0, 3.0],
+    "dtype": "float32",
+    "link": "identity",
+    "activation": "identity",
+    "reduction": "mean",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all examples of a property share."""
+    return tmp_path_factory.mktemp("losses")
+
+
+def assert_one_sentence(error: InputError, path: Path) -> None:
+    assert "\n" not in str(error)
+    assert str(path) in str(error)
+
+
+# Round trips
+
+
+@fast
+@given(
+    drawn=weighted_losses(4),
+    dtype=st.sampled_from(DTYPES),
+    link=st.sampled_from(["softmax", "sigmoid", "identity"]),
+    activation=st.sampled_from(["identity", "softplus"]),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+)
+def test_a_saved_loss_comes_back_exactly(
+    shared: Path,
+    drawn: tuple[Expression, Tensor],
+    dtype: torch.dtype,
+    link: Link,
+    activation: Activation,
+    reduction: Reduction,
+) -> None:
+    expression, phi = drawn
+    loss = SymbolicLoss(expression, phi.to(dtype), link, activation, reduction)
+    save_loss(loss, shared / "loss.json")
+    twin = load_loss(shared / "loss.json")
+    assert isinstance(twin, SymbolicLoss)
+    assert twin.expression == expression
+    assert twin.weights.dtype == dtype
+    assert torch.equal(twin.weights, loss.weights)
+    assert (twin.link, twin.activation, twin.reduction) == (link, activation, reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_extreme_weights_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    limits = torch.finfo(dtype)
+    phi = torch.tensor([-0.0, limits.max, limits.tiny, -limits.eps, 1 / 3], dtype=dtype)
+    save_loss(SymbolicLoss("add(mul(y, f), abs(f))", phi), tmp_path / "loss.json")
+    twin = load_loss(tmp_path / "loss.json")
+    assert torch.equal(twin.weights.view(torch.uint8), phi.view(torch.uint8))
+
+
+@pytest.mark.parametrize("text", ["y", "f", "-1"])
+def test_a_terminal_has_no_weights_and_comes_back(tmp_path: Path, text: str) -> None:
+    save_loss(SymbolicLoss(text), str(tmp_path / "loss.json"))
+    twin = load_loss(str(tmp_path / "loss.json"))
+    assert isinstance(twin, SymbolicLoss)
+    assert str(twin.expression) == text
+    assert twin.weights.shape == (0,)
+
+
+def test_the_file_is_json_that_a_person_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "loss.json"
+    save_loss(SymbolicLoss("square(sub(y, f))", [0.5, 2.0, 3.0]), path)
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == FIELDS
+    assert len(text.splitlines()) > len(FIELDS)
+
+
+def test_the_dictionary_of_a_loss_holds_json_values() -> None:
+    fields = loss_to_dict(SymbolicLoss("mul(y, f)", [1.5, 2.5]))
+    assert json.loads(json.dumps(fields)) == fields
+    assert loss_to_dict(loss_from_dict(fields)) == fields
+
+
+# Replacing a file
+
+
+def test_an_existing_file_is_replaced_and_no_draft_stays(tmp_path: Path) -> None:
+    path = tmp_path / "loss.json"
+    for text in ("y", "square(sub(y, f))"):
+        save_loss(SymbolicLoss(text), path)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["loss.json"]
+        loss = load_loss(path)
+        assert isinstance(loss, SymbolicLoss)
+        assert str(loss.expression) == text
+
+
+def test_a_failed_replacement_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "loss.json"
+    save_loss(SymbolicLoss("mul(y, f)"), path)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(InputError, match="No space left") as caught:
+        save_loss(SymbolicLoss("sub(y, f)"), path)
+    assert_one_sentence(caught.value, path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["loss.json"]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_is_not_saved(tmp_path: Path, weight: float) -> None:
+    path = tmp_path / "loss.json"
+    save_loss(SymbolicLoss("mul(y, f)"), path)
+    before = path.read_bytes()
+    loss = SymbolicLoss("mul(y, f)", [1.0, weight])
+    assert not loss_is_finite(loss)
+    with pytest.raises(InputError, match="not finite"):
+        save_loss(loss, path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("module", [nn.MSELoss(), nn.Linear(2, 1)], ids=["MSELoss", "Linear"])
+def test_other_modules_are_not_saved(tmp_path: Path, module: Any) -> None:
+    with pytest.raises(InputError, match=f"{type(module).__name__}.*torch.save"):
+        save_loss(module, tmp_path / "loss.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["folder", "file/loss.json", "absent/loss.json"])
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="choose another place") as caught:
+        save_loss(SymbolicLoss("mul(y, f)"), tmp_path / place)
+    assert_one_sentence(caught.value, tmp_path / place)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_without_a_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError):
+        save_loss(SymbolicLoss("mul(y, f)"), ".")
+
+
+# Reading what is no loss file
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (b"\x80\x02}q\x00.", "not JSON"),
+        (b'{"format": "evomal-loss",', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"null", "not a loss file"),
+        (b"[1, 2]", "not a loss file"),
+        (b'"evomal-loss"', "not a loss file"),
+        (b'{"kind": "symbolic"}', "not a loss file"),
+        (b'{"format": "evomal-run", "version": 1}', "not a loss file"),
+    ],
+)
+def test_other_content_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "loss.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_loss(path)
+    assert_one_sentence(caught.value, path)
+
+
+@pytest.mark.parametrize("place", ["absent.json", "folder", "file/loss.json"])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="Cannot read") as caught:
+        load_loss(tmp_path / place)
+    assert_one_sentence(caught.value, tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("version", FORMAT_VERSION + 1, "upgrade"),
+        ("version", ABSENT, "version"),
+        *((name, ABSENT, f"damaged.*{name}") for name in list(FIELDS)[2:]),
+        ("kind", "polynomial", "damaged.*polynomial"),
+        ("kind", ["symbolic"], "damaged"),
+        ("expression", "exp(y)", "damaged.*Unknown name 'exp'"),
+        ("expression", "square(sub(y, ", "damaged.*too early"),
+        ("expression", 5, "damaged"),
+        ("expression", ["square", "sub", "y", "f"], "damaged"),
+        ("weights", [1.0, 2.0], "damaged.*3 weights"),
+        ("weights", [1.0] * 4, "damaged.*3 weights"),
+        ("weights", [], "damaged.*3 weights"),
+        ("weights", 1.0, "damaged.*3 weights"),
+        ("weights", None, "damaged"),
+        ("weights", "123", "damaged"),
+        ("weights", [[1.0], [2.0, 3.0]], "damaged"),
+        ("weights", [1.0, None, 3.0], "damaged"),
+        ("weights", [1.0, "2.0", 3.0], "damaged"),
+        ("weights", [1.0, 10**400, 3.0], "damaged"),
+        ("weights", [1.0, float("nan"), 3.0], "damaged.*not finite"),
+        ("weights", [1.0, float("inf"), 3.0], "damaged.*not finite"),
+        ("dtype", "float33", "damaged.*float33"),
+        ("dtype", "tensor", "damaged"),
+        ("dtype", "int64", "damaged"),
+        ("dtype", "complex64", "damaged"),
+        ("dtype", 32, "damaged"),
+        ("link", "relu", "damaged.*Unknown link"),
+        ("activation", None, "damaged.*Unknown activation"),
+        ("reduction", [], "damaged.*Unknown reduction"),
+    ],
+)
+def test_a_damaged_field_is_refused(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    path = tmp_path / "loss.json"
+    changed = {**FIELDS, field: value}
+    path.write_text(json.dumps({k: v for k, v in changed.items() if v is not ABSENT}))
+    with pytest.raises(InputError, match=message) as caught:
+        load_loss(path)
+    assert_one_sentence(caught.value, path)
+
+
+def test_the_undamaged_fields_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "loss.json"
+    path.write_text(json.dumps(FIELDS))
+    assert load_loss(path).weights.tolist() == FIELDS["weights"]

@@ -1,0 +1,149 @@
+"""The package as a whole: public names, lazy imports, layers, file sizes, no global seeding."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import evomal
+from run_helpers import run_python
+
+SOURCE = Path(evomal.__file__).parent
+MODULES = {
+    ".".join(("evomal", *path.relative_to(SOURCE).with_suffix("").parts)): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+LAYERS = ["expressions", "losses", "tasks", "training", "methods", "runs", "analysis", "cli"]
+"""From the bottom to the top; an import may only point downwards."""
+
+
+def test_public_names_are_declared_once_and_importable() -> None:
+    assert sorted(evomal.__all__) == sorted(evomal._HOMES)
+    assert len(set(evomal.__all__)) == len(evomal.__all__)
+    for name, home in evomal._HOMES.items():
+        assert getattr(evomal, name) is getattr(importlib.import_module(home), name)
+    assert set(evomal.__all__) <= set(dir(evomal))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = evomal.nonsense
+
+
+HELP = """
+from evomal.cli import main
+try:
+    main([{}])
+except SystemExit as end:
+    assert end.code == 0
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import evomal; dir(evomal)",
+        "import evomal.cli",
+        "from evomal import InputError, SearchSettings, parse; parse('sub(y, f)')",
+        HELP.format("'--help'"),
+        HELP.format("'search', '--help'"),
+    ],
+    ids=["package", "command line", "expressions", "help", "help on search"],
+)
+def test_torch_is_imported_only_when_it_is_needed(statement: str) -> None:
+    check = "\nimport sys; assert not {'torch', 'sympy', 'sklearn'} & set(sys.modules)"
+    status, _, errors = run_python("-c", statement + check)
+    assert (status, errors) == (0, "")
+
+
+def imported_modules(tree: ast.Module) -> Iterator[str]:
+    """Every module that is imported anywhere in a file, in functions and under conditions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> int | None:
+    """Rank of a module of evomal; 0 for those below all layers, None for others."""
+    parts = module.split(".")
+    if parts[0] != "evomal" or len(parts) == 1:
+        return None
+    if parts[1] in LAYERS:
+        return 1 + LAYERS.index(parts[1])
+    return 0 if parts[1] in ("errors", "seeding") else len(LAYERS) + 1
+
+
+def upward_imports(module: str, tree: ast.Module) -> list[str]:
+    own = layer(module)
+    assert own is not None
+    ranks = {name: layer(name) for name in imported_modules(tree)}
+    return [name for name, rank in ranks.items() if rank is not None and rank > own]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "evomal.__init__"])
+def test_imports_point_downwards(module: str) -> None:
+    assert layer(module) in range(len(LAYERS) + 1), "a module outside all layers"
+    assert upward_imports(module, ast.parse(MODULES[module].read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "allowed"),
+    [
+        ("evomal.losses.base", "from evomal.expressions.expression import parse", True),
+        ("evomal.losses.base", "from evomal.losses.files import load_loss", True),
+        ("evomal.losses.base", "from evomal.tasks.task import Task", False),
+        ("evomal.losses.base", "from evomal import Task", False),
+        ("evomal.losses.base", "from evomal import tasks", False),
+        ("evomal.seeding", "import evomal.errors", True),
+        ("evomal.seeding", "import evomal.expressions.expression", False),
+        ("evomal.runs.run", "def f():\n    import evomal.analysis.tables", False),
+        ("evomal.cli", "import torch, evomal.analysis.tables", True),
+    ],
+)
+def test_the_layer_rule_is_read_from_imports(module: str, line: str, allowed: bool) -> None:
+    assert bool(upward_imports(module, ast.parse(line))) is not allowed
+
+
+def global_seedings(tree: ast.Module) -> list[str]:
+    """Calls that seed a global generator, and imports of functions that do."""
+    functions = ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state")
+    modules = ("torch", "np", "numpy", "random")
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = [name for name in [*calls, *imported_modules(tree)] if "(" not in name]
+    split = [(name, name.split(".")) for name in names]
+    return [name for name, parts in split if parts[0] in modules and parts[-1] in functions]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_seeds_global_state(module: str) -> None:
+    seedings = global_seedings(ast.parse(MODULES[module].read_text()))
+    expected = ["torch.manual_seed"] if module == "evomal.seeding" else []
+    assert seedings == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.manual_seed(0)",
+        "np.random.seed(0)",
+        "def f():\n    random.seed()",
+        "torch.cuda.manual_seed_all(1)",
+        "from torch import manual_seed",
+        "from numpy.random import seed",
+    ],
+)
+def test_global_seeding_is_recognised(line: str) -> None:
+    assert len(global_seedings(ast.parse(line))) == 1
+    assert global_seedings(ast.parse("torch.Generator().manual_seed(0); rng.random()")) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_stay_short(module: str) -> None:
+    assert len(MODULES[module].read_text().splitlines()) <= 350

@@ -1,0 +1,319 @@
+"""The schedule of a generation: filters in population order, on any number of workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomal.errors import InputError
+from evomal.expressions.operators import correct, half_and_half
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import Archive, Candidate, Outcome
+from evomal.methods.registry import METHODS
+from evomal.runs import schedule
+from evomal.runs.schedule import GenerationSchedule
+from run_helpers import Fate, ShuffledExecutor, new_candidate, new_outcome, tiny_settings
+
+INF = math.inf
+Generations = Sequence[Sequence[str | None]]
+Row = tuple[int, str, float, int | None, str | None]
+Run = Callable[..., tuple[list[list[Row]], ShuffledExecutor]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run generations of expressions on a stand-in executor."""
+
+    def run(
+        generations: Generations,
+        fates: Mapping[str, Fate],
+        workers: int = 1,
+        seed: int = 0,
+        method: str = "evomal",
+    ) -> tuple[list[list[Row]], ShuffledExecutor]:
+        by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
+        executor = ShuffledExecutor(by_key, workers, seed)
+        monkeypatch.setattr(schedule, "wait", executor.wait)
+        searcher = METHODS[method](tiny_settings(), "identity", 7)
+        rows = []
+        for candidates in as_candidates(generations):
+            outcomes = []
+            for outcome in GenerationSchedule(searcher, candidates, executor).outcomes():
+                searcher.archive.add(outcome)
+                outcomes.append(outcome)
+            assert len(outcomes) == len(candidates)
+            rows.append(sorted(map(as_row, outcomes)))
+            check_losses(outcomes, searcher.archive)
+        return rows, executor
+
+    return run
+
+
+def as_candidates(generations: Generations) -> list[list[Candidate]]:
+    number = 0
+    result = []
+    for generation, texts in enumerate(generations):
+        result.append([new_candidate(number + i, t, generation) for i, t in enumerate(texts)])
+        number += len(texts)
+    return result
+
+
+def as_row(outcome: Outcome) -> Row:
+    candidate = outcome.candidate
+    key = outcome.gradient_key
+    return candidate.number, outcome.status, outcome.fitness, outcome.source, key
+
+
+def check_losses(outcomes: Sequence[Outcome], archive: Archive) -> None:
+    """Every outcome has the screened weights; a duplicate those of the one it equals."""
+    for outcome in outcomes:
+        if outcome.candidate.loss is None:
+            assert outcome.loss is None
+            continue
+        assert outcome.loss is not None
+        assert bool((outcome.loss.weights == 2.0).all())
+        assert outcome.loss.key == outcome.candidate.key
+        if outcome.status == "duplicate":
+            first = archive.find(outcome.candidate)
+            assert first is not None
+            assert outcome.loss is first.loss
+            assert outcome.source == first.candidate.number
+
+
+def one_after_another(generations: Generations, fates: Mapping[str, Fate]) -> list[list[Row]]:
+    """What METHOD.md says, without any concurrency."""
+    by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
+    archive = Archive()
+    rows: list[list[Row]] = []
+    for candidates in as_candidates(generations):
+        rows.append([])
+        for candidate in candidates:
+            fate = by_key[candidate.key]
+            key = fate.gradient_key if fate.verdict == "promising" else None
+            equal = archive.find(candidate)
+            alike = None if key is None else archive.find_gradient(key)
+            if equal is not None:
+                number = equal.candidate.number
+                outcome = new_outcome(candidate, equal.fitness, "duplicate", source=number)
+            elif fate.verdict != "promising":
+                outcome = new_outcome(candidate, INF, fate.verdict)
+            elif alike is not None:
+                number = alike.candidate.number
+                outcome = new_outcome(
+                    candidate, alike.fitness, "equivalent", source=number, gradient_key=key
+                )
+            else:
+                status: Any = "evaluated" if math.isfinite(fate.fitness) else "diverged"
+                outcome = new_outcome(candidate, fate.fitness, status, gradient_key=key)
+            archive.add(outcome)
+            rows[-1].append(as_row(outcome))
+    return rows
+
+
+def random_world(seed: int) -> tuple[list[list[str]], dict[str, Fate]]:
+    """Three generations of a small set of expressions, with fates that meet every filter."""
+    rng = np.random.default_rng(seed)
+
+    def pick(values: Sequence[Any]) -> Any:
+        return values[int(rng.integers(len(values)))]
+
+    pool = [str(correct(rng, half_and_half(rng, 0, 1))) for _ in range(20)]
+    fates = {
+        SymbolicLoss(text).key: Fate(
+            pick(["promising"] * 6 + ["rejected", "diverged"]),
+            pick(["a", "b", "c", "d", None]),
+            pick([0.25, 0.5, 0.75, INF]),
+        )
+        for text in pool
+    }
+    return [[pick(pool) for _ in range(8)] for _ in range(3)], fates
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_outcomes_do_not_depend_on_workers_or_on_what_finishes_first(
+    run: Run, workers: int
+) -> None:
+    seen = set()
+    for seed in range(60):
+        generations, fates = random_world(seed)
+        expected = one_after_another(generations, fates)
+        texts = [text for generation in generations for text in generation]
+        keys = [SymbolicLoss(text).key for text in texts]
+        statuses = [status for generation in expected for _, status, *_ in generation]
+        new = [key for key, status in zip(keys, statuses, strict=True) if status != "duplicate"]
+        promising = [
+            key
+            for key, status in zip(keys, statuses, strict=True)
+            if status == "evaluated" or (status == "diverged" and fates[key].verdict == "promising")
+        ]
+        for order in range(min(workers, 3)):
+            rows, executor = run(generations, fates, workers, order)
+            assert rows == expected
+            assert sorted(executor.screened) == sorted(new)
+            assert sorted(executor.trained) == sorted(promising)
+        seen |= set(statuses)
+    assert seen == {"evaluated", "duplicate", "rejected", "equivalent", "diverged"}
+
+
+A, B, C = "add(y, f)", "sub(y, f)", "mul(y, f)"
+EQUAL_TO_A = "add(f, y)"
+OK = Fate(fitness=0.5)
+
+CASES: dict[str, tuple[Generations, dict[str, Fate], list[Any], list[str]]] = {
+    "nothing in common": (
+        [[A, B]],
+        {A: Fate(fitness=0.5, gradient_key="a"), B: Fate(fitness=0.25, gradient_key="b")},
+        [("evaluated", 0.5, None), ("evaluated", 0.25, None)],
+        [A, B],
+    ),
+    "duplicate within a generation": (
+        [[A, EQUAL_TO_A, A]],
+        {A: OK},
+        [("evaluated", 0.5, None), ("duplicate", 0.5, 0), ("duplicate", 0.5, 0)],
+        [A],
+    ),
+    "duplicate across generations": (
+        [[B, A], [EQUAL_TO_A], [A]],
+        {A: OK, B: OK},
+        [("evaluated", 0.5, None)] * 2 + [("duplicate", 0.5, 1)] * 2,
+        [B, A],
+    ),
+    "order counts where it has a meaning": (
+        [[B, "sub(f, y)"]],
+        {B: OK, "sub(f, y)": OK},
+        [("evaluated", 0.5, None)] * 2,
+        [B, "sub(f, y)"],
+    ),
+    "rejected, and a duplicate of it": (
+        [[A, EQUAL_TO_A], [A]],
+        {A: Fate("rejected", "a")},
+        [("rejected", INF, None), ("duplicate", INF, 0), ("duplicate", INF, 0)],
+        [],
+    ),
+    "rejected passes no gradients on": (
+        [[A, B]],
+        {A: Fate("rejected", "a"), B: Fate(fitness=0.5, gradient_key="a")},
+        [("rejected", INF, None), ("evaluated", 0.5, None)],
+        [B],
+    ),
+    "diverged in screening, and a duplicate of it": (
+        [[A, EQUAL_TO_A, B]],
+        {A: Fate("diverged", "a"), B: Fate(fitness=0.5, gradient_key="a")},
+        [("diverged", INF, None), ("duplicate", INF, 0), ("evaluated", 0.5, None)],
+        [B],
+    ),
+    "equal gradients within a generation": (
+        [[A, B, C]],
+        {text: Fate("promising", "a", fitness) for text, fitness in [(A, 0.5), (B, 0.1), (C, 0)]},
+        [("evaluated", 0.5, None), ("equivalent", 0.5, 0), ("equivalent", 0.5, 0)],
+        [A],
+    ),
+    "equal gradients across generations": (
+        [[A], [B], [C, "abs(sub(y, f))"]],
+        {
+            **{text: Fate("promising", "a", fitness) for text, fitness in [(A, 0.5), (B, 0.1)]},
+            C: Fate("promising", "b", 0.75),
+            "abs(sub(y, f))": Fate("promising", "a", 0.1),
+        },
+        [
+            ("evaluated", 0.5, None),
+            ("equivalent", 0.5, 0),
+            ("evaluated", 0.75, None),
+            ("equivalent", 0.5, 0),
+        ],
+        [A, C],
+    ),
+    "no gradient key, no equivalence": (
+        [[A, B], [C]],
+        {A: OK, B: OK, C: OK},
+        [("evaluated", 0.5, None)] * 3,
+        [A, B, C],
+    ),
+    "diverged in training, with equivalents and a duplicate": (
+        [[A, B, EQUAL_TO_A], [C]],
+        {text: Fate("promising", "a", fitness) for text, fitness in [(A, INF), (B, 0.1), (C, 0)]},
+        [
+            ("diverged", INF, None),
+            ("equivalent", INF, 0),
+            ("duplicate", INF, 0),
+            ("equivalent", INF, 0),
+        ],
+        [A],
+    ),
+    "duplicate of an equivalent": (
+        [[B, A, EQUAL_TO_A], [EQUAL_TO_A]],
+        {text: Fate("promising", "a", fitness) for text, fitness in [(B, 0.5), (A, 0.1)]},
+        [
+            ("evaluated", 0.5, None),
+            ("equivalent", 0.5, 0),
+            ("duplicate", 0.5, 1),
+            ("duplicate", 0.5, 1),
+        ],
+        [B],
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_filters_decide_as_the_method_says(run: Run, case: str, workers: int) -> None:
+    generations, fates, expected, trained = CASES[case]
+    for seed in range(6):
+        rows, executor = run(generations, fates, workers, seed)
+        found = [(status, fitness, source) for row in rows for _, status, fitness, source, _ in row]
+        assert found == expected
+        assert sorted(executor.trained) == sorted(SymbolicLoss(text).key for text in trained)
+        texts = {SymbolicLoss(text).key for row in generations for text in row if text}
+        assert sorted(executor.screened) == sorted(texts)
+
+
+def test_the_task_loss_is_trained_without_screening(run: Run) -> None:
+    rows, executor = run([[None], [None]], {}, method="baseline")
+    assert rows == [[(0, "evaluated", 1.0, None, None)], [(1, "duplicate", 1.0, 0, None)]]
+    assert executor.trained == ["task loss"]
+    assert executor.screened == []
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "baseline"])
+def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
+    _, executor = run([[A]], {A: OK}, method=name)
+    screening, training = executor.arguments
+    method = METHODS[name]
+    assert screening == (tiny_settings(), 7, method.optimizes_weights, method.filters)
+    assert training == (tiny_settings(), 7)
+
+
+def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = ShuffledExecutor({SymbolicLoss(A).key: Fate("promising", "a", 0.5)}, 1, 0)
+    monkeypatch.setattr(schedule, "wait", executor.wait)
+    method = METHODS["evomal"](tiny_settings(), "identity", 0)
+    (outcome,) = GenerationSchedule(method, [new_candidate(0, A)], executor).outcomes()
+    assert (outcome.correlation, outcome.gradient_key) == (0.5, "a")
+    assert set(outcome.seconds) == {"screening", "training"}
+
+
+def test_no_candidates_give_no_outcomes(run: Run) -> None:
+    assert run([[], [A], []], {A: OK})[0] == [[], [(0, "evaluated", 0.5, None, None)], []]
+
+
+@pytest.mark.parametrize("stage", ["screening", "training"])
+def test_a_dead_worker_is_an_input_error(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying(ShuffledExecutor):
+        def wait(self, futures: Any, return_when: str) -> Any:
+            if bool(self.trained) == (stage == "training"):
+                for future in futures:
+                    future.set_exception(BrokenProcessPool())
+                return futures, []
+            return super().wait(futures, return_when)
+
+    executor = Dying({}, 1, 0)
+    monkeypatch.setattr(schedule, "wait", executor.wait)
+    method = METHODS["evomal"](tiny_settings(), "identity", 0)
+    candidates = [new_candidate(0, A)]
+    with pytest.raises(InputError, match="worker process died"):
+        list(GenerationSchedule(method, candidates, executor).outcomes())

@@ -1,0 +1,365 @@
+"""Algorithm 1: hypergradients against each other, against real SGD, and the optimised weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from evomal.expressions.expression import Expression
+from evomal.losses.base import Link, Loss
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.seeding import derive_generator, isolated_torch_rng
+from evomal.tasks.task import SGD, Task
+from evomal.training.numerics import DivergedError
+from evomal.training.settings import EvaluationSettings
+from evomal.training.unrolled import (
+    MetaSchedule,
+    MetaStep,
+    first_step_size,
+    forward_hypergradient,
+    optimize_weights,
+    reverse_hypergradient,
+    sgd_step,
+    supports_forward_mode,
+)
+from strategies import fast, weighted_losses
+from tasks_for_tests import (
+    TASK_BY_LINK,
+    ConvNet,
+    NoForwardMode,
+    Perceptron,
+    SharedGradients,
+    SummedParameter,
+    TiedFrozenUnused,
+    image_task,
+    regression_task,
+)
+
+F64 = torch.float64
+OPTIMIZERS = {
+    "plain": SGD(0.1, 0.0, False, 0.0),
+    "momentum": SGD(0.1, 0.9, False, 0.0),
+    "nesterov": SGD(0.1, 0.9, True, 0.0),
+    "decay": SGD(0.1, 0.0, False, 0.05),
+    "dampening": SGD(0.1, 0.9, False, 0.0, 0.4),
+    "dampening decay": SGD(0.05, 0.6, False, 0.1, 0.9),
+    "nesterov decay": SGD(0.1, 0.5, True, 0.05),
+}
+SMOOTH = "mul(tanh(sub(y, f)), sub(square(f), y))"
+SQUARED_ERROR = "square(sub(y, f))"
+
+
+def smooth_loss(link: Link) -> SymbolicLoss:
+    phi = torch.linspace(0.7, 1.4, 8, dtype=F64)
+    return SymbolicLoss(SMOOTH, phi, link=link)
+
+
+def squared_error(**settings: Any) -> SymbolicLoss:
+    return SymbolicLoss(SQUARED_ERROR, torch.ones(3, dtype=F64), **settings)
+
+
+def meta_step(task: Task, base_steps: int = 1, seed: int = 0) -> MetaStep:
+    return MetaSchedule(task, EvaluationSettings(meta_steps=1, base_steps=base_steps), seed).step(0)
+
+
+def judged(step: MetaStep, loss: Loss, phi: Tensor) -> Tensor:
+    """L_T after ordinary training with torch's own SGD on the batches of a meta step."""
+    learner, settings = copy.deepcopy(step.learner), step.task.optimizer
+    sgd = torch.optim.SGD(
+        [p for p in learner.parameters() if p.requires_grad],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        dampening=settings.dampening,
+    )
+    with isolated_torch_rng(step.task.device, step.seed):
+        for batch in step.training:
+            sgd.zero_grad()
+            value = loss.evaluate(learner(batch.inputs), batch.targets, phi)
+            value.backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+        return step.task.task_loss(learner(step.judging.inputs), step.judging.targets).detach()
+
+
+def central_differences(function: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
+    h = 1e-5
+    units = h * torch.eye(len(phi), dtype=F64)
+    return torch.stack([(function(phi + u) - function(phi - u)) / (2 * h) for u in units])
+
+
+def both(loss: Loss, phi: Tensor, step: MetaStep) -> list[Tensor | None]:
+    """Forward and reverse hypergradient, each of its own learner; None for a divergence."""
+    found: list[Tensor | None] = []
+    for hypergradient in (forward_hypergradient, reverse_hypergradient):
+        # torch leaves a module that is registered under two names changed
+        own = replace(step, learner=copy.deepcopy(step.learner))
+        try:
+            found.append(hypergradient(loss, phi.detach().clone().requires_grad_(), own))
+        except DivergedError:
+            found.append(None)
+    return found
+
+
+def assert_same(forward: Tensor | None, reverse: Tensor | None) -> None:
+    """Equal to 1e-6 of the largest component; both or neither diverged.
+
+    Components far below the largest, or below 1e-14, are what is left of sums of batch rows that
+    cancel: α·(B·C terms of order one)·2⁻⁵² of round-off.
+    """
+    if forward is None or reverse is None:
+        assert forward is reverse
+        return
+    floor = 1e-6 * float(reverse.abs().max()) + 1e-14
+    torch.testing.assert_close(forward, reverse, rtol=0, atol=floor)
+
+
+# Hypergradients
+
+
+@cache
+def step_with(link: Link, optimizer: str) -> MetaStep:
+    return meta_step(TASK_BY_LINK[link](F64, optimizer=OPTIMIZERS[optimizer]))
+
+
+@pytest.mark.parametrize("link", TASK_BY_LINK)
+@given(loss=weighted_losses(), optimizer=st.sampled_from(list(OPTIMIZERS)))
+@fast
+def test_forward_equals_reverse(
+    link: Link, loss: tuple[Expression, Tensor], optimizer: str
+) -> None:
+    expression, phi = loss
+    step = step_with(link, optimizer)
+    assert_same(*both(SymbolicLoss(expression, phi, link=link), phi, step))
+
+
+LEARNERS: dict[str, Callable[..., Task]] = {
+    "conv, batch norm, dropout": partial(image_task, F64),
+    "tied, frozen, unused": partial(regression_task, F64, model=partial(TiedFrozenUnused, 1, F64)),
+    "two parameters, one gradient": partial(
+        regression_task, F64, model=partial(SharedGradients, 1, F64)
+    ),
+    "summed parameter": partial(regression_task, F64, model=partial(SummedParameter, 1, F64)),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS)
+def test_forward_equals_reverse_for_awkward_learners(
+    make: Callable[..., Task], optimizer: str
+) -> None:
+    task = make(optimizer=OPTIMIZERS[optimizer])
+    loss = smooth_loss(task.link)
+    forward, reverse = both(loss, loss.weights, meta_step(task))
+    assert reverse is not None
+    assert reverse.abs().min() > 1e-6
+    assert_same(forward, reverse)
+
+
+@pytest.mark.parametrize("base_steps", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("make", [*TASK_BY_LINK.values(), image_task], ids=lambda f: f.__name__)
+def test_reverse_equals_finite_differences_through_torchs_sgd(
+    make: Callable[..., Task], optimizer: str, base_steps: int
+) -> None:
+    task = make(F64, optimizer=OPTIMIZERS[optimizer])
+    loss, step = smooth_loss(task.link), meta_step(task, base_steps)
+    expected = central_differences(partial(judged, step, loss), loss.weights)
+    found = reverse_hypergradient(loss, loss.weights.clone().requires_grad_(), step)
+    assert expected.abs().max() > 1e-4
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_torchs(name: str) -> None:
+    settings = OPTIMIZERS[name]
+    rng = torch.Generator().manual_seed(0)
+    start = [torch.randn(2, 3, generator=rng, dtype=F64), torch.randn(4, generator=rng, dtype=F64)]
+    leaves = [nn.Parameter(value.clone()) for value in start]
+    sgd = torch.optim.SGD(
+        leaves,
+        settings.learning_rate,
+        settings.momentum,
+        settings.dampening,
+        settings.weight_decay,
+        settings.nesterov,
+    )
+    theta = start
+    momenta: list[Tensor | None] = [None, None]
+    for _ in range(5):
+        gradients = [torch.randn(v.shape, generator=rng, dtype=F64) for v in start]
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient.clone()
+        sgd.step()
+        theta, momenta = sgd_step(settings, theta, gradients, momenta)
+        torch.testing.assert_close(theta, [leaf.detach() for leaf in leaves])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_first_step_size_is_the_slope_of_torchs_first_step(name: str) -> None:
+    settings = OPTIMIZERS[name]
+    moved = []
+    for slope in (1.0, 3.0):
+        (theta,), _ = sgd_step(
+            settings, [torch.ones((), dtype=F64)], [torch.tensor(slope, dtype=F64)], [None]
+        )
+        moved.append(float(theta))
+    assert first_step_size(settings) == pytest.approx((moved[0] - moved[1]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "supported"),
+    [(Perceptron, True), (TiedFrozenUnused, True), (NoForwardMode, False)],
+)
+def test_support_of_forward_mode_is_tried(model: Callable[[], nn.Module], supported: bool) -> None:
+    task = regression_task(model=model)
+    assert supports_forward_mode(task) is supported
+    for base_steps, expected in [(1, supported), (2, False)]:
+        schedule = MetaSchedule(task, EvaluationSettings(meta_steps=1, base_steps=base_steps), 0)
+        assert (schedule.hypergradient is forward_hypergradient) is expected
+        assert (schedule.hypergradient is reverse_hypergradient) is not expected
+
+
+def test_batch_norm_and_dropout_support_forward_mode() -> None:
+    assert supports_forward_mode(image_task(model=ConvNet))
+
+
+# The schedule
+
+
+def test_a_meta_step_does_not_depend_on_how_many_follow() -> None:
+    task = regression_task()
+    short, long = (
+        MetaSchedule(task, EvaluationSettings(meta_steps=n, base_steps=2), 4) for n in (3, 9)
+    )
+    for i in range(3):
+        a, b = short.step(i), long.step(i)
+        assert a.seed == b.seed
+        for one, other in zip([*a.training, a.judging], [*b.training, b.judging], strict=True):
+            assert torch.equal(one.inputs, other.inputs)
+            assert torch.equal(one.targets, other.targets)
+        torch.testing.assert_close(a.parameters(), b.parameters(), rtol=0, atol=0)
+
+
+def test_every_meta_step_has_a_fresh_learner_and_fresh_batches() -> None:
+    schedule = MetaSchedule(regression_task(), EvaluationSettings(meta_steps=2, base_steps=2), 0)
+    steps = [schedule.step(0), schedule.step(1)]
+    first, second = (nn.utils.parameters_to_vector(s.learner.parameters()) for s in steps)
+    assert not torch.isclose(first, second).any()
+    batches = [batch.inputs for s in steps for batch in (*s.training, s.judging)]
+    assert len({tuple(batch.flatten().tolist()) for batch in batches}) == len(batches)
+    assert all(len(batch) == 8 for batch in batches)
+
+
+@pytest.mark.parametrize("meta_batch", ["validation", "training"])
+def test_batches_come_from_the_split_that_they_should(meta_batch: Any) -> None:
+    task = regression_task(batch_size=30)
+    step = MetaSchedule(task, EvaluationSettings(meta_steps=1, meta_batch=meta_batch), 0).step(0)
+    for batch, split in [
+        (step.training[0], task.train),
+        (step.judging, task.validation if meta_batch == "validation" else task.train),
+    ]:
+        rows = [tuple(row) for row in batch.inputs.tolist()]
+        assert len(set(rows)) == min(30, len(split))
+        assert set(rows) <= {tuple(row) for row in split.inputs.tolist()}
+
+
+# Optimising the weights
+
+
+def reference(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> Tensor:
+    """Algorithm 1 by double backward, with Adam written out."""
+    phi = loss.initial_weights(derive_generator(seed, "phi", loss.key))
+    m, v = torch.zeros_like(phi), torch.zeros_like(phi)
+    schedules = [MetaSchedule(task, settings, seed) for task in tasks]
+    for i in range(settings.meta_steps):
+        leaf = phi.clone().requires_grad_()
+        g = sum(reverse_hypergradient(loss, leaf, s.step(i)) for s in schedules) / len(tasks)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        m_hat, v_hat = m / (1 - 0.9 ** (i + 1)), v / (1 - 0.999 ** (i + 1))
+        phi = phi - settings.meta_learning_rate * m_hat / (v_hat.sqrt() + 1e-8)
+    return phi
+
+
+SETTINGS = EvaluationSettings(meta_steps=4, meta_learning_rate=0.05)
+CASES: dict[str, tuple[EvaluationSettings, list[Task]]] = {
+    "one step": (SETTINGS, [regression_task(F64)]),
+    "two base steps": (replace(SETTINGS, base_steps=2), [regression_task(F64)]),
+    "training batch": (replace(SETTINGS, meta_batch="training"), [regression_task(F64)]),
+    "no forward mode": (SETTINGS, [regression_task(F64, model=partial(NoForwardMode, 1, F64))]),
+    "two tasks": (
+        SETTINGS,
+        [
+            regression_task(F64),
+            regression_task(
+                F64, name="other", batch_size=5, task_loss=lambda p, t: 3 * (p - t).abs().mean()
+            ),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "tasks"), CASES.values(), ids=CASES)
+def test_weights_are_those_of_algorithm_1(settings: EvaluationSettings, tasks: list[Task]) -> None:
+    loss = smooth_loss("identity")
+    found = optimize_weights(loss, tasks, settings, seed=3)
+    torch.testing.assert_close(found, reference(loss, tasks, settings, 3), rtol=1e-6, atol=1e-9)
+
+
+def test_every_setting_and_task_counts() -> None:
+    loss = smooth_loss("identity")
+    found = [tuple(optimize_weights(loss, t, s, 3).tolist()) for s, t in CASES.values()]
+    assert len(set(found)) == len(CASES)
+
+
+def test_equal_seeds_give_equal_weights_and_leave_the_global_generator() -> None:
+    task, loss = image_task(), SymbolicLoss(SMOOTH, link="softmax")
+    state = torch.random.get_rng_state()
+    first, again, other = (optimize_weights(loss, [task], SETTINGS, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, other, rtol=1e-6).any()
+    assert not first.requires_grad
+    assert torch.equal(loss.weights, torch.ones(8))
+
+
+@pytest.mark.parametrize("meta_batch", ["validation", "training"])
+def test_optimising_lowers_the_task_loss_after_a_step(meta_batch: Any) -> None:
+    settings = EvaluationSettings(meta_steps=40, meta_learning_rate=0.05, meta_batch=meta_batch)
+    task, loss = regression_task(F64), squared_error()
+    phi = optimize_weights(loss, [task], settings, 0)
+    schedule = MetaSchedule(task, settings, 1)  # steps that were not optimised on
+    before, after = (
+        sum(float(judged(schedule.step(i), loss, w)) for i in range(20))
+        for w in (loss.weights, phi)
+    )
+    assert after < 0.95 * before
+
+
+@pytest.mark.parametrize("terminal", ["f", "1"])
+def test_a_loss_without_weights_stays_as_it_is(terminal: str) -> None:
+    assert optimize_weights(SymbolicLoss(terminal), [regression_task()], SETTINGS, 0).shape == (0,)
+
+
+def test_without_meta_steps_the_weights_stay_initial() -> None:
+    loss = squared_error()
+    found = optimize_weights(loss, [regression_task(F64)], EvaluationSettings(meta_steps=0), 5)
+    assert torch.equal(found, loss.initial_weights(derive_generator(5, "phi", loss.key)))
+
+
+@pytest.mark.parametrize("model", [Perceptron, NoForwardMode])
+def test_an_overflow_is_a_divergence(model: Callable[[], nn.Module]) -> None:
+    deep = "sub(add(y, add(1, 1)), f)"
+    for _ in range(9):
+        deep = f"square({deep})"
+    with pytest.raises(DivergedError):
+        optimize_weights(SymbolicLoss(deep), [regression_task(model=model)], SETTINGS, 0)
