@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 
+from evomal.expressions.expression import Expression, parse
 from evomal.expressions.symbolic import PrintedForm, PrintRequest
 from evomal.losses.base import Loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Candidate, Method, Outcome, Status
+from evomal.methods.evolution import GPLFL
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback
 from evomal.runs.schedule import screen_candidate, train_candidate
@@ -71,6 +74,39 @@ def advance(method: Method) -> list[Candidate]:
     return candidates
 
 
+LARGE = "add(f, add(1, add(1, add(1, y))))"
+OVERFLOW = "square(" * 9 + LARGE + ")" * 9
+
+
+class Fixed(GPLFL):
+    """A method whose generations are given: every outcome occurs, for a known reason."""
+
+    name: ClassVar[str] = "fixed"
+    expected: ClassVar[list[list[tuple[str, str, int | None]]]] = [
+        [
+            ("square(sub(y, f))", "evaluated", None),
+            ("square(sub(f, y))", "equivalent", 0),
+            ("mul(1, square(sub(y, f)))", "equivalent", 0),
+            ("mul(square(sub(y, f)), 1)", "duplicate", 2),
+            ("mul(-1, square(sub(y, f)))", "rejected", None),
+            (OVERFLOW, "diverged", None),
+        ],
+        [
+            ("mul(square(sub(y, f)), -1)", "duplicate", 4),
+            (OVERFLOW, "duplicate", 5),
+            ("abs(sub(y, f))", "evaluated", None),
+            ("abs(sub(f, y))", "equivalent", 8),
+            ("mul(sub(y, f), sub(y, f))", "equivalent", 0),
+        ],
+    ]
+
+    def _initial_population(self) -> list[Expression]:
+        return [parse(text) for text, *_ in self.expected[0]]
+
+    def _offspring(self) -> list[Expression]:
+        return [parse(text) for text, *_ in self.expected[self.generation]]
+
+
 class Recorder(Callback):
     """Notes every call; raises at the call with number `stop`."""
 
@@ -117,10 +153,10 @@ def instant_formulas(requests: Sequence[PrintRequest]) -> list[PrintedForm]:
 def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """A new interpreter that can import the tests' modules; its streams are text pipes."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "100"}
+    environment.pop("PYTHONUNBUFFERED", None)  # users do not set it
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path}, **streams | options
-    )
+    return subprocess.Popen([sys.executable, *arguments], env=environment, **streams | options)
 
 
 def run_python(*arguments: str, **options: Any) -> tuple[int, str, str]:
@@ -130,7 +166,7 @@ def run_python(*arguments: str, **options: Any) -> tuple[int, str, str]:
         return process.returncode, output, errors
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A new interpreter that does not outlive the block."""
     with python(*arguments, **options) as process:
@@ -138,6 +174,19 @@ def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def run_in_terminal(*arguments: str, **options: Any) -> tuple[int, str]:
+    """Exit status of a new interpreter on a terminal, and everything that appeared there."""
+    ours, theirs = pty.openpty()
+    shown = b""
+    with running(*arguments, stdin=theirs, stdout=theirs, stderr=theirs, **options) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+            while piece := os.read(ours, 65536):
+                shown += piece
+        os.close(ours)
+        return process.wait(), shown.decode()
 
 
 @dataclass(frozen=True)

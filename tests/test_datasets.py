@@ -319,7 +319,7 @@ def test_california_is_made_of_the_original_archive(
 
 @pytest.mark.parametrize("dataset", ["boston", "california", "mnist"])
 def test_a_corrupt_download_leaves_nothing_behind(
-    dataset: str, mirror: Mirror, data_dir: Path, tmp_path: Path
+    dataset: str, mirror: Mirror, tmp_path: Path
 ) -> None:
     for name in (*(Path(file).name for file in DATASETS[dataset].files), "cal_housing.tgz"):
         put(mirror.folder / name, b"garbage")

@@ -8,24 +8,24 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from evomal import InputError, Run, Task, load_loss, search
-from evomal.expressions.expression import Expression, parse
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES
-from evomal.methods.evolution import GPLFL
 from evomal.methods.registry import METHODS
 from evomal.runs import run as run_module
 from evomal.runs.schedule import train_candidate
 from evomal.runs.store import BEST_LOSS, DATABASE, RunStore
 from evomal.training.screening import screen
 from run_helpers import (
+    OVERFLOW,
     TINY,
+    Fixed,
     Recorder,
     contents,
     instant_formulas,
@@ -34,9 +34,6 @@ from run_helpers import (
     without_timing,
 )
 from tasks_for_tests import Perceptron, classification_task, regression_task
-
-LARGE = "add(f, add(1, add(1, add(1, y))))"
-OVERFLOW = "square(" * 9 + LARGE + ")" * 9
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,35 +56,6 @@ def stored(run: Run) -> list[Any]:
 
 def decisions(run: Run) -> list[tuple[int, str, float, int | None]]:
     return [(o.candidate.number, o.status, o.fitness, o.source) for o in stored(run)]
-
-
-class Fixed(GPLFL):
-    """A method whose generations are given: every outcome occurs, for a known reason."""
-
-    name: ClassVar[str] = "fixed"
-    expected: ClassVar[list[list[tuple[str, str, int | None]]]] = [
-        [
-            ("square(sub(y, f))", "evaluated", None),
-            ("square(sub(f, y))", "equivalent", 0),
-            ("mul(1, square(sub(y, f)))", "equivalent", 0),
-            ("mul(square(sub(y, f)), 1)", "duplicate", 2),
-            ("mul(-1, square(sub(y, f)))", "rejected", None),
-            (OVERFLOW, "diverged", None),
-        ],
-        [
-            ("mul(square(sub(y, f)), -1)", "duplicate", 4),
-            (OVERFLOW, "duplicate", 5),
-            ("abs(sub(y, f))", "evaluated", None),
-            ("abs(sub(f, y))", "equivalent", 8),
-            ("mul(sub(y, f), sub(y, f))", "equivalent", 0),
-        ],
-    ]
-
-    def _initial_population(self) -> list[Expression]:
-        return [parse(text) for text, *_ in self.expected[0]]
-
-    def _offspring(self) -> list[Expression]:
-        return [parse(text) for text, *_ in self.expected[self.generation]]
 
 
 @pytest.fixture
@@ -275,6 +243,22 @@ def test_an_interrupted_run_can_be_read(
     assert decisions(run) == decisions(whole)[:candidates]
 
 
+def test_an_interrupt_while_formulas_are_made_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    recorder = Recorder()
+    monkeypatch.setattr(run_module, "printed_forms", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path, method="gp-lfl", seed=1, callbacks=[recorder])
+    monkeypatch.setattr(run_module, "printed_forms", instant_formulas)
+    assert recorder.calls[-1][0] == "end"
+    assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS}
+    assert Run(tmp_path).facts["status"] in ("finished", "interrupted")
+
+
 def local_model() -> Any:
     return lambda: Perceptron(1)
 
@@ -291,8 +275,7 @@ NAN, INF = math.nan, math.inf
 BAD_ARGUMENTS: list[dict[str, Any]] = [
     *({name: 0} for name in ("population_size", "generations", "tournament_size", "base_steps")),
     *({name: 0} for name in ("rejection_batch", "testing_steps", "threads", "workers")),
-    *({name: -1} for name in ("meta_steps", "rejection_steps", "min_initial_height")),
-    {"max_mutation_height": -1},
+    *({name: -1} for name in ("meta_steps", "rejection_steps", "max_mutation_height")),
     {"population_size": 4.5},
     *({"meta_learning_rate": value} for value in (0.0, -1.0, NAN, INF)),
     *({name: NAN} for name in ("crossover_rate", "mutation_rate", "elitism_rate")),
@@ -302,11 +285,7 @@ BAD_ARGUMENTS: list[dict[str, Any]] = [
     {"min_initial_height": 5},
     {"max_initial_height": 11},
     {"min_initial_height": 0, "max_initial_height": 0},
-    {"activation": "relu"},
-    {"meta_batch": "test"},
-    {"method": "nonsense"},
-    {"preset": "nonsense"},
-    {"nonsense": 1},
+    *({name: "no"} for name in ("activation", "meta_batch", "method", "preset", "nonsense")),
 ]
 
 

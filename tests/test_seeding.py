@@ -95,14 +95,19 @@ def test_the_global_generator_is_restored_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0"])
-def test_the_gpus_generators_are_restored(device: str) -> None:
+DEVICES = ["cpu", "cuda", "cuda:0"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_devices_generator_is_restored(device: str) -> None:
     def draws() -> list[float]:
         with isolated_torch_rng(torch.device(device), 1):
             values: list[float] = torch.rand(3, device=device).tolist()
             return values
 
-    before = torch.cuda.get_rng_state()
+    def states() -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+    before = states()
     assert draws() == draws()
-    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert all(torch.equal(now, then) for now, then in zip(states(), before, strict=True))

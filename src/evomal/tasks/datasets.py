@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import pickle
 import struct
@@ -119,7 +120,7 @@ _BOSTON = "boston/housing.data"
 def _read_boston(data_dir: Path) -> tuple[Array, ...]:
     path = data_dir / _BOSTON
     try:
-        table = np.loadtxt(path, dtype=np.float64)
+        table = np.array([line.split() for line in path.read_text().splitlines()], np.float64)
     except (ValueError, OSError) as error:
         raise _damaged(path, error) from error
     if table.shape != (506, 14):
@@ -149,7 +150,10 @@ def _read_california(data_dir: Path) -> tuple[Array, ...]:
     except (
         OSError,
         EOFError,
+        MemoryError,
         zlib.error,
+        lzma.LZMAError,
+        struct.error,
         pickle.UnpicklingError,
         ValueError,
         TypeError,

@@ -90,6 +90,8 @@ def load_task(
     """
     if name not in TASKS:
         raise InputError(f"Unknown task {name!r}; choose from {', '.join(TASKS)}.")
+    if split_seed < 0:
+        raise InputError(f"The split seed must not be negative, but is {split_seed}.")
     info = TASKS[name]
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
     if DATASETS[info.dataset].kind == "table":
@@ -154,4 +156,4 @@ def _image_parts(arrays: tuple[Array, ...], seed: int) -> list[Data]:
 
 def _standardise_pixels(images: Tensor, mean: float, deviation: float) -> Tensor:
     """Scale uint8 pixels to mean 0 and standard deviation 1."""
-    return images.float().sub_(255 * mean).div_(255 * deviation)
+    return images.float().sub(255 * mean).div_(255 * deviation)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
@@ -46,6 +48,10 @@ class SGD:
     dampening: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"The learning rate must be above 0, but is {self.learning_rate}.")
+        if not (self.momentum >= 0 and self.weight_decay >= 0):
+            raise InputError("Momentum and weight decay must not be negative.")
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
             raise InputError("Nesterov momentum needs a momentum above 0 and no dampening.")
 
@@ -138,14 +144,18 @@ class Task:
         self.split = split
         self.device = _available(device)
         learner = self.new_model(seed=0)
+        if self.new_model(seed=0) is learner:
+            raise InputError("The model factory must return a new module at every call.")
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters, so no loss can train it.")
         self.train = self._read(train, "training", dtype)
         self.validation = self._read(validation, "validation", dtype)
         self.test = None if test is None else self._read(test, "test", dtype)
-        for part, data in [("training", self.train), ("validation", self.validation)]:
-            self._check_fit(learner, data, part)
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        for part, data in parts.items():
+            if data is not None:
+                self._check_fit(learner, data, part)
 
     def new_model(self, seed: int) -> nn.Module:
         """A fresh base learner in train mode on the device, its initialisation fixed by `seed`.
@@ -181,33 +191,32 @@ class Task:
 
     def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
         """A data split as tensors on the device; floating values in the model's type."""
-        if isinstance(source, Dataset):
-            count = len(source)  # type: ignore[arg-type]
-            if count:
-                source = default_collate([source[i] for i in range(count)])
-        if isinstance(source, Data):
-            source = (source.inputs, source.targets)
         try:
-            inputs, targets = (torch.as_tensor(values) for values in source)
+            if isinstance(source, Dataset):
+                source = default_collate([source[i] for i in range(len(source))])  # type: ignore[arg-type]
+            elif isinstance(source, Data):
+                source = (source.inputs, source.targets)
+            inputs, targets = map(_as_tensor, source)
             rows = len(inputs), len(targets)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise InputError(
-                f"The {part} data must be a pair (inputs, targets) of tensors or a Dataset of such "
-                f"pairs ({error})."
+                f"The {part} data must be a pair (inputs, targets) of tensors or a map-style "
+                f"Dataset of such pairs ({_first_line(error)})."
             ) from error
         if rows[0] != rows[1] or rows[0] == 0:
             raise InputError(
                 f"The {part} data has {rows[0]} inputs and {rows[1]} targets; "
                 "it needs equally many, at least one."
             )
-        for kind, values in [("inputs", inputs), ("targets", targets)]:
-            if values.is_floating_point() and not values.isfinite().all():
-                raise InputError(
-                    f"The {part} {kind} hold NaN or infinity; remove or impute those rows first."
-                )
         if inputs.is_floating_point():
             inputs = inputs.to(dtype)
         targets = self._read_targets(targets, part, dtype)
+        for kind, values in [("inputs", inputs), ("targets", targets)]:
+            if values.is_floating_point() and not values.isfinite().all():
+                raise InputError(
+                    f"The {part} {kind} hold NaN, infinity or numbers too large for {dtype}; "
+                    "remove or impute those rows first."
+                )
         return Data(inputs.to(self.device), targets.to(self.device))
 
     def _read_targets(self, targets: Tensor, part: str, dtype: torch.dtype) -> Tensor:
@@ -219,7 +228,7 @@ class Task:
                 )
             return targets.long()
         targets = targets.to(dtype)
-        if self.link == "sigmoid" and not bool(((targets >= 0) & (targets <= 1)).all()):
+        if self.link == "sigmoid" and bool(((targets < 0) | (targets > 1)).any()):
             raise InputError(f"With link 'sigmoid' the {part} targets must lie in [0, 1].")
         return targets
 
@@ -229,10 +238,17 @@ class Task:
         try:
             with torch.no_grad(), isolated_torch_rng(self.device, 0):
                 pred = learner.eval()(self.batch(data, two).inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            AssertionError,
+        ) as error:
             raise InputError(
                 f"The model fails on the {part} inputs, two rows of shape "
-                f"{tuple(data.inputs[two].shape)}: {error}"
+                f"{tuple(data.inputs[two].shape)}: {_first_line(error)}"
             ) from error
         target = data.targets[two]
         if not isinstance(pred, Tensor):
@@ -262,6 +278,21 @@ def _available(device: str | torch.device) -> torch.device:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"The device {str(device)!r} cannot be used: {reason}") from error
+        raise InputError(
+            f"The device {str(device)!r} cannot be used: {_first_line(error)}"
+        ) from error
+    if device.type == "meta":
+        raise InputError("The device 'meta' holds no numbers; use cpu or cuda.")
     return device
+
+
+def _as_tensor(values: Any) -> Tensor:
+    """A tensor of an array; a read-only array, such as a memory map, is copied."""
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()
+    return torch.as_tensor(values)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

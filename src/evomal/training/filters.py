@@ -13,6 +13,7 @@ from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.task import Data, Task
 from evomal.training.numerics import draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
+from evomal.training.training import finite_metric
 
 
 def raw_outputs(task: Task, count: int, seed: int) -> Data:
@@ -50,12 +51,9 @@ def correlation(
             task.optimizer.learning_rate,
             task.rejection_steps if steps is None else steps,
         )
-        before, after = (
-            torch.as_tensor(task.metric(pred, outputs.targets), dtype=torch.float64)
-            for pred in (outputs.inputs, optimized)
-        )
-        require_finite([optimized, before, after])
-        total += float(before - after)
+        require_finite([optimized])
+        total += finite_metric(task, outputs.inputs, outputs.targets)
+        total -= finite_metric(task, optimized, outputs.targets)
     return total / len(tasks)
 
 

@@ -111,7 +111,7 @@ def compare(
     Raises
     ------
     InputError
-        If the task has no test data or the loss does not fit the task.
+        If the task has no test data, the loss does not fit the task, or there is nothing to do.
     """
     if task.test is None:
         raise InputError(f"The task {task.name!r} has no test data to compare losses on.")
@@ -120,6 +120,10 @@ def compare(
             f"The loss has link {loss.link!r}, but the task {task.name!r} needs {task.link!r}."
         )
     steps = task.testing_steps if steps is None else steps
+    if not seeds:
+        raise InputError("A comparison needs at least one seed.")
+    if steps < 0:
+        raise InputError(f"The number of training steps must not be negative, but is {steps}.")
 
     def test(name: str, train_loss: TensorLoss, learning_rate: float) -> Sample:
         values = []

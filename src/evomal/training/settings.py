@@ -42,8 +42,10 @@ class EvaluationSettings:
 
     def validate(self) -> None:
         """Raise an `InputError` for the first setting that makes no sense."""
-        require_at_least(self, 0, "meta_steps", "rejection_steps")
-        require_at_least(self, 1, "base_steps", "rejection_batch", "testing_steps", "threads")
+        require_at_least(self, 0, "rejection_steps")
+        require_at_least(
+            self, 1, "meta_steps", "base_steps", "rejection_batch", "testing_steps", "threads"
+        )
         if not self.meta_learning_rate > 0:
             raise InputError("The setting meta_learning_rate must be above 0.")
         if self.meta_batch not in ("validation", "training"):

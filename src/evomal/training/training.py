@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -98,9 +99,22 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     for start in range(0, len(data), _EVALUATION_ROWS):
         pieces.append(learner(task.batch(data, slice(start, start + _EVALUATION_ROWS)).inputs))
     pred = torch.cat(pieces)
-    value = torch.as_tensor(task.metric(pred, data.targets), dtype=torch.float64)
-    require_finite([pred, value])
-    return float(value)
+    require_finite([pred])
+    return finite_metric(task, pred, data.targets)
+
+
+def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
+    """L_P of raw outputs.
+
+    Raises
+    ------
+    DivergedError
+        If it is not finite.
+    """
+    value = float(task.metric(pred, target))
+    if not math.isfinite(value):
+        raise DivergedError
+    return value
 
 
 def fitness(loss: Sequence[TensorLoss], tasks: Sequence[Task], steps: int, seed: int) -> float:

@@ -228,14 +228,15 @@ def _jacobian_product(
 def _first_step(
     optimizer: SGD, theta: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> list[Tensor]:
-    """θ₁ after the first step of SGD, as new leaves in the memory of the gradients."""
+    """θ₁ after the first step of SGD, as new leaves; parameters may share a gradient's memory."""
     alpha = first_step_size(optimizer)
+    decay = 1 - alpha * optimizer.weight_decay
     with torch.no_grad():
-        for value, gradient in zip(theta, gradients, strict=True):
-            if optimizer.weight_decay:
-                gradient.add_(value, alpha=optimizer.weight_decay)
-            gradient.mul_(-alpha).add_(value)
-    return [gradient.requires_grad_() for gradient in gradients]
+        updated = [
+            torch.mul(value, decay).add_(gradient, alpha=-alpha)
+            for value, gradient in zip(theta, gradients, strict=True)
+        ]
+    return [value.requires_grad_() for value in updated]
 
 
 def first_step_size(optimizer: SGD) -> float:
