@@ -117,8 +117,12 @@ def global_seedings(tree: ast.Module) -> list[str]:
     modules = ("torch", "np", "numpy", "random")
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     names = [name for name in [*calls, *imported_modules(tree)] if "(" not in name]
-    split = [(name, name.split(".")) for name in names]
-    return [name for name, parts in split if parts[0] in modules and parts[-1] in functions]
+    return [
+        name
+        for name in names
+        if name.split(".")[-1] in functions
+        and (name.split(".")[0] in modules or "manual_seed" in name)
+    ]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -134,6 +138,7 @@ def test_only_the_seeding_module_seeds_global_state(module: str) -> None:
         "np.random.seed(0)",
         "def f():\n    random.seed()",
         "torch.cuda.manual_seed_all(1)",
+        "gpus.manual_seed(1)",
         "from torch import manual_seed",
         "from numpy.random import seed",
     ],

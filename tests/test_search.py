@@ -96,6 +96,17 @@ def test_overflow_is_a_diverged_candidate(task: Task, optimize: bool) -> None:
     assert train_candidate([task], unfiltered.loss, settings, 0)[0] == math.inf
 
 
+@pytest.mark.parametrize("prescreen", [True, False])
+def test_prescreening_saves_the_local_search_of_hopeless_losses(prescreen: bool) -> None:
+    settings, task = tiny_settings(prescreen=prescreen), regression_task()
+    for text, hopeless in [("mul(-1, square(sub(y, f)))", True), ("square(sub(y, f))", False)]:
+        screening = screen(SymbolicLoss(text), [task], settings, 0, optimize=True, filters=True)
+        assert (screening.verdict == "rejected") is hopeless
+        assert ("local_search" in screening.seconds) is not (hopeless and prescreen)
+        untouched = bool((screening.loss.weights == 1).all())
+        assert untouched is (hopeless and prescreen)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_seed_fixes_a_run(method: str, tmp_path: Path) -> None:
     before = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()

@@ -40,15 +40,14 @@ class DataOptions:
 
     def load(self, name: str) -> Task:
         """The task of that name."""
-        import torch
-
         from evomal.tasks.registry import load_task
 
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         return load_task(
-            name, data_dir=self.data_dir, split=self.split, download=self.download, device=device
+            name,
+            data_dir=self.data_dir,
+            split=self.split,
+            download=self.download,
+            device=self.device,
         )
 
 
@@ -258,7 +257,7 @@ class Train:
         """Train and compare."""
         import torch
 
-        from evomal.analysis.tables import PUBLISHED_WARNING, comparison_table, number
+        from evomal.analysis.tables import comparison_report, number
         from evomal.runs.run import resolve_loss
         from evomal.training.meta_testing import compare
 
@@ -291,15 +290,7 @@ class Train:
         if self.json_output:
             _print_json({"metric": metric, **comparison.to_dict()})
         elif not self.quiet:
-            console.print(comparison_table(comparison, metric))
-            if self.data.split == "published":
-                console.print(PUBLISHED_WARNING)
-            if not self.tune_baseline:
-                console.print(
-                    "A learned loss may act as no more than another learning rate; "
-                    "--tune-baseline adds the task loss with a tuned one.",
-                    soft_wrap=True,
-                )
+            console.print(comparison_report(comparison, metric, task.split))
         return 0
 
 

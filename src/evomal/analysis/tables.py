@@ -74,8 +74,22 @@ def loss_details(fields: Mapping[str, Any]) -> Table:
     return table
 
 
-def comparison_table(comparison: Comparison, metric: str) -> Table:
-    """Test metrics of a learned loss and the task loss over seeds."""
+def comparison_report(comparison: Comparison, metric: str, split: str) -> Group:
+    """Test metrics of a learned loss and the task loss over seeds, with what to mind."""
+    lines: list[RenderableType] = [_comparison_table(comparison, metric)]
+    if split == "published":
+        lines.append(Text(PUBLISHED_WARNING))
+    if comparison.task_loss_tuned is None:
+        lines.append(
+            Text(
+                "A learned loss may act as no more than another learning rate; --tune-baseline "
+                "adds the task loss with a tuned one."
+            )
+        )
+    return Group(*lines)
+
+
+def _comparison_table(comparison: Comparison, metric: str) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(f"test {metric.replace('_', ' ')}")
     table.add_column("learning rate", justify="right")

@@ -61,14 +61,14 @@ class EvoMAL(Method):
         return sorted(self.population, key=lambda member: member.rank)[: self.settings.elites]
 
     def _initial_population(self) -> list[Expression]:
-        settings = self.settings
-        trees = operators.ramped_half_and_half(
-            self._rng,
-            settings.population_size,
-            settings.min_initial_height,
-            settings.max_initial_height,
-        )
-        return [operators.correct(self._rng, tree) for tree in trees]
+        rng, settings = self._rng, self.settings
+        heights = settings.min_initial_height, settings.max_initial_height
+        trees = operators.ramped_half_and_half(rng, settings.population_size, *heights)
+        population = [operators.correct(rng, tree) for tree in trees]
+        for i in range(len(population)):  # the correction can add an edge; there is no parent yet
+            while population[i].height > settings.max_height:
+                population[i] = operators.correct(rng, operators.half_and_half(rng, *heights))
+        return population
 
     def _offspring(self) -> list[Expression]:
         count = self.settings.population_size - self.settings.elites

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class Run:
                 for stage, seconds in outcome.seconds.items():
                     self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
             known = store.printed_forms()
+        except (sqlite3.Error, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
         finally:
             store.close()
         fame = sorted(self.archive.hall_of_fame.items())

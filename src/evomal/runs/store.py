@@ -109,8 +109,9 @@ class RunStore:
         mode = "ro" if os.access(run_dir, os.W_OK) else "ro&immutable=1"
         try:
             store = cls(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
+            store.check()
             version = store.facts().get("format_version")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:
             raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
         if version != FORMAT_VERSION:
             raise InputError(
@@ -118,6 +119,12 @@ class RunStore:
                 f"version {FORMAT_VERSION}; use the version of evomal that wrote it."
             )
         return store
+
+    def check(self) -> None:
+        """Raise ``sqlite3.DatabaseError`` if the structure of the database is damaged."""
+        (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict.splitlines()[-1])
 
     def close(self) -> None:
         """Fold the write-ahead log into the database, so that one file is left, and let it go."""

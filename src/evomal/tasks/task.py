@@ -100,7 +100,7 @@ class Task:
     split
         Name of the way the data was split, for the record.
     device
-        Where data and base learners live.
+        Where data and base learners live; ``"auto"`` means a GPU if there is one.
 
     Raises
     ------
@@ -273,7 +273,9 @@ class Task:
 
 
 def _available(device: str | torch.device) -> torch.device:
-    """The device, if torch can compute on it."""
+    """The device, if torch can compute on it; ``"auto"`` means a GPU if there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
