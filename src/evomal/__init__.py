@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evomal.methods.settings import SearchSettings
     from evomal.runs.callbacks import Callback
     from evomal.runs.run import Run
-    from evomal.runs.search import search
+    from evomal.runs.search import SearchInterrupted, search
     from evomal.tasks.registry import load_task
     from evomal.tasks.task import SGD, Task
     from evomal.training.meta_testing import compare
@@ -27,6 +27,7 @@ _HOMES = {
     "InputError": "evomal.errors",
     "Run": "evomal.runs.run",
     "SGD": "evomal.tasks.task",
+    "SearchInterrupted": "evomal.runs.search",
     "SearchSettings": "evomal.methods.settings",
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
@@ -44,6 +45,7 @@ __all__ = [
     "Expression",
     "InputError",
     "Run",
+    "SearchInterrupted",
     "SearchSettings",
     "SymbolicLoss",
     "Task",

@@ -17,6 +17,7 @@ from evomal.errors import InputError
 from evomal.methods.settings import PRESETS, SearchSettings
 
 if TYPE_CHECKING:
+    from evomal.runs.run import Run
     from evomal.tasks.task import Task
 
 Json = Annotated[bool, tyro.conf.arg(name="json")]
@@ -132,59 +133,44 @@ class Search:
 
     def run(self) -> int:
         """Search, show progress, print the leaderboard."""
-        from evomal.methods.registry import METHODS
-        from evomal.runs.executors import available_workers
         from evomal.runs.progress import LiveProgress, PlainProgress
-        from evomal.runs.search import search
-        from evomal.runs.store import new_run_dir
+        from evomal.runs.search import SearchInterrupted, search
 
-        if self.method not in METHODS:
-            raise InputError(f"Unknown method {self.method!r}; choose from {', '.join(METHODS)}.")
-        self.settings.validate()
         task = self.data.load(self.task)
-        workers = self.workers
-        if workers == "auto":
-            workers = available_workers(self.settings.threads) if task.device.type == "cpu" else 1
-        run_dir = self.run_dir or new_run_dir()
         console = _console()
-        silent = self.quiet or self.json_output
         progress = LiveProgress(console) if console.is_terminal else PlainProgress()
         try:
-            search(
+            run = search(
                 task,
                 method=self.method,
                 settings=self.settings,
                 seed=self.seed,
-                run_dir=run_dir,
-                workers=workers,
-                callbacks=[] if silent else [progress],
+                run_dir=self.run_dir,
+                workers=self.workers,
+                callbacks=[] if self.quiet or self.json_output else [progress],
             )
-        except KeyboardInterrupt:
-            self._report(run_dir, console)
+        except SearchInterrupted as interruption:
+            self._report(interruption.run, console)
             return 130
-        self._report(run_dir, console)
+        self._report(run, console)
         return 0
 
-    def _report(self, run_dir: Path, console: Console) -> None:
+    def _report(self, run: Run, console: Console) -> None:
         from evomal.analysis.tables import run_overview
-        from evomal.runs.run import Run
         from evomal.runs.store import BEST_LOSS
 
-        if self.quiet:
-            return
-        run = Run(run_dir)
         if self.json_output:
             _print_json(run.summary())
+        if self.quiet or self.json_output:
             return
         console.print(run_overview(run))
-        if (run_dir / BEST_LOSS).exists():
+        if (run.run_dir / BEST_LOSS).exists():
             data_dir = f" --data-dir {self.data.data_dir}" if self.data.data_dir else ""
             split = f" --split {self.data.split}" if self.data.split != "honest" else ""
             console.print(
-                f"The best loss is saved in {run_dir / BEST_LOSS}.\n"
-                f"Next: evomal train {self.task} --loss {run_dir}{data_dir}{split}",
+                f"The best loss is saved in {run.run_dir / BEST_LOSS}.\n"
+                f"Next: evomal train {self.task} --loss {run.run_dir}{data_dir}{split}",
                 soft_wrap=True,
-                highlight=False,
             )
 
 
@@ -276,7 +262,7 @@ class Train:
         def report(name: str, seed: int, value: float | None) -> None:
             if not (self.quiet or self.json_output):
                 outcome = "diverged" if value is None else number(value)
-                console.print(f"{name}, seed {seed}: {outcome}", highlight=False)
+                console.print(f"{name}, seed {seed}: {outcome}")
 
         comparison = compare(
             task,

@@ -50,13 +50,18 @@ class SearchSettings(EvaluationSettings):
         """Raise an `InputError` for the first setting that makes no sense."""
         super().validate()
         require_at_least(self, 1, "population_size", "generations", "tournament_size")
-        require_at_least(self, 0, "min_initial_height", "max_mutation_height")
+        heights = "min_initial_height", "max_initial_height", "max_mutation_height", "max_height"
+        require_at_least(self, 0, *heights)
         if not 1 <= self.max_initial_height <= self.max_height:
             raise InputError("The setting max_initial_height must lie in 1 to max_height.")
         if self.min_initial_height > self.max_initial_height:
             raise InputError("The setting min_initial_height must not exceed max_initial_height.")
         rates = self.crossover_rate, self.mutation_rate, self.elitism_rate
-        if min(rates) < 0 or self.crossover_rate + self.mutation_rate > 1 or rates[2] >= 1:
+        if not (
+            all(0 <= rate <= 1 for rate in rates)
+            and self.crossover_rate + self.mutation_rate <= 1
+            and self.elitism_rate < 1
+        ):
             raise InputError(
                 "The rates must not be negative, crossover_rate + mutation_rate must not exceed 1, "
                 "and elitism_rate must be below 1."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -9,7 +10,7 @@ import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,11 +20,19 @@ from evomal.methods.base import Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback
-from evomal.runs.executors import Executor, open_executor
+from evomal.runs.executors import Executor, available_workers, open_executor
 from evomal.runs.run import Run, describe
 from evomal.runs.schedule import GenerationSchedule, train_candidate
 from evomal.runs.store import BEST_LOSS, RunStore, new_run_dir
 from evomal.tasks.task import Task
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a search; `run` holds everything that was finished."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
 
 
 def search(
@@ -34,7 +43,7 @@ def search(
     settings: SearchSettings | None = None,
     seed: int = 0,
     run_dir: str | os.PathLike[str] | None = None,
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
     callbacks: Sequence[Callback] = (),
     **overrides: Any,
 ) -> Run:
@@ -55,7 +64,8 @@ def search(
     run_dir
         Directory of the run; default a new numbered one under ``runs/``.
     workers
-        Processes that work on candidates; the result does not depend on it. With more than one,
+        Processes that work on candidates; the result does not depend on it. ``"auto"``: as many
+        as the CPU has cores for, or one on a GPU. With more than one,
         guard the call with ``if __name__ == "__main__":`` in a script.
     callbacks
         Are told about the run's progress.
@@ -71,7 +81,7 @@ def search(
     ------
     InputError
         If an argument is not acceptable; nothing has been written then.
-    KeyboardInterrupt
+    SearchInterrupted
         After Ctrl-C; everything finished is in the run directory, ``best.json`` included.
     """
     tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
@@ -82,18 +92,23 @@ def search(
             raise InputError(f"Unknown setting {name!r}; choose from {', '.join(known)}.")
     settings = dataclasses.replace(settings, **overrides)
     settings.validate()
-    if workers < 1:
-        raise InputError(f"The number of workers must be at least 1, but is {workers}.")
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
     links = {task.link for task in tasks}
     if len(links) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError("A search needs tasks with different names and one and the same link.")
+    if workers == "auto":
+        workers = available_workers(settings.threads) if tasks[0].device.type == "cpu" else 1
+    if workers < 1:
+        raise InputError(f"The number of workers must be at least 1, but is {workers}.")
     searcher = METHODS[method](settings, links.pop(), seed)
-    executor = open_executor(tasks, settings.threads, workers)
-    directory = Path(run_dir) if run_dir is not None else new_run_dir()
-    store = RunStore.create(directory, _facts(tasks, method, settings, seed))
-    _Driver(searcher, store, directory, callbacks).run(executor)
+    with contextlib.closing(open_executor(tasks, settings.threads, workers)) as executor:
+        directory = Path(run_dir) if run_dir is not None else new_run_dir()
+        store = RunStore.create(directory, _facts(tasks, method, settings, seed))
+        try:
+            _Driver(searcher, store, directory, callbacks).run(executor)
+        except KeyboardInterrupt as interruption:
+            raise SearchInterrupted(Run(directory)) from interruption
     return Run(directory)
 
 
@@ -130,14 +145,9 @@ class _Driver:
         status = "interrupted"
         try:
             self._search(executor)
+            self._keep_formulas()
             status = "finished"
         finally:
-            executor.close()
-            fame = self._method.archive.hall_of_fame
-            if status == "finished":
-                known = self._store.printed_forms()
-                describe(list(fame.values()), known)
-                self._store.write_printed_forms(known)
             seconds = time.perf_counter() - start
             self._store.write_facts({"status": status, "seconds": seconds})
             self._store.close()
@@ -162,6 +172,12 @@ class _Driver:
             store.write_generation(generation, method.state_dict(), time.perf_counter() - start)
             for callback in self._callbacks:
                 callback.on_generation(method, generation)
+
+    def _keep_formulas(self) -> None:
+        """Store the printed forms of the hall of fame."""
+        forms = self._store.printed_forms()
+        describe(list(self._method.archive.hall_of_fame.values()), forms)
+        self._store.write_printed_forms(forms)
 
     def _record(self, outcome: Outcome) -> None:
         archive = self._method.archive

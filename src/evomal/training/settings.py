@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,8 +47,8 @@ class EvaluationSettings:
         require_at_least(
             self, 1, "meta_steps", "base_steps", "rejection_batch", "testing_steps", "threads"
         )
-        if not self.meta_learning_rate > 0:
-            raise InputError("The setting meta_learning_rate must be above 0.")
+        if not 0 < self.meta_learning_rate < math.inf:
+            raise InputError("The setting meta_learning_rate must be a number above 0.")
         if self.meta_batch not in ("validation", "training"):
             raise InputError("The setting meta_batch must be validation or training.")
 
@@ -56,5 +57,7 @@ def require_at_least(settings: object, least: int, *names: str) -> None:
     """Raise an `InputError` naming the first of these settings that is below `least`."""
     for name in names:
         value = getattr(settings, name)
-        if value is not None and value < least:
-            raise InputError(f"The setting {name} must be at least {least}, but is {value}.")
+        if value is not None and not (isinstance(value, int) and value >= least):
+            raise InputError(
+                f"The setting {name} must be a whole number of at least {least}, but is {value}."
+            )
