@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -138,7 +139,7 @@ class Search:
 
         task = self.data.load(self.task)
         console = _console()
-        progress = LiveProgress(console) if console.is_terminal else PlainProgress()
+        progress = (LiveProgress if console.is_terminal else PlainProgress)(console)
         try:
             run = search(
                 task,
@@ -187,10 +188,10 @@ class Show:
     def run(self) -> int:
         """Print it."""
         from evomal.analysis.tables import loss_details, run_overview
-        from evomal.runs.run import Run, describe_loss, resolve_loss
+        from evomal.runs.run import Run, describe_loss, is_run_dir, resolve_loss
 
         console = _console()
-        if Path(self.what).is_dir():
+        if is_run_dir(self.what):
             run = Run(self.what)
             summary = run.summary()
             if self.json_output:
@@ -322,15 +323,17 @@ def _parse(arguments: Sequence[str]) -> _Command:
 
 def _preset(arguments: Sequence[str]) -> str:
     """The preset that is asked for, before anything else is parsed."""
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        name = option.partition("=")[2] if option.startswith("--preset=") else value
-        if option.startswith("--preset") and name in PRESETS:
-            return name
-    return "paper"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", choices=PRESETS, default="paper")
+    try:
+        name: str = parser.parse_known_args(arguments)[0].preset
+    except argparse.ArgumentError:  # the real parser will say so
+        name = "paper"
+    return name
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def _print_json(value: Any) -> None:

@@ -23,6 +23,7 @@ from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES
 
 SIGNIFICANT_DIGITS = 4
 TIME_LIMIT = 20.0  # seconds for one expression
+MOST_SIMPLIFIED_NODES = 15  # a larger one is only put together, which folds constants: seconds each
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def _simplified_form(request: PrintRequest) -> PrintedForm:
         request.expression, request.weights, probabilities=request.probabilities, epsilon=epsilon
     )
     try:
-        simple = sympy.simplify(exact)
+        small = len(request.expression) <= MOST_SIMPLIFIED_NODES
+        simple = sympy.simplify(exact) if small else exact
     except (ArithmeticError, AttributeError, TypeError, ValueError):
         simple = exact  # sympy fails on some nestings of Min, Max and sign
     if simple.has(sympy.Piecewise) or simple.count_ops() >= exact.count_ops():

@@ -47,7 +47,7 @@ class InProcess:
         torch.set_num_threads(threads)
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Do the work and return a future that is done."""
+        """Do the work and return a future that is done; an error is raised at once."""
         future: Future[T] = Future()
         future.set_result(function(self._tasks, *args))
         return future
@@ -95,7 +95,7 @@ class LocalProcesses:
         try:
             return self._pool.submit(_work, function, *args)
         except BrokenProcessPool as error:
-            raise worker_died() from error
+            raise _worker_died() from error
 
     def close(self) -> None:
         """End the processes."""
@@ -108,8 +108,21 @@ class LocalProcesses:
             process.join()
 
 
-def worker_died() -> InputError:
-    """What to tell a user whose worker process is gone."""
+def result_of(future: Future[T]) -> T:
+    """The result of finished or running work, or the error that it raised.
+
+    Raises
+    ------
+    InputError
+        If the worker process has died.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise _worker_died() from error
+
+
+def _worker_died() -> InputError:
     return InputError(
         "A worker process died, perhaps for lack of memory; use fewer workers. (In a script, guard "
         'the search with `if __name__ == "__main__":`, as spawned processes import the script.)'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -16,35 +15,39 @@ from evomal.runs.callbacks import Callback
 
 
 class PlainProgress(Callback):
-    """One line per generation, through `write`."""
+    """One line per generation, written at once."""
 
-    def __init__(self, write: Callable[[str], object] = print) -> None:
-        self._write = write
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._start = time.monotonic()
 
     def on_run_start(self, method: Method, task_loss_fitness: float | None) -> None:
         """Say what there is to beat."""
-        self._write(f"The task loss itself scores {_number(task_loss_fitness)}.")
+        self._print(f"The task loss itself scores {_number(task_loss_fitness)}.")
 
     def on_generation(self, method: Method, generation: Generation) -> None:
         """Say how it goes."""
         seconds = time.monotonic() - self._start
         counts = ", ".join(f"{n} {status}" for status, n in generation.counts.items() if n)
-        self._write(
+        self._print(
             f"Generation {generation.number + 1}/{method.generations}: "
             f"best {_number(generation.best)}, {counts}; {_duration(seconds)}, "
             f"about {_duration(_time_left(method, seconds))} left"
         )
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)
+        self._console.file.flush()
 
 
 class LiveProgress(Callback):
     """A display that is redrawn in place: best loss so far, outcome counts, time left."""
 
     def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, transient=True, get_renderable=self._render)
         self._start = time.monotonic()
         self._method: Method | None = None
         self._task_loss_fitness: float | None = None
+        self._live = Live(console=console, transient=True, get_renderable=self._render)
 
     def on_run_start(self, method: Method, task_loss_fitness: float | None) -> None:
         """Begin to draw."""

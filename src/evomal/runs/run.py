@@ -145,6 +145,11 @@ class Run:
         }
 
 
+def is_run_dir(text: str) -> bool:
+    """Whether a text names a directory; a text too long for a name, as of a formula, does not."""
+    return os.path.isdir(text)  # noqa: PTH112 - Path.is_dir raises an error for a long text
+
+
 def resolve_loss(text: str, link: Link) -> Loss:
     """The loss that a user names: a run directory, a loss file, or an expression.
 
@@ -160,11 +165,10 @@ def resolve_loss(text: str, link: Link) -> Loss:
     InputError
         If it is none of the three.
     """
-    path = Path(text)
-    if path.is_dir():
-        return Run(path).best.loss
-    if path.exists() or path.suffix == ".json" or os.sep in text:
-        return load_loss(path)
+    if is_run_dir(text):
+        return Run(text).best.loss
+    if os.path.exists(text) or text.endswith(".json") or os.sep in text:  # noqa: PTH110
+        return load_loss(text)
     try:
         return SymbolicLoss(text, link=link)
     except InputError as error:

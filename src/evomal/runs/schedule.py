@@ -13,13 +13,12 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
 from evomal.losses.base import Loss
 from evomal.methods.base import Candidate, Method, Outcome
-from evomal.runs.executors import Executor, worker_died
+from evomal.runs.executors import Executor, result_of
 from evomal.tasks.task import Task
 from evomal.training.numerics import DivergedError
 from evomal.training.screening import Screening, screen
@@ -100,10 +99,7 @@ class GenerationSchedule:
     def _collect(self, future: Future[Any]) -> Iterator[Outcome]:
         """Take the result of a finished piece of work."""
         stage, candidate = self._running.pop(future)
-        try:
-            result = future.result()
-        except BrokenProcessPool as error:
-            raise worker_died() from error
+        result = result_of(future)
         if stage == "screening":
             self._screenings[candidate.number] = result
             return

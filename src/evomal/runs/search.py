@@ -20,7 +20,7 @@ from evomal.methods.base import Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback
-from evomal.runs.executors import Executor, available_workers, open_executor
+from evomal.runs.executors import Executor, available_workers, open_executor, result_of
 from evomal.runs.run import Run, describe
 from evomal.runs.schedule import GenerationSchedule, train_candidate
 from evomal.runs.store import BEST_LOSS, RunStore, new_run_dir
@@ -156,7 +156,7 @@ class _Driver:
 
     def _search(self, executor: Executor) -> None:
         method, store = self._method, self._store
-        own, _ = executor.submit(train_candidate, None, method.settings, method.seed).result()
+        own, _ = result_of(executor.submit(train_candidate, None, method.settings, method.seed))
         own_fitness = own if math.isfinite(own) else None
         store.write_facts({"task_loss_fitness": own_fitness})
         for callback in self._callbacks:
