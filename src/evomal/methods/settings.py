@@ -79,7 +79,7 @@ PRESETS: dict[str, SearchSettings] = {
     "paper": SearchSettings(),
     "quick": SearchSettings(
         population_size=20,
-        generations=8,
+        generations=7,
         meta_steps=25,
         rejection_steps=100,
         prescreen=True,
