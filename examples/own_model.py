@@ -64,11 +64,16 @@ def main() -> None:
     """Search, save the loss, use it in a training loop of your own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run-dir", default=None)
-    parser.add_argument("--generations", type=int, default=6)
+    parser.add_argument("--generations", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
 
     run = evomal.search(
-        make_task(), preset="quick", generations=options.generations, run_dir=options.run_dir
+        make_task(),
+        preset="quick",
+        generations=options.generations,
+        seed=options.seed,
+        run_dir=options.run_dir,
     )
     print(f"Learned: {run.best.formula}")
     print(f"Validation error {run.best.fitness:.4f}, task loss {run.task_loss_fitness:.4f}")
