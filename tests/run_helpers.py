@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -24,7 +24,8 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Candidate, Method, Outcome, Status
 from evomal.methods.evolution import GPLFL
 from evomal.methods.settings import SearchSettings
-from evomal.runs.callbacks import Callback
+from evomal.runs.callbacks import Callback, RunStart
+from evomal.runs.executors import WorkError
 from evomal.runs.schedule import screen_candidate, train_candidate
 from evomal.seeding import derive_seed
 from evomal.training.screening import Screening
@@ -120,8 +121,8 @@ class Recorder(Callback):
         if name == self.stop and sum(known == name for known, _ in self.calls) == self.at:
             raise KeyboardInterrupt
 
-    def on_run_start(self, method: Any, task_loss_fitness: float | None) -> None:
-        self.note("start", task_loss_fitness)
+    def on_run_start(self, method: Any, start: RunStart) -> None:
+        self.note("start", start.task_loss_fitness)
 
     def on_candidate(self, method: Any, outcome: Any) -> None:
         assert method.archive.find(outcome.candidate) is not None
@@ -191,11 +192,15 @@ def run_in_terminal(*arguments: str, **options: Any) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Fate:
-    """What work on a loss yields: the screening's verdict and gradient key, and the fitness."""
+    """What work on a loss yields: the screening's verdict and gradient key, and the fitness.
+
+    `faults` are what the first attempts at a stage end with.
+    """
 
     verdict: Literal["promising", "rejected", "diverged"] = "promising"
     gradient_key: str | None = None
     fitness: float = 1.0
+    faults: Mapping[str, Sequence[WorkError]] = field(default_factory=dict)
 
     def screening(self, loss: Loss) -> Screening:
         """The screened loss has the weights 2."""
@@ -224,8 +229,11 @@ class ShuffledExecutor:
         self._fates = fates
         self._rng = np.random.default_rng(seed)
         self._pending: dict[Future[Any], Any] = {}
+        self._faults: dict[tuple[int, str], list[WorkError]] = {}
 
-    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+    def submit(
+        self, function: Callable[..., T], *args: Any, timeout: float | None = None
+    ) -> Future[T]:
         assert len(self._pending) < self.workers, "more work than workers"
         loss: Loss | None = args[0]
         key = "task loss" if loss is None else loss.key
@@ -235,19 +243,25 @@ class ShuffledExecutor:
         if function is screen_candidate:
             assert loss is not None
             self.screened.append(key)
-            self._pending[future] = fate.screening(loss)
+            self._pending[future] = self._or_fault(fate, "screening", fate.screening(loss))
         else:
             assert function is train_candidate
             assert loss is None or bool((loss.weights == 2.0).all()), "not the screened loss"
             self.trained.append(key)
-            self._pending[future] = fate.fitness, 0.0
+            value = fate.fitness * (1 + args[-1])  # a task's index, 0 where there is one
+            self._pending[future] = self._or_fault(fate, "training", (value, 0.0))
         return future
+
+    def _or_fault(self, fate: Fate, stage: str, result: Any) -> Any:
+        """The result, or as often as the fate has it, what went wrong instead."""
+        left = self._faults.setdefault((id(fate), stage), list(fate.faults.get(stage, ())))
+        return left.pop(0) if left else result
 
     def close(self) -> None:
         self._pending.clear()
 
     def wait(
-        self, futures: Collection[Future[Any]], return_when: str
+        self, futures: Collection[Future[Any]], timeout: float | None, return_when: str
     ) -> tuple[list[Future[Any]], list[Future[Any]]]:
         """Finish at least one piece of work."""
         assert set(futures) == set(self._pending)
@@ -255,5 +269,9 @@ class ShuffledExecutor:
         count = int(self._rng.integers(1, len(waiting) + 1))
         done = [waiting[i] for i in self._rng.permutation(len(waiting))[:count]]
         for future in done:
-            future.set_result(self._pending.pop(future))
+            result = self._pending.pop(future)
+            if isinstance(result, WorkError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
         return done, list(self._pending)

@@ -83,7 +83,7 @@ def test_a_search_prints_its_progress_and_result(finished: tuple[Path, str]) -> 
     run_dir, output = finished
     best = Run(run_dir).summary()["best"]
     lines = output.splitlines()
-    assert re.fullmatch(r"The task loss itself scores 0\.\d+\.", lines[0])
+    assert re.fullmatch(r"Run \S+run\. The task loss itself scores 0\.\d+\.", lines[0])
     for number, line in enumerate(lines[1:3], start=1):
         time = r"\d+:\d\d:\d\d"
         pattern = rf"Generation {number}/2: best \S+, \d+ \w+.*; {time}, about {time} left"

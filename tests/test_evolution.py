@@ -291,7 +291,7 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
         "testing_steps": 500,
         "threads": 1,
     }
-    assert asdict(PRESETS["paper"]) == {**expected, "prescreen": False}
+    assert asdict(PRESETS["paper"]) == {**expected, "prescreen": False, "initial_losses": ()}
     assert PRESETS["paper"] == SearchSettings()
 
 

@@ -22,7 +22,7 @@ from evomal.training.meta_testing import (
     compare,
     tune_learning_rate,
 )
-from evomal.training.training import fitness, performance, train
+from evomal.training.training import partial_training, performance, train
 from tasks_for_tests import PLAIN, Perceptron, classification_task, image_task, regression_task
 
 SQUARED_ERROR = SymbolicLoss("square(sub(y, f))")
@@ -92,7 +92,7 @@ def test_no_random_stream_is_that_of_a_search() -> None:
     task = regression_task()
     task.test = task.validation
     found = finite(compare(task, SQUARED_ERROR, [0], steps=10).learned)
-    assert found[0] != fitness([SQUARED_ERROR], [task], 10, 0)
+    assert found[0] != partial_training(task, SQUARED_ERROR, 10, 0)
 
 
 @pytest.mark.parametrize("steps", [None, 0, 7])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from evomal.errors import InputError
 from evomal.expressions.operators import correct, half_and_half
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.base import Archive, Candidate, Outcome
+from evomal.methods.base import Archive, Candidate, Method, Outcome
 from evomal.methods.registry import METHODS
-from evomal.runs import schedule
+from evomal.runs import dispatch
+from evomal.runs.dispatch import Dispatcher
+from evomal.runs.execution import Execution, SearchStopped
+from evomal.runs.executors import WorkError
 from evomal.runs.schedule import GenerationSchedule
 from run_helpers import Fate, ShuffledExecutor, new_candidate, new_outcome, tiny_settings
 
@@ -35,18 +37,28 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         workers: int = 1,
         seed: int = 0,
         method: str = "evomal",
+        tasks: int = 1,
+        finished: Mapping[int, Sequence[Outcome]] = MappingProxyType({}),
+        keep: list[Outcome] | None = None,
     ) -> tuple[list[list[Row]], ShuffledExecutor]:
         by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
         executor = ShuffledExecutor(by_key, workers, seed)
-        monkeypatch.setattr(schedule, "wait", executor.wait)
+        monkeypatch.setattr(dispatch, "wait", executor.wait)
         searcher = METHODS[method](tiny_settings(), "identity", 7)
-        rows = []
+        rows: list[list[Row]] = []
         for candidates in as_candidates(generations):
-            outcomes = []
-            for outcome in GenerationSchedule(searcher, candidates, executor).outcomes():
+            dispatcher = Dispatcher(executor, Execution())
+            known = finished.get(len(rows), ())
+            outcomes = list(known)
+            for outcome in known:
+                searcher.archive.add(outcome)
+            schedule = GenerationSchedule(searcher, candidates, dispatcher, tasks, known)
+            for outcome in schedule.outcomes():
                 searcher.archive.add(outcome)
                 outcomes.append(outcome)
             assert len(outcomes) == len(candidates)
+            if keep is not None:
+                keep.extend(outcomes)
             rows.append(sorted(map(as_row, outcomes)))
             check_losses(outcomes, searcher.archive)
         return rows, executor
@@ -76,13 +88,13 @@ def check_losses(outcomes: Sequence[Outcome], archive: Archive) -> None:
             assert outcome.loss is None
             continue
         assert outcome.loss is not None
-        assert bool((outcome.loss.weights == 2.0).all())
+        equal = archive.find(outcome.candidate)
+        assert equal is not None
+        assert bool((outcome.loss.weights == 2.0).all()) or equal.status == "failed"
         assert outcome.loss.key == outcome.candidate.key
         if outcome.status == "duplicate":
-            first = archive.find(outcome.candidate)
-            assert first is not None
-            assert outcome.loss is first.loss
-            assert outcome.source == first.candidate.number
+            assert outcome.loss is equal.loss
+            assert outcome.source == equal.candidate.number
 
 
 def one_after_another(generations: Generations, fates: Mapping[str, Fate]) -> list[list[Row]]:
@@ -285,14 +297,15 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
     screening, training = executor.arguments
     method = METHODS[name]
     assert screening == (tiny_settings(), 7, method.optimizes_weights, method.filters)
-    assert training == (tiny_settings(), 7)
+    assert training == (tiny_settings(), 7, 0)
 
 
 def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = ShuffledExecutor({SymbolicLoss(A).key: Fate("promising", "a", 0.5)}, 1, 0)
-    monkeypatch.setattr(schedule, "wait", executor.wait)
+    monkeypatch.setattr(dispatch, "wait", executor.wait)
     method = METHODS["evomal"](tiny_settings(), "identity", 0)
-    (outcome,) = GenerationSchedule(method, [new_candidate(0, A)], executor).outcomes()
+    dispatcher = Dispatcher(executor, Execution())
+    (outcome,) = GenerationSchedule(method, [new_candidate(0, A)], dispatcher).outcomes()
     assert (outcome.correlation, outcome.gradient_key) == (0.5, "a")
     assert set(outcome.seconds) == {"screening", "training"}
 
@@ -301,19 +314,102 @@ def test_no_candidates_give_no_outcomes(run: Run) -> None:
     assert run([[], [A], []], {A: OK})[0] == [[], [(0, "evaluated", 0.5, None, None)], []]
 
 
-@pytest.mark.parametrize("stage", ["screening", "training"])
-def test_a_dead_worker_is_an_input_error(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Dying(ShuffledExecutor):
-        def wait(self, futures: Any, return_when: str) -> Any:
-            if bool(self.trained) == (stage == "training"):
-                for future in futures:
-                    future.set_exception(BrokenProcessPool())
-                return futures, []
-            return super().wait(futures, return_when)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_generation_is_taken_up_wherever_it_was_left(run: Run, workers: int) -> None:
+    for seed in range(20):
+        generations, fates = random_world(seed)
+        outcomes: list[Outcome] = []
+        rows, _ = run(generations, fates, workers, seed, keep=outcomes)
+        for at in range(3):
+            last = [o for o in outcomes if o.candidate.generation == at]
+            for done in range(len(last) + 1):  # in the order in which they were finished
+                known = {
+                    **{g: [o for o in outcomes if o.candidate.generation == g] for g in range(at)},
+                    at: last[:done],
+                }
+                again, executor = run(generations[: at + 1], fates, workers, seed, finished=known)
+                assert again == rows[: at + 1]
+                finished = {o.candidate.key for o in last[:done] if o.status != "duplicate"}
+                assert not finished & {*executor.screened, *executor.trained}
 
-    executor = Dying({}, 1, 0)
-    monkeypatch.setattr(schedule, "wait", executor.wait)
-    method = METHODS["evomal"](tiny_settings(), "identity", 0)
-    candidates = [new_candidate(0, A)]
-    with pytest.raises(InputError, match="worker process died"):
-        list(GenerationSchedule(method, candidates, executor).outcomes())
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_several_tasks_are_trained_on_one_by_one(run: Run, workers: int) -> None:
+    fates = {A: Fate(fitness=0.5, gradient_key="a"), B: Fate(fitness=INF, gradient_key="b")}
+    for seed in range(6):
+        rows, executor = run([[A, B, A]], fates, workers, seed, tasks=3)
+        assert [(status, fitness) for _, status, fitness, *_ in rows[0]] == [
+            ("evaluated", (0.5 + 1.0 + 1.5) / 3),
+            ("diverged", INF),
+            ("duplicate", (0.5 + 1.0 + 1.5) / 3),
+        ]
+        assert sorted(executor.trained) == sorted([SymbolicLoss(A).key, SymbolicLoss(B).key] * 3)
+
+
+DIED = WorkError("its worker died")
+LOST = WorkError("its machine was lost", machine_lost=True)
+FAULTS: dict[str, tuple[list[WorkError], bool]] = {
+    "never": ([], False),
+    "once": ([DIED], False),
+    "twice": ([DIED, DIED], True),
+    "machines lost do not count": ([LOST, DIED, LOST, LOST], False),
+    "machines lost, and twice": ([LOST, DIED, LOST, DIED], True),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("stage", ["screening", "training"])
+@pytest.mark.parametrize("case", FAULTS)
+def test_work_is_tried_twice_and_the_run_goes_on(
+    run: Run, case: str, stage: str, workers: int
+) -> None:
+    faults, fails = FAULTS[case]
+    fates = {
+        A: Fate("promising", "a", 0.5, {stage: faults}),
+        B: Fate("promising", "b", 0.25),
+        C: Fate("promising", "a", 0.1),
+    }
+    for seed in range(6):
+        outcomes: list[Outcome] = []
+        rows, executor = run([[A, B, EQUAL_TO_A, C], [A]], fates, workers, seed, keep=outcomes)
+        found = [(status, fitness, source) for row in rows for _, status, fitness, source, _ in row]
+        first = ("failed", INF, None) if fails else ("evaluated", 0.5, None)
+        # without its screening, nobody knows the gradients of a failed candidate
+        alike = ("evaluated", 0.1, None) if fails and stage == "screening" else None
+        expected = [first, ("evaluated", 0.25, None), ("duplicate", first[1], 0)]
+        expected += [alike or ("equivalent", first[1], 0), ("duplicate", first[1], 0)]
+        assert found == expected
+        reasons = {o.candidate.number: o.reason for o in outcomes if o.reason}
+        assert reasons == ({0: "its worker died"} if fails else {})
+        done = executor.screened if stage == "screening" else executor.trained
+        attempts = len(faults) + (not fails)
+        assert done.count(SymbolicLoss(A).key) == attempts
+
+
+def run_until_stopped(schedule: GenerationSchedule, method: Method, dispatcher: Dispatcher) -> None:
+    for outcome in schedule.outcomes():
+        method.archive.add(outcome)
+        dispatcher.stop.check_archive(method.archive)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_no_more_is_trained_than_may_be_evaluated(
+    most: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [A, B, C, "square(sub(y, f))"]
+    fates = {SymbolicLoss(text).key: Fate("promising", text, 0.5) for text in texts}
+    fates[SymbolicLoss(B).key] = Fate("promising", B, INF)
+    for seed in range(6):
+        executor = ShuffledExecutor(fates, workers, seed)
+        monkeypatch.setattr(dispatch, "wait", executor.wait)
+        method = METHODS["evomal"](tiny_settings(), "identity", 0)
+        dispatcher = Dispatcher(executor, Execution(max_evaluations=most))
+        schedule = GenerationSchedule(method, as_candidates([texts])[0], dispatcher)
+        with pytest.raises(SearchStopped, match=f"{most} candidates are evaluated"):
+            run_until_stopped(schedule, method, dispatcher)
+        evaluated = [o.candidate.number for o in method.archive.hall_of_fame.values()]
+        assert method.archive.counts["evaluated"] == most
+        assert 1 not in evaluated
+        expected = {1: [A], 2: [A, B, C], 3: [A, B, C, "square(sub(y, f))"]}[most]
+        assert sorted(executor.trained) == sorted(SymbolicLoss(text).key for text in expected)

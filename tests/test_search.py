@@ -19,8 +19,9 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES
 from evomal.methods.registry import METHODS
 from evomal.runs import run as run_module
+from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
 from evomal.runs.schedule import train_candidate
-from evomal.runs.store import BEST_LOSS, DATABASE, RunStore
+from evomal.runs.store import RunStore
 from evomal.training.screening import screen
 from run_helpers import (
     OVERFLOW,
@@ -79,7 +80,7 @@ def test_every_outcome_has_its_reason(tmp_path: Path) -> None:
     assert outcomes[0].fitness == pytest.approx(run.facts["task_loss_fitness"], rel=1e-5)
     counts = Counter(status for _, status, _ in expected)
     assert run.summary()["outcomes"] == {status: counts[status] for status in STATUSES}
-    assert all(counts[status] for status in STATUSES)
+    assert all(counts[status] for status in STATUSES if status != "failed")
 
 
 @pytest.mark.parametrize("optimize", [True, False])
@@ -93,7 +94,7 @@ def test_overflow_is_a_diverged_candidate(task: Task, optimize: bool) -> None:
     assert ("filters" in screening.seconds) is not optimize
     unfiltered = screen(loss, [task], settings, 0, optimize=False, filters=False)
     assert unfiltered.verdict == "promising"
-    assert train_candidate([task], unfiltered.loss, settings, 0)[0] == math.inf
+    assert train_candidate([task], unfiltered.loss, settings, 0, 0)[0] == math.inf
 
 
 @pytest.mark.parametrize("prescreen", [True, False])
@@ -160,7 +161,7 @@ def test_the_fitness_is_the_mean_over_tasks(tmp_path: Path) -> None:
     run = run_tiny(tmp_path, tasks, method="gp-lfl", seed=1)
     assert run.summary()["task"] == ["a", "b"]
     for entry in run.hall_of_fame:
-        values = [train_candidate([t], entry.loss, tiny_settings(), 1)[0] for t in tasks]
+        values = [train_candidate(tasks, entry.loss, tiny_settings(), 1, i)[0] for i in range(2)]
         assert values[0] != values[1]
         assert entry.fitness == pytest.approx(sum(values) / 2)
 
@@ -183,7 +184,7 @@ def test_the_baseline_learns_nothing(tmp_path: Path) -> None:
     assert [o.fitness for o in stored(run)] == [summary["task_loss_fitness"]]
     assert summary["generations"][0]["best"] == summary["task_loss_fitness"]
     assert summary["outcomes"]["evaluated"] == len(summary["generations"]) == 1
-    assert set(contents(tmp_path)) == {DATABASE}
+    assert set(contents(tmp_path)) == {DATABASE, LOCK}
     with pytest.raises(InputError, match="holds no learned loss"):
         _ = run.best
 
@@ -215,7 +216,7 @@ def test_the_best_loss_is_a_file_that_needs_no_search_code(tmp_path: Path) -> No
     assert best.loss.to_dict() == run.best.loss.to_dict()
     assert load_loss(tmp_path / BEST_LOSS).to_dict() == best.loss.to_dict()
     assert run.best.fitness == best.fitness == run.generations[-1][0].best
-    assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS}
+    assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS, LOCK}
     assert run_python("-c", NEW_PROCESS, str(tmp_path / BEST_LOSS)) == (0, "", "")
 
 
@@ -266,7 +267,7 @@ def test_an_interrupt_while_formulas_are_made_is_noted(
         run_tiny(tmp_path, method="gp-lfl", seed=1, callbacks=[recorder])
     monkeypatch.setattr(run_module, "printed_forms", instant_formulas)
     assert recorder.calls[-1][0] == "end"
-    assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS}
+    assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS, LOCK}
     assert Run(tmp_path).facts["status"] in ("finished", "interrupted")
 
 

@@ -20,8 +20,9 @@ from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Candidate, Generation, Outcome
+from evomal.runs.directory import DATABASE, LOCK, is_in_use, new_run_dir
 from evomal.runs.run import Run
-from evomal.runs.store import DATABASE, RunStore, new_run_dir
+from evomal.runs.store import RunStore
 from run_helpers import contents, new_candidate, new_outcome, running
 
 INF = math.inf
@@ -55,7 +56,7 @@ def as_values(outcome: Outcome) -> tuple[Any, ...]:
     return (
         *(candidate.number, candidate.generation, bits(candidate.loss), bits(outcome.loss)),
         *(outcome.status, outcome.fitness, outcome.source, outcome.correlation),
-        *(outcome.gradient_key, outcome.seconds),
+        *(outcome.gradient_key, outcome.seconds, outcome.reason),
     )
 
 
@@ -79,6 +80,7 @@ def every_kind_of_outcome() -> list[Outcome]:
         new_outcome(new_candidate(5, "sub(f, y)"), 0.5, "equivalent", source=1, gradient_key="k"),
         new_outcome(new_candidate(6, "mul(f, y)"), INF, "diverged", correlation=1 / 3),
         new_outcome(new_candidate(7, None, 2), 2 / 3),
+        new_outcome(new_candidate(8, "add(f, y)"), INF, "failed", reason="ValueError: é"),
     ]
 
 
@@ -141,12 +143,41 @@ def test_a_reader_sees_each_commit_at_once_and_cannot_write(store: RunStore, run
     assert len(list(store.outcomes())) == 3
 
 
-def test_closing_leaves_one_file(run_dir: Path) -> None:
+def test_closing_leaves_one_file_and_the_lock(run_dir: Path) -> None:
     finished_run(run_dir)
     before = contents(run_dir)
-    assert set(before) == {DATABASE}
+    assert set(before) == {DATABASE, LOCK}
+    assert before[LOCK] == b""
     RunStore.open(run_dir).close()
     assert contents(run_dir) == before
+
+
+def test_one_process_writes_at_a_time(store: RunStore, run_dir: Path) -> None:
+    before = (run_dir / DATABASE).read_bytes()
+    with pytest.raises(InputError, match="Another process is writing the run"):
+        RunStore.reopen(run_dir)
+    assert is_in_use(run_dir)
+    assert (run_dir / DATABASE).read_bytes() == before
+    store.close()
+    assert not is_in_use(run_dir)
+    again = RunStore.reopen(run_dir)
+    again.write_facts({"seed": 5})
+    assert is_in_use(run_dir)
+    again.close()
+    assert RunStore.open(run_dir).facts()["seed"] == 5
+
+
+def test_a_run_appears_whole_or_not_at_all(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "write_facts", fail)
+        with pytest.raises(InputError, match=r"No run can be stored in .* disk is full"):
+            RunStore.create(run_dir, FACTS)
+    assert set(contents(run_dir)) == {LOCK}
+    RunStore.create(run_dir, FACTS).close()
+    assert RunStore.open(run_dir).facts()["seed"] == FACTS["seed"]
 
 
 def test_a_run_is_never_begun_twice(store: RunStore, run_dir: Path) -> None:
@@ -208,7 +239,7 @@ def test_damage_anywhere_is_an_input_error(run_dir: Path) -> None:
     assert len(Run(run_dir).hall_of_fame) == 1
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_version_is_an_input_error(store: RunStore, run_dir: Path, version: Any) -> None:
     store.write_facts({"format_version": version})
     with pytest.raises(InputError, match=f"format version {version}, but this evomal reads"):
@@ -283,4 +314,4 @@ def test_a_killed_search_leaves_all_that_it_had_committed(run_dir: Path) -> None
     counts = Run(run_dir).archive.counts
     assert counts.total() == len(outcomes)
     summary = json.dumps(Run(run_dir).summary(), allow_nan=False)
-    assert json.loads(summary)["status"] == "running"
+    assert json.loads(summary)["status"] == "killed"

@@ -15,8 +15,17 @@ from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.task import SGD, Data, Task
-from evomal.training.numerics import DivergedError, draw_batches, require_finite
-from evomal.training.training import fitness, performance, train
+from evomal.training.filters import correlation
+from evomal.training.numerics import (
+    DeadlineError,
+    DivergedError,
+    deadline,
+    draw_batches,
+    require_finite,
+)
+from evomal.training.settings import EvaluationSettings
+from evomal.training.training import partial_training, performance, train
+from evomal.training.unrolled import optimize_weights
 from tasks_for_tests import (
     PLAIN,
     TASK_BY_LINK,
@@ -29,6 +38,7 @@ from tasks_for_tests import (
 CPU = torch.device("cpu")
 STREAM = (3, "test")
 SQUARED_ERROR = SymbolicLoss("square(sub(y, f))")
+TWO_STEPS = EvaluationSettings(meta_steps=2, rejection_steps=2)
 
 
 def vector(learner: nn.Module) -> Tensor:
@@ -224,20 +234,34 @@ def test_a_non_finite_prediction_is_a_divergence_though_the_metric_is_finite() -
         performance(task, learner, task.validation)
 
 
-def test_fitness_is_the_mean_over_tasks_of_the_metric_after_training() -> None:
+def test_partial_training_is_the_metric_after_training_from_the_runs_start() -> None:
     tasks = [regression_task(), regression_task(name="other", batch_size=5, optimizer=SGD(0.02))]
-    single = [fitness([SQUARED_ERROR], [task], 10, seed=4) for task in tasks]
-    assert fitness([SQUARED_ERROR] * 2, tasks, 10, seed=4) == pytest.approx(sum(single) / 2)
-    for task, value in zip(tasks, single, strict=True):
+    for task in tasks:
+        value = partial_training(task, SQUARED_ERROR, 10, seed=4)
         learner = train(task, SQUARED_ERROR, 10, stream=(4, "fitness", task.name))
         assert value == performance(task, learner, task.validation)
-    assert fitness([SQUARED_ERROR], tasks[:1], 10, seed=5) != single[0]
-    absolute = SymbolicLoss("abs(sub(y, f))")
-    one, other = fitness([absolute], tasks[:1], 10, 4), fitness([absolute], tasks[1:], 10, 4)
-    assert fitness([SQUARED_ERROR, absolute], tasks, 10, 4) == pytest.approx(
-        (single[0] + other) / 2
-    )
-    assert one != single[0]
+        assert value != partial_training(task, SQUARED_ERROR, 10, seed=5)
+        assert value != partial_training(task, SymbolicLoss("abs(sub(y, f))"), 10, seed=4)
+
+
+STAGES: dict[str, Callable[[Task], object]] = {
+    "training": lambda task: train(task, SQUARED_ERROR, 3, stream=STREAM),
+    "local search": lambda task: optimize_weights(SQUARED_ERROR, [task], TWO_STEPS, 0),
+    "rejection": lambda task: correlation(SQUARED_ERROR, [task], TWO_STEPS, 0),
+    "metric": lambda task: performance(task, task.new_model(0), task.validation),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_ends_at_its_deadline(stage: str) -> None:
+    task = regression_task()
+    with pytest.raises(DeadlineError), deadline(0):
+        STAGES[stage](task)
+    with deadline(1e6):
+        STAGES[stage](task)
+    with deadline(0), deadline(None):  # the innermost counts
+        STAGES[stage](task)
+    STAGES[stage](task)
 
 
 def test_dropout_and_statistics_work_while_training() -> None:

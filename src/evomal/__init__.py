@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from evomal.losses.files import load_loss, save_loss
     from evomal.losses.symbolic import SymbolicLoss
     from evomal.methods.settings import SearchSettings
-    from evomal.runs.callbacks import Callback
+    from evomal.runs.callbacks import Callback, RunStart
+    from evomal.runs.execution import Execution
+    from evomal.runs.progress import PlainProgress
     from evomal.runs.run import Run
-    from evomal.runs.search import SearchInterrupted, search
+    from evomal.runs.search import SearchInterrupted, resume, search
+    from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
     from evomal.tasks.registry import load_task
     from evomal.tasks.task import SGD, Task
     from evomal.training.meta_testing import compare
@@ -23,18 +26,24 @@ __version__ = "0.1.0"
 # Imported on first use: importing torch takes seconds, and `evomal --help` does not need it.
 _HOMES = {
     "Callback": "evomal.runs.callbacks",
+    "Execution": "evomal.runs.execution",
     "Expression": "evomal.expressions.expression",
     "InputError": "evomal.errors",
+    "MLflowTracker": "evomal.runs.trackers",
+    "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
+    "RunStart": "evomal.runs.callbacks",
     "SGD": "evomal.tasks.task",
     "SearchInterrupted": "evomal.runs.search",
     "SearchSettings": "evomal.methods.settings",
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
+    "TensorBoardTracker": "evomal.runs.trackers",
     "compare": "evomal.training.meta_testing",
     "load_loss": "evomal.losses.files",
     "load_task": "evomal.tasks.registry",
     "parse": "evomal.expressions.expression",
+    "resume": "evomal.runs.search",
     "save_loss": "evomal.losses.files",
     "search": "evomal.runs.search",
 }
@@ -42,17 +51,23 @@ _HOMES = {
 __all__ = [
     "SGD",
     "Callback",
+    "Execution",
     "Expression",
     "InputError",
+    "MLflowTracker",
+    "PlainProgress",
     "Run",
+    "RunStart",
     "SearchInterrupted",
     "SearchSettings",
     "SymbolicLoss",
     "Task",
+    "TensorBoardTracker",
     "compare",
     "load_loss",
     "load_task",
     "parse",
+    "resume",
     "save_loss",
     "search",
 ]

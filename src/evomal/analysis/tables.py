@@ -13,24 +13,28 @@ from evomal.runs.run import BestLoss, Run
 from evomal.training.meta_testing import Comparison, Sample
 
 _LEADERS = 10
+_FAILURES = 3
 
 
 def run_overview(run: Run) -> Group:
     """Task, leaderboard and outcome counts of a run."""
     facts = run.facts
+    reason = f" ({facts['stop_reason']})" if facts.get("stop_reason") else ""
+    metrics = facts["metric"] if isinstance(facts["metric"], list) else [facts["metric"]]
     lines: list[RenderableType] = [
         Text(
-            f"Run {run.run_dir}: {facts['method']} on {_names(facts['task'])}, "
-            f"seed {facts['seed']}, {facts['status']}"
+            f"Run {run.run_dir}: {facts['method']} on {', '.join(run.task_names)}, "
+            f"seed {facts['seed']}, {facts['status']}{reason}"
             + (f" after {facts['seconds']:.0f} s" if "seconds" in facts else "")
         ),
         Text(
-            f"Fitness is the validation {facts['metric'].replace('_', ' ')} after "
-            f"{facts['settings']['testing_steps']} training steps; the task loss itself scores "
-            f"{number(run.task_loss_fitness)}."
+            f"Fitness is the validation {' and '.join(metrics).replace('_', ' ')} after "
+            f"{facts['settings']['testing_steps']} training steps"
+            + (", mean over the tasks" if len(run.task_names) > 1 else "")
+            + f"; the task loss itself scores {number(run.task_loss_fitness)}."
         ),
     ]
-    if facts["split"] == "published":
+    if "published" in facts["split"]:
         lines.append(Text(PUBLISHED_WARNING))
     if run.hall_of_fame:
         lines += [Text(), leaderboard(run.hall_of_fame), Text()]
@@ -40,6 +44,12 @@ def run_overview(run: Run) -> Group:
         lines.append(Text("No learned loss was good enough to be trained to the end."))
     counts = ", ".join(f"{count} {status}" for status, count in run.archive.counts.items())
     lines.append(Text(f"Candidates: {counts}"))
+    lines += [
+        Text(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
+        for outcome in run.failures[:_FAILURES]
+    ]
+    if facts["status"] not in ("finished", "running"):
+        lines.append(Text(f"To go on: evomal resume {run.run_dir}"))
     return Group(*lines)
 
 
@@ -126,7 +136,3 @@ def simple_table(columns: list[str], rows: list[list[str]]) -> Table:
 def number(value: float | None) -> str:
     """A metric with four significant digits; a dash for none."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def _names(task: str | list[str]) -> str:
-    return task if isinstance(task, str) else ", ".join(task)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 from evomal.losses.base import Link, Loss
 from evomal.methods.settings import SearchSettings
 
-Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "diverged"]
+Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "diverged", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -54,7 +54,8 @@ class Outcome:
     status
         *evaluated*: trained. *duplicate*: symbolically equivalent to an earlier candidate.
         *rejected*: by the rejection protocol. *equivalent*: its gradients equal those of an
-        earlier one. *diverged*: a stage met a non-finite value.
+        earlier one. *diverged*: a stage met a non-finite value. *failed*: the work on it raised an
+        error, ran late or lost its worker, twice.
     fitness
         Lower is better; infinity is the worst.
     loss
@@ -67,6 +68,8 @@ class Outcome:
         Key of gradient equivalence.
     seconds
         Wall-clock time by stage.
+    reason
+        Why it failed.
     """
 
     candidate: Candidate
@@ -77,6 +80,7 @@ class Outcome:
     correlation: float | None = None
     gradient_key: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
 
     @property
     def rank(self) -> tuple[float, int, int]:
@@ -90,9 +94,9 @@ class Archive:
     Attributes
     ----------
     best
-        The best outcome with finite fitness.
+        The best outcome of a candidate that was itself trained.
     hall_of_fame
-        The best outcome with finite fitness for each number of nodes.
+        The same for each number of nodes.
     counts
         Number of candidates by status.
     """
@@ -110,7 +114,7 @@ class Archive:
         self._by_key.setdefault(outcome.candidate.key, outcome)
         if outcome.gradient_key is not None:
             self._by_gradient.setdefault(outcome.gradient_key, outcome)
-        if math.isfinite(outcome.fitness):
+        if outcome.status == "evaluated":  # others inherit a fitness that nobody measured
             size = outcome.candidate.size
             self.best = min(self.best or outcome, outcome, key=_rank)
             best_of_size = self.hall_of_fame.get(size, outcome)

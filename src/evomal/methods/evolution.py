@@ -68,7 +68,8 @@ class EvoMAL(Method):
         for i in range(len(population)):  # the correction can add an edge; there is no parent yet
             while population[i].height > settings.max_height:
                 population[i] = operators.correct(rng, operators.half_and_half(rng, *heights))
-        return population
+        given = [parse(text) for text in settings.initial_losses]
+        return [*given, *population[len(given) :]]  # all others are as they would be without
 
     def _offspring(self) -> list[Expression]:
         count = self.settings.population_size - self.settings.elites

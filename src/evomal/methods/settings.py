@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evomal.errors import InputError
+from evomal.expressions.expression import parse
 from evomal.training.settings import EvaluationSettings, require_at_least
 
 
@@ -46,6 +47,10 @@ class SearchSettings(EvaluationSettings):
     activation: Literal["identity", "softplus"] = "identity"
     """Output activation of the losses; softplus makes them non-negative."""
 
+    initial_losses: tuple[str, ...] = ()
+    """Losses that take the first places of generation 0: expressions in quotes, names of known
+    losses, loss files or run directories."""
+
     def validate(self) -> None:
         """Raise an `InputError` for the first setting that makes no sense."""
         super().validate()
@@ -68,6 +73,23 @@ class SearchSettings(EvaluationSettings):
             )
         if self.activation not in ("identity", "softplus"):
             raise InputError("The setting activation must be identity or softplus.")
+        self._validate_initial_losses()
+
+    def _validate_initial_losses(self) -> None:
+        if len(self.initial_losses) > self.population_size:
+            raise InputError(
+                f"There are {len(self.initial_losses)} initial losses for a population of "
+                f"{self.population_size}; raise population_size."
+            )
+        for text in self.initial_losses:
+            expression = parse(text)
+            if not expression.uses_both_arguments():
+                raise InputError(f"The initial loss {text} must use both y and f.")
+            if expression.height > self.max_height:
+                raise InputError(
+                    f"The initial loss {text} has height {expression.height}, but max_height is "
+                    f"{self.max_height}."
+                )
 
     @property
     def elites(self) -> int:

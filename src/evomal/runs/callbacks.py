@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 from evomal.methods.base import Generation, Method, Outcome
 
 
-class Callback:
-    """Override what you need; the methods here do nothing."""
+@dataclass(frozen=True)
+class RunStart:
+    """What is known when a run begins or is resumed.
 
-    def on_run_start(self, method: Method, task_loss_fitness: float | None) -> None:
-        """The run is set up; the task loss itself scores `task_loss_fitness`."""
+    Attributes
+    ----------
+    run_dir
+        The run's directory.
+    facts
+        Task, method, seed, settings and so on, as the run records them.
+    task_loss_fitness
+        What the task loss itself scores; None if it diverges.
+    generations
+        Those finished before, if the run is resumed.
+    """
+
+    run_dir: Path
+    facts: Mapping[str, Any]
+    task_loss_fitness: float | None
+    generations: Sequence[Generation]
+
+
+class Callback:
+    """Override what you need; the methods here do nothing.
+
+    ``method.archive`` holds all outcomes so far and the best loss. The calls come from the process
+    that called `evomal.search`, and the run waits for them.
+    """
+
+    def on_run_start(self, method: Method, start: RunStart) -> None:
+        """The run is set up, or taken up again."""
 
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
         """A candidate is finished and stored; ``method.archive`` holds it."""
@@ -18,4 +49,4 @@ class Callback:
         """A generation is finished and stored."""
 
     def on_run_end(self, method: Method) -> None:
-        """The run is over, finished or interrupted."""
+        """The run is over: finished, stopped, interrupted or failed."""

@@ -1,25 +1,42 @@
-"""Where the work on candidates is done: in this process, or in several local ones.
+"""Where the work on candidates is done: in this process, in local ones, or in a Ray cluster.
 
-The work is a pure function of (task, candidate, seed, settings), so it does not matter where.
+The work is a pure function of (tasks, candidate, seed, settings), so it does not matter where. All
+executors keep one contract: `submit` returns a future that holds the function's value or a
+`WorkError`; after a `WorkError` the worker that it happened on is never used again.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from evomal.errors import InputError
+from evomal.runs.execution import Execution, available_cores
 from evomal.tasks.task import Task
+from evomal.training.numerics import DeadlineError, deadline
 
 T = TypeVar("T")
+
+
+class WorkError(Exception):
+    """A piece of work came to nothing; the message says why, on one line.
+
+    Attributes
+    ----------
+    timed_out
+        It ran past its timeout.
+    machine_lost
+        The machine it ran on is gone, so the work itself is not to blame.
+    """
+
+    def __init__(self, reason: str, *, timed_out: bool = False, machine_lost: bool = False) -> None:
+        super().__init__(reason)
+        self.timed_out = timed_out
+        self.machine_lost = machine_lost
 
 
 class Executor(Protocol):
@@ -27,8 +44,14 @@ class Executor(Protocol):
 
     workers: int
 
-    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Start the work; the future holds its result or its error."""
+    def submit(
+        self, function: Callable[..., T], *args: Any, timeout: float | None = None
+    ) -> Future[T]:
+        """Start the work, to be given up after `timeout` seconds.
+
+        The future holds its value; a `WorkError` if it raised, ran late or lost its worker; or an
+        `InputError` if no worker can be had.
+        """
         ...
 
     def close(self) -> None:
@@ -46,10 +69,20 @@ class InProcess:
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(threads)
 
-    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Do the work and return a future that is done; an error is raised at once."""
+    def submit(
+        self, function: Callable[..., T], *args: Any, timeout: float | None = None
+    ) -> Future[T]:
+        """Do the work and return a future that is done."""
         future: Future[T] = Future()
-        future.set_result(function(self._tasks, *args))
+        try:
+            with deadline(timeout):
+                future.set_result(function(self._tasks, *args))
+        except DeadlineError:
+            future.set_exception(late(timeout))
+        except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
+            work_error = WorkError(describe_error(error))
+            work_error.__cause__ = error
+            future.set_exception(work_error)
         return future
 
     def close(self) -> None:
@@ -57,101 +90,66 @@ class InProcess:
         torch.set_num_threads(self._threads_before)
 
 
-class LocalProcesses:
-    """Spawned processes that hold the tasks; tensors are shared memory.
-
-    Raises
-    ------
-    InputError
-        If a task cannot be sent to another process, as with a lambda for a model factory.
-    """
-
-    def __init__(self, tasks: Sequence[Task], threads: int, workers: int) -> None:
-        self.workers = workers
-        for task in tasks:
-            for part in (task.model, task.task_loss, task.metric, task.preprocess):
-                try:
-                    pickle.dumps(part)
-                except (pickle.PicklingError, AttributeError, TypeError) as error:
-                    raise InputError(
-                        f"The task {task.name!r} cannot be sent to worker processes ({error}); "
-                        "define its functions at the top of a module, or use one worker."
-                    ) from error
-        self._pool = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_initialize,
-            initargs=(tasks, threads),
-        )
-
-    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Start the work in one of the processes.
-
-        Raises
-        ------
-        InputError
-            If the processes cannot start, or one has died.
-        """
-        try:
-            return self._pool.submit(_work, function, *args)
-        except BrokenProcessPool as error:
-            raise _worker_died() from error
-
-    def close(self) -> None:
-        """End the processes."""
-        # Python 3.14 has a public method for this, ProcessPoolExecutor.terminate_workers.
-        processes = list((vars(self._pool).get("_processes") or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-
-
-def result_of(future: Future[T]) -> T:
-    """The result of finished or running work, or the error that it raised.
-
-    Raises
-    ------
-    InputError
-        If the worker process has died.
-    """
+def attempt(
+    function: Callable[..., T], tasks: Sequence[Task], args: Sequence[Any]
+) -> tuple[bool, T | str]:
+    """In a worker: (True, the value of the function), or (False, what it raised)."""
     try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise _worker_died() from error
+        return True, function(tasks, *args)
+    except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
+        return False, describe_error(error)
 
 
-def _worker_died() -> InputError:
-    return InputError(
-        "A worker process died, perhaps for lack of memory; use fewer workers. (In a script, guard "
-        'the search with `if __name__ == "__main__":`, as spawned processes import the script.)'
-    )
+def describe_error(error: Exception) -> str:
+    """An error on one line, with its type."""
+    lines = str(error).split("\n")
+    text = next((line.strip() for line in lines if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def open_executor(tasks: Sequence[Task], threads: int, workers: int) -> Executor:
-    """The executor for a number of workers."""
+def late(timeout: float | None) -> WorkError:
+    """The error of work that ran past its timeout."""
+    return WorkError(f"it took longer than {timeout:g} s", timed_out=True)
+
+
+def require_picklable(tasks: Sequence[Task]) -> None:
+    """Raise an `InputError` if a task cannot be sent to another process."""
+    for task in tasks:
+        for part in (task.model, task.task_loss, task.metric, task.preprocess):
+            try:
+                pickle.dumps(part)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise InputError(
+                    f"The task {task.name!r} cannot be sent to worker processes ({error}); "
+                    "define its functions at the top of a module, or use one worker."
+                ) from error
+
+
+def open_executor(tasks: Sequence[Task], threads: int, execution: Execution) -> Executor:
+    """The executor for the settings.
+
+    Raises
+    ------
+    InputError
+        If a task cannot be sent to workers, or the cluster cannot be reached.
+    """
+    workers = execution.workers
+    if execution.executor == "ray":
+        from evomal.runs.ray_actors import RayActors
+
+        return RayActors(tasks, threads, workers, execution.ray_address)
+    if workers == "auto":
+        workers = default_workers(tasks, threads)
     if workers == 1:
         return InProcess(tasks, threads)
+    from evomal.runs.processes import LocalProcesses
+
     return LocalProcesses(tasks, threads, workers)
 
 
-def available_workers(threads: int) -> int:
-    """How many candidates fit on this machine at a time: cores ÷ threads per candidate."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // threads)
-
-
-_tasks: Sequence[Task] = ()  # in a worker process
-
-
-def _initialize(tasks: Sequence[Task], threads: int) -> None:
-    """Prepare a worker process; Ctrl-C is the coordinator's to handle."""
-    global _tasks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    _tasks = tasks
-
-
-def _work(function: Callable[..., T], *args: Any) -> T:
-    return function(_tasks, *args)
+def default_workers(tasks: Sequence[Task], threads: int) -> int:
+    """How many candidates fit on this machine at a time: its GPUs, or cores ÷ threads."""
+    if tasks[0].device.type != "cpu":
+        count: int = torch.get_device_module(tasks[0].device).device_count()
+        return count
+    return max(1, available_cores() // threads)

@@ -10,20 +10,31 @@ from rich.table import Table
 from rich.text import Text
 
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.base import Generation, Method
-from evomal.runs.callbacks import Callback
+from evomal.methods.base import Generation, Method, Outcome
+from evomal.runs.callbacks import Callback, RunStart
 
 
 class PlainProgress(Callback):
     """One line per generation, written at once."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, markup=False)
         self._start = time.monotonic()
+        self._done_before = 0
 
-    def on_run_start(self, method: Method, task_loss_fitness: float | None) -> None:
-        """Say what there is to beat."""
-        self._print(f"The task loss itself scores {_number(task_loss_fitness)}.")
+    def on_run_start(self, method: Method, start: RunStart) -> None:
+        """Say where the run is and what there is to beat."""
+        self._done_before = method.archive.counts.total()
+        done = f", {self._done_before} candidates are finished" if self._done_before else ""
+        self._print(
+            f"Run {start.run_dir}{done}. The task loss itself scores "
+            f"{_number(start.task_loss_fitness)}."
+        )
+
+    def on_candidate(self, method: Method, outcome: Outcome) -> None:
+        """Say why a candidate failed."""
+        if outcome.status == "failed":
+            self._print(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
 
     def on_generation(self, method: Method, generation: Generation) -> None:
         """Say how it goes."""
@@ -32,7 +43,7 @@ class PlainProgress(Callback):
         self._print(
             f"Generation {generation.number + 1}/{method.generations}: "
             f"best {_number(generation.best)}, {counts}; {_duration(seconds)}, "
-            f"about {_duration(_time_left(method, seconds))} left"
+            f"about {_duration(_time_left(method, seconds, self._done_before))} left"
         )
 
     def _print(self, line: str) -> None:
@@ -44,16 +55,26 @@ class LiveProgress(Callback):
     """A display that is redrawn in place: best loss so far, outcome counts, time left."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._start = time.monotonic()
         self._method: Method | None = None
         self._task_loss_fitness: float | None = None
+        self._done_before = 0
         self._live = Live(console=console, transient=True, get_renderable=self._render)
 
-    def on_run_start(self, method: Method, task_loss_fitness: float | None) -> None:
+    def on_run_start(self, method: Method, start: RunStart) -> None:
         """Begin to draw."""
         self._method = method
-        self._task_loss_fitness = task_loss_fitness
+        self._done_before = method.archive.counts.total()
+        self._task_loss_fitness = start.task_loss_fitness
+        self._console.print(f"Run {start.run_dir}", soft_wrap=True)
         self._live.start(refresh=True)
+
+    def on_candidate(self, method: Method, outcome: Outcome) -> None:
+        """Say, above the display, why a candidate failed."""
+        if outcome.status == "failed":
+            number, reason = outcome.candidate.number, outcome.reason
+            self._console.print(f"Candidate {number} failed: {reason}", soft_wrap=True)
 
     def on_run_end(self, method: Method) -> None:
         """Give the terminal back."""
@@ -83,7 +104,8 @@ class LiveProgress(Callback):
             table.add_row("best loss", Text(str(best.loss.expression)))
         counts = ", ".join(f"{n} {status}" for status, n in method.archive.counts.items())
         table.add_row("outcomes", counts)
-        left = f", about {_duration(_time_left(method, seconds))} left" if done else ""
+        time_left = _duration(_time_left(method, seconds, self._done_before))
+        left = f", about {time_left} left" if done > self._done_before else ""
         table.add_row("time", _duration(seconds) + left)
         return table
 
@@ -97,10 +119,10 @@ def _candidates(method: Method) -> tuple[int, int]:
     return done, expected if method.generations > 1 else done
 
 
-def _time_left(method: Method, seconds: float) -> float:
-    """Seconds, as if the candidates to come took as long as those so far."""
+def _time_left(method: Method, seconds: float, done_before: int) -> float:
+    """Seconds, as if the candidates to come took as long as those of this session."""
     done, expected = _candidates(method)
-    return seconds / max(done, 1) * max(expected - done, 0)
+    return seconds / max(done - done_before, 1) * max(expected - done, 0)
 
 
 def _duration(seconds: float) -> str:

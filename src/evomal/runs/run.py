@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
 from evomal.losses.base import Link, Loss
 from evomal.losses.files import load_loss
+from evomal.losses.known import KNOWN_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
+from evomal.runs.directory import is_in_use
 from evomal.runs.store import RunStore
 
 
@@ -69,21 +72,29 @@ class Run:
         store = RunStore.open(self.run_dir)
         try:
             self.facts: dict[str, Any] = store.facts()
+            if self.facts.get("status") == "running" and not is_in_use(self.run_dir):
+                self.facts["status"] = "killed"
             self.generations: list[tuple[Generation, float]] = store.generations()
             self.archive = Archive()
+            self.failures: list[Outcome] = []
             self.seconds: dict[str, float] = {}
             for outcome in store.outcomes():
                 self.archive.add(outcome)
+                if outcome.status == "failed":
+                    self.failures.append(outcome)
                 for stage, seconds in outcome.seconds.items():
                     self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-            known = store.printed_forms()
+            self._printed_forms = store.printed_forms()
         except (sqlite3.Error, ValueError, LookupError, TypeError) as error:
             raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
         finally:
             store.close()
-        fame = sorted(self.archive.hall_of_fame.items())
-        self.hall_of_fame: list[BestLoss] = describe([outcome for _, outcome in fame], known)
+
+    @cached_property
+    def hall_of_fame(self) -> list[BestLoss]:
         """The best loss for each number of nodes, fewest nodes first."""
+        fame = sorted(self.archive.hall_of_fame.items())
+        return describe([outcome for _, outcome in fame], self._printed_forms)
 
     @property
     def best(self) -> BestLoss:
@@ -103,6 +114,12 @@ class Run:
         return best
 
     @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks that the loss was learned on."""
+        task = self.facts["task"]
+        return [task] if isinstance(task, str) else list(task)
+
+    @property
     def task_loss_fitness(self) -> float | None:
         """What the task loss itself scores; None if it diverges or is not known yet."""
         value: float | None = self.facts.get("task_loss_fitness")
@@ -110,8 +127,8 @@ class Run:
 
     @property
     def _best(self) -> BestLoss | None:
-        size = self.archive.best.candidate.size if self.archive.best else None
-        return next((entry for entry in self.hall_of_fame if entry.nodes == size), None)
+        best = [self.archive.best] if self.archive.best else []
+        return next(iter(describe(best, self._printed_forms)), None)
 
     def summary(self) -> dict[str, Any]:
         """Everything about the run as JSON values; times and dates only under ``timing``."""
@@ -122,6 +139,10 @@ class Run:
             "task_loss_fitness": self.task_loss_fitness,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
+            "failures": [
+                {"number": outcome.candidate.number, "reason": outcome.reason}
+                for outcome in self.failures
+            ],
             "generations": [
                 {"best": generation.best, "mean": generation.mean, **generation.counts}
                 for generation, _ in self.generations
@@ -151,28 +172,48 @@ def is_run_dir(text: str) -> bool:
 
 
 def resolve_loss(text: str, link: Link) -> Loss:
-    """The loss that a user names: a run directory, a loss file, or an expression.
+    """The loss that a user names: a run directory, a loss file, a known loss, or an expression.
 
     Parameters
     ----------
     text
-        Any of the three.
+        Any of the four.
     link
-        The link of an expression; files have their own.
+        The link of an expression; files and most known losses have their own.
 
     Raises
     ------
     InputError
-        If it is none of the three.
+        If it is none of the four.
     """
     if is_run_dir(text):
         return Run(text).best.loss
     if os.path.exists(text) or text.endswith(".json") or os.sep in text:  # noqa: PTH110
         return load_loss(text)
+    if text in KNOWN_LOSSES:
+        known = KNOWN_LOSSES[text]
+        return SymbolicLoss(known.expression, link=known.link or link)
     try:
         return SymbolicLoss(text, link=link)
     except InputError as error:
-        raise InputError(f"{error} (There is no file or run directory of that name.)") from error
+        raise InputError(
+            f"{error} (There is no file, run directory or known loss of that name; "
+            "`evomal losses` lists those known.)"
+        ) from error
+
+
+def expression_of(text: str) -> str:
+    """The prefix form of a loss that a user names, as in `resolve_loss`; its weights are dropped.
+
+    Raises
+    ------
+    InputError
+        If it is no loss, or one without an expression.
+    """
+    loss = resolve_loss(text, "identity")
+    if not isinstance(loss, SymbolicLoss):
+        raise InputError(f"The loss {text!r} is no expression, so it cannot begin a search.")
+    return str(loss.expression)
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:

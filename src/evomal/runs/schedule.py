@@ -3,7 +3,8 @@
 A candidate goes through the filters in their order, then partial training: equal to an earlier
 candidate (paper, section 3.5.1), optimised (3.3), rejected (3.5.2), equal in its gradients
 (3.5.3), or trained (3.5.4). Whether it equals an earlier one is decided when all earlier ones are,
-so the outcome does not depend on how many workers there are or which is first.
+so the outcome does not depend on how many workers there are or which is first. Training on several
+tasks is one piece of work per task.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from evomal.losses.base import Loss
 from evomal.methods.base import Candidate, Method, Outcome
-from evomal.runs.executors import Executor, result_of
+from evomal.runs.dispatch import Dispatcher
+from evomal.runs.executors import WorkError
 from evomal.tasks.task import Task
 from evomal.training.numerics import DivergedError
 from evomal.training.screening import Screening, screen
 from evomal.training.settings import EvaluationSettings
-from evomal.training.training import fitness
+from evomal.training.training import partial_training
+
+Label = tuple[Literal["screening", "training"], Candidate, int]
 
 
 class GenerationSchedule:
@@ -35,56 +38,77 @@ class GenerationSchedule:
         Its archive knows all earlier generations; this class reads it and adds nothing.
     candidates
         In population order.
-    executor
+    dispatcher
         Does the work.
+    tasks
+        Number of tasks that a candidate is trained on.
+    finished
+        Outcomes of this generation that are known already, in a run that is resumed; the archive
+        knows them too.
     """
 
-    def __init__(self, method: Method, candidates: Sequence[Candidate], executor: Executor) -> None:
+    def __init__(
+        self,
+        method: Method,
+        candidates: Sequence[Candidate],
+        dispatcher: Dispatcher,
+        tasks: int = 1,
+        finished: Sequence[Outcome] = (),
+    ) -> None:
         self._method = method
-        self._executor = executor
+        self._dispatcher = dispatcher
         self._candidates = candidates
-        self._screenings: dict[int, Screening] = {}
-        self._outcomes: dict[int, Outcome] = {}  # of this generation, by number
-        self._undecided = deque(candidates)
+        self._tasks = tasks
+        self._outcomes = {outcome.candidate.number: outcome for outcome in finished}
+        self._undecided = deque(c for c in candidates if c.number not in self._outcomes)
+        self._screenings: dict[int, Screening | WorkError] = {}
+        self._trainings: dict[int, dict[int, tuple[float, float] | WorkError]] = {}
         self._first_with_key: dict[str, Candidate] = {}
         self._first_with_gradient: dict[str, Candidate] = {}
         self._followers: dict[int, list[Outcome]] = {}  # wait for the fitness of a candidate
         self._to_screen: deque[Candidate] = deque()
         self._to_train: deque[Candidate] = deque()
-        self._running: dict[Future[Any], tuple[str, Candidate]] = {}
-        for candidate in candidates:
+        self._next: deque[Label] = deque()  # the trainings of one candidate
+        for candidate in self._undecided:
             first = self._first_with_key.setdefault(candidate.key, candidate)
             is_new = first is candidate and method.archive.find(candidate) is None
             if is_new and candidate.loss is not None:
                 self._to_screen.append(candidate)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Every candidate's outcome, each as soon as it is known."""
+        """The outcome of every candidate that is not finished, each as soon as it is known.
+
+        Raises
+        ------
+        SearchStopped
+            If the time is up.
+        InputError
+            If no worker can be had.
+        """
         while len(self._outcomes) < len(self._candidates):
             yield from self._decide()
-            while len(self._running) < self._executor.workers and self._start_next():
+            while self._dispatcher.has_room and self._start_next():
                 pass
-            if self._running:
-                done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield from self._collect(future)
+            if self._dispatcher.is_busy:
+                for label, result in self._dispatcher.finished():
+                    yield from self._collect(label, result)
 
     def _start_next(self) -> bool:
-        """Give an idle worker the next piece of work, trainings first; False if there is none."""
+        """Start the next piece of work, trainings first; False if there is none."""
         method = self._method
-        if self._to_train:
+        if not self._next and self._to_train and len(self._trainings) < self._trainings_left():
             candidate = self._to_train.popleft()
-            loss = None
-            if candidate.loss is not None:
-                loss = self._screenings[candidate.number].loss
-            future: Future[Any] = self._executor.submit(
-                train_candidate, loss, method.settings, method.seed
-            )
-            self._running[future] = "training", candidate
-            return True
-        if self._to_screen:
+            self._trainings[candidate.number] = {}
+            self._next.extend(("training", candidate, task) for task in range(self._tasks))
+        if self._next:
+            label = self._next.popleft()
+            _, candidate, task = label
+            loss = self._outcome(candidate).loss
+            self._dispatcher.start(label, train_candidate, loss, method.settings, method.seed, task)
+        elif self._to_screen:
             candidate = self._to_screen.popleft()
-            future = self._executor.submit(
+            self._dispatcher.start(
+                ("screening", candidate, 0),
                 screen_candidate,
                 candidate.loss,
                 method.settings,
@@ -92,26 +116,46 @@ class GenerationSchedule:
                 method.optimizes_weights,
                 method.filters,
             )
-            self._running[future] = "screening", candidate
-            return True
-        return False
+        else:
+            return False
+        return True
 
-    def _collect(self, future: Future[Any]) -> Iterator[Outcome]:
+    def _trainings_left(self) -> float:
+        """How many candidates may be in training, so that no evaluation is one too many."""
+        return self._dispatcher.stop.trainings_left(self._method.archive)
+
+    def _collect(self, label: Label, result: Any) -> Iterator[Outcome]:
         """Take the result of a finished piece of work."""
-        stage, candidate = self._running.pop(future)
-        result = result_of(future)
+        stage, candidate, task = label
         if stage == "screening":
             self._screenings[candidate.number] = result
             return
-        value, seconds = result
+        results = self._trainings[candidate.number]
+        results[task] = result
+        if len(results) == self._tasks:
+            del self._trainings[candidate.number]
+            yield from self._finish(
+                self._trained(candidate, [results[i] for i in range(self._tasks)])
+            )
+
+    def _trained(
+        self, candidate: Candidate, results: Sequence[tuple[float, float] | WorkError]
+    ) -> Outcome:
+        """The outcome of a candidate that was trained on every task."""
         outcome = self._outcome(candidate)
-        outcome = replace(
+        values, training = [], 0.0
+        for result in results:
+            if isinstance(result, WorkError):
+                return replace(outcome, status="failed", reason=str(result))
+            values.append(result[0])
+            training += result[1]
+        fitness = sum(values) / len(values)
+        return replace(
             outcome,
-            status="evaluated" if math.isfinite(value) else "diverged",
-            fitness=value,
-            seconds={**outcome.seconds, "training": seconds},
+            status="evaluated" if math.isfinite(fitness) else "diverged",
+            fitness=fitness if math.isfinite(fitness) else math.inf,
+            seconds={**outcome.seconds, "training": training},
         )
-        yield from self._finish(outcome)
 
     def _decide(self) -> Iterator[Outcome]:
         """Decide as many candidates as possible, in population order."""
@@ -137,9 +181,12 @@ class GenerationSchedule:
             self._undecided.popleft()
 
     def _judge(self, candidate: Candidate) -> Iterator[Outcome]:
-        """Decide a screened candidate: rejected, diverged, equivalent, or to be trained."""
+        """Decide a screened candidate: rejected, diverged, failed, equivalent, or to be trained."""
         screening = self._screenings[candidate.number]
         outcome = self._outcome(candidate)
+        if isinstance(screening, WorkError):
+            yield from self._finish(replace(outcome, status="failed", reason=str(screening)))
+            return
         if screening.verdict != "promising":
             yield from self._finish(replace(outcome, status=screening.verdict))
             return
@@ -160,7 +207,7 @@ class GenerationSchedule:
     def _outcome(self, candidate: Candidate) -> Outcome:
         """What the screening says of a candidate, with the worst fitness."""
         screening = self._screenings.get(candidate.number)
-        if screening is None:
+        if screening is None or isinstance(screening, WorkError):
             return Outcome(candidate, "diverged", math.inf, candidate.loss)
         return Outcome(
             candidate,
@@ -202,16 +249,17 @@ def screen_candidate(
 
 
 def train_candidate(
-    tasks: Sequence[Task], loss: Loss | None, settings: EvaluationSettings, seed: int
+    tasks: Sequence[Task], loss: Loss | None, settings: EvaluationSettings, seed: int, index: int
 ) -> tuple[float, float]:
-    """Work for an executor: the fitness of a loss, or of the task losses, and its seconds.
+    """Work for an executor: L_P of a loss, or of the task loss, on one task, and its seconds.
 
-    The fitness is infinite if a training diverges.
+    L_P is infinite if the training diverges.
     """
     start = time.perf_counter()
-    losses = [task.task_loss if loss is None else loss for task in tasks]
+    task = tasks[index]
     try:
-        value = fitness(losses, tasks, settings.testing_steps, seed)
+        train_loss = task.task_loss if loss is None else loss
+        value = partial_training(task, train_loss, settings.testing_steps, seed)
     except DivergedError:
         value = math.inf
     return value, time.perf_counter() - start

@@ -1,29 +1,31 @@
-"""The search driver: asks a method, does the work on candidates, stores every outcome."""
+"""Begin a search, or take one up again where it stands."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
+import operator
 import os
 import platform
-import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from evomal.errors import InputError
-from evomal.losses.files import save_loss
-from evomal.methods.base import Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback
-from evomal.runs.executors import Executor, available_workers, open_executor, result_of
-from evomal.runs.run import Run, describe
-from evomal.runs.schedule import GenerationSchedule, train_candidate
-from evomal.runs.store import BEST_LOSS, RunStore, new_run_dir
+from evomal.runs.directory import new_run_dir
+from evomal.runs.dispatch import Dispatcher
+from evomal.runs.driver import Driver
+from evomal.runs.execution import Execution
+from evomal.runs.executors import open_executor
+from evomal.runs.run import Run, expression_of
+from evomal.runs.store import RunStore
+from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task
 
 
@@ -43,7 +45,7 @@ def search(
     settings: SearchSettings | None = None,
     seed: int = 0,
     run_dir: str | os.PathLike[str] | None = None,
-    workers: int | Literal["auto"] = 1,
+    execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
     **overrides: Any,
 ) -> Run:
@@ -52,7 +54,8 @@ def search(
     Parameters
     ----------
     tasks
-        One task, or several that share a link: their mean metric is the fitness.
+        One task, or several that share a link: one loss is learned for all of them, and its mean
+        metric is the fitness (paper, eq. 2).
     method
         Name of a search method.
     preset
@@ -63,53 +66,129 @@ def search(
         Fixes every random draw of the run.
     run_dir
         Directory of the run; default a new numbered one under ``runs/``.
-    workers
-        Processes that work on candidates; the result does not depend on it. ``"auto"``: as many
-        as the CPU has cores for, or one on a GPU. With more than one,
-        guard the call with ``if __name__ == "__main__":`` in a script.
+    execution
+        Workers and stop conditions; by default one worker, in this process, and none. With more
+        workers, guard the call with ``if __name__ == "__main__":`` in a script.
     callbacks
         Are told about the run's progress.
     **overrides
-        Single settings by name, such as ``generations=10``.
+        Single settings of `SearchSettings` or `Execution` by name, such as ``generations=10``,
+        ``workers=2`` or ``max_time=3600``.
 
     Returns
     -------
     Run
-        The finished run; ``run.best.loss`` is the learned loss.
+        The finished or stopped run; ``run.best.loss`` is the learned loss.
 
     Raises
     ------
     InputError
-        If an argument is not acceptable; nothing has been written then.
+        If an argument is not acceptable; nothing has been written then. Also if the run directory
+        cannot be written any more, or no worker can be had; then the run can be resumed.
     SearchInterrupted
         After Ctrl-C; everything finished is in the run directory, ``best.json`` included.
     """
     tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
-    settings = settings or choose_preset(preset)
-    known = [field.name for field in dataclasses.fields(settings)]
-    for name in overrides:
-        if name not in known:
-            raise InputError(f"Unknown setting {name!r}; choose from {', '.join(known)}.")
-    settings = dataclasses.replace(settings, **overrides)
+    seed = operator.index(seed)
+    settings, execution = _apply(
+        settings or choose_preset(preset), execution or Execution(), overrides
+    )
+    initial = tuple(map(expression_of, settings.initial_losses))
+    settings = dataclasses.replace(settings, initial_losses=initial)
     settings.validate()
+    execution.validate()
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
-    links = {task.link for task in tasks}
-    if len(links) != 1 or len({task.name for task in tasks}) != len(tasks):
+    if len({task.link for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError("A search needs tasks with different names and one and the same link.")
-    if workers == "auto":
-        workers = available_workers(settings.threads) if tasks[0].device.type == "cpu" else 1
-    if workers < 1:
-        raise InputError(f"The number of workers must be at least 1, but is {workers}.")
-    searcher = METHODS[method](settings, links.pop(), seed)
-    with contextlib.closing(open_executor(tasks, settings.threads, workers)) as executor:
+    facts = _facts(tasks, method, settings, seed)
+    with contextlib.closing(open_executor(tasks, settings.threads, execution)) as executor:
         directory = Path(run_dir) if run_dir is not None else new_run_dir()
-        store = RunStore.create(directory, _facts(tasks, method, settings, seed))
-        try:
-            _Driver(searcher, store, directory, callbacks).run(executor)
-        except KeyboardInterrupt as interruption:
-            raise SearchInterrupted(Run(directory)) from interruption
+        with contextlib.closing(RunStore.create(directory, facts)) as store:
+            _drive(directory, store, Dispatcher(executor, execution), callbacks)
     return Run(directory)
+
+
+def resume(
+    run_dir: str | os.PathLike[str],
+    tasks: Task | Sequence[Task] | None = None,
+    *,
+    generations: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    execution: Execution | None = None,
+    callbacks: Sequence[Callback] = (),
+    **overrides: Any,
+) -> Run:
+    """Continue a run that was stopped, interrupted or killed at any moment.
+
+    It ends exactly as if nothing had happened; only candidates that were in flight are computed
+    again. A finished run is returned as it is.
+
+    Parameters
+    ----------
+    run_dir
+        The run's directory.
+    tasks
+        The tasks that the run was made with; built-in ones are loaded by their names.
+    generations
+        Another number of generations, to search on longer.
+    data_dir
+        Folder of the data sets of built-in tasks; default where the run found them.
+    execution
+        As for `search`; nothing is taken over from the run, so that a stop condition that holds
+        does not stop it again.
+    callbacks
+        Are told about the run's progress.
+    **overrides
+        Single settings of `Execution` by name.
+
+    Raises
+    ------
+    InputError
+        If the directory holds no run that can be continued, another process is writing it, or the
+        tasks or their data are not those of the run; nothing has been changed then.
+    SearchInterrupted
+        After Ctrl-C.
+    """
+    _, execution = _apply(None, execution or Execution(), overrides)
+    execution.validate()
+    directory = Path(run_dir)
+    if is_finished(directory, generations):
+        return Run(directory)
+    with contextlib.closing(RunStore.reopen(directory)) as store:
+        facts = store.facts()
+        settings = _settings_of(facts, generations)
+        tasks = _tasks_of(facts, tasks, data_dir)
+        _warn_of_versions(facts)
+        with contextlib.closing(open_executor(tasks, settings.threads, execution)) as executor:
+            store.write_facts({"settings": dataclasses.asdict(settings)})
+            _drive(directory, store, Dispatcher(executor, execution), callbacks)
+    return Run(directory)
+
+
+def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None) -> bool:
+    """Whether `resume` has nothing to do.
+
+    Raises
+    ------
+    InputError
+        If the directory holds no readable run.
+    """
+    facts = Run(run_dir).facts
+    return facts["status"] == "finished" and generations in (None, facts["settings"]["generations"])
+
+
+def _drive(
+    directory: Path, store: RunStore, dispatcher: Dispatcher, callbacks: Sequence[Callback]
+) -> None:
+    """Bring the run in a store to its end."""
+    facts = store.facts()
+    method = METHODS[facts["method"]](_settings_of(facts), facts["link"], facts["seed"])
+    names = [task["name"] for task in facts["tasks"]]
+    try:
+        Driver(method, names, store, directory, callbacks).run(dispatcher)
+    except KeyboardInterrupt as interruption:
+        raise SearchInterrupted(Run(directory)) from interruption
 
 
 def choose_preset(name: str) -> SearchSettings:
@@ -125,92 +204,122 @@ def choose_preset(name: str) -> SearchSettings:
     return PRESETS[name]
 
 
-class _Driver:
-    """One search from its first to its last generation."""
+def _apply(
+    settings: SearchSettings | None, execution: Execution, overrides: Mapping[str, Any]
+) -> tuple[Any, Execution]:
+    """Both with single settings replaced by name."""
+    for name, value in overrides.items():
+        if settings is not None and name in _names(settings):
+            settings = dataclasses.replace(settings, **{name: value})
+        elif name in _names(execution):
+            execution = dataclasses.replace(execution, **{name: value})
+        else:
+            known = [*(_names(settings) if settings else []), *_names(execution)]
+            raise InputError(f"Unknown setting {name!r}; choose from {', '.join(known)}.")
+    return settings, execution
 
-    def __init__(
-        self,
-        method: Method,
-        store: RunStore,
-        run_dir: Path,
-        callbacks: Sequence[Callback],
-    ) -> None:
-        self._method = method
-        self._store = store
-        self._run_dir = run_dir
-        self._callbacks = callbacks
 
-    def run(self, executor: Executor) -> None:
-        start = time.perf_counter()
-        status = "interrupted"
-        try:
-            self._search(executor)
-            self._keep_formulas()
-            status = "finished"
-        finally:
-            seconds = time.perf_counter() - start
-            self._store.write_facts({"status": status, "seconds": seconds})
-            self._store.close()
-            for callback in self._callbacks:
-                callback.on_run_end(self._method)
+def _names(settings: SearchSettings | Execution) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings)]
 
-    def _search(self, executor: Executor) -> None:
-        method, store = self._method, self._store
-        own, _ = result_of(executor.submit(train_candidate, None, method.settings, method.seed))
-        own_fitness = own if math.isfinite(own) else None
-        store.write_facts({"task_loss_fitness": own_fitness})
-        for callback in self._callbacks:
-            callback.on_run_start(method, own_fitness)
-        while not method.finished:
-            start = time.perf_counter()
-            outcomes = []
-            for outcome in GenerationSchedule(method, method.ask(), executor).outcomes():
-                self._record(outcome)
-                outcomes.append(outcome)
-            outcomes.sort(key=lambda outcome: outcome.candidate.number)
-            generation = method.tell(outcomes)
-            store.write_generation(generation, method.state_dict(), time.perf_counter() - start)
-            for callback in self._callbacks:
-                callback.on_generation(method, generation)
 
-    def _keep_formulas(self) -> None:
-        """Store the printed forms of the hall of fame."""
-        forms = self._store.printed_forms()
-        describe(list(self._method.archive.hall_of_fame.values()), forms)
-        self._store.write_printed_forms(forms)
+def _settings_of(facts: Mapping[str, Any], generations: int | None = None) -> SearchSettings:
+    """The settings that a run was begun with, perhaps with more generations."""
+    fields = dict(facts["settings"])
+    fields["initial_losses"] = tuple(fields["initial_losses"])
+    if generations is not None:
+        done = fields["generations"]
+        if not (isinstance(generations, int) and generations >= done):
+            raise InputError(
+                f"The run was begun with {done} generations; on resuming there can only be more, "
+                f"not {generations}."
+            )
+        fields["generations"] = generations
+    return SearchSettings(**fields)
 
-    def _record(self, outcome: Outcome) -> None:
-        archive = self._method.archive
-        archive.add(outcome)
-        self._store.write_outcome(outcome)
-        if archive.best is outcome and outcome.loss is not None:
-            save_loss(outcome.loss, self._run_dir / BEST_LOSS)
-        for callback in self._callbacks:
-            callback.on_candidate(self._method, outcome)
+
+def _tasks_of(
+    facts: Mapping[str, Any],
+    tasks: Task | Sequence[Task] | None,
+    data_dir: str | os.PathLike[str] | None,
+) -> list[Task]:
+    """The tasks of a run, checked to be the same as when it was begun."""
+    described = facts["tasks"]
+    if tasks is None:
+        tasks = [_load(task, facts["device"], data_dir) for task in described]
+    tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
+    names = [task["name"] for task in described]
+    if [task.name for task in tasks] != names:
+        given = ", ".join(task.name for task in tasks)
+        raise InputError(
+            f"The run was made with {', '.join(names)}, not with {given}; resume it with the same "
+            "tasks, or begin a new run."
+        )
+    for task, before in zip(tasks, described, strict=True):
+        now = task.description()
+        changed = [name for name, value in now.items() if before[name] != value]
+        if str(task.device) != facts["device"]:
+            changed.append("device")
+        if changed:
+            raise InputError(
+                f"The task {task.name!r} is not the one that the run was made with: its "
+                f"{', '.join(changed)} changed; resume it with the same task, or begin a new run."
+            )
+    return tasks
+
+
+def _load(task: Mapping[str, Any], device: str, data_dir: str | os.PathLike[str] | None) -> Task:
+    """A built-in task as it was when the run was begun."""
+    if task["origin"] is None:
+        raise InputError(
+            f"The run was made with a task of your own, {task['name']!r}; resume it in Python: "
+            "evomal.resume(run_dir, task)."
+        )
+    origin = {**task["origin"], **({} if data_dir is None else {"data_dir": data_dir})}
+    return load_task(task["name"], device=device, **origin)
+
+
+def _warn_of_versions(facts: Mapping[str, Any]) -> None:
+    before, now = facts["versions"], _versions()
+    if before != now:
+        changed = ", ".join(f"{name} {before[name]}" for name in now if before[name] != now[name])
+        warnings.warn(
+            f"The run was begun with {changed}; with other versions, the last digits of the "
+            "results can differ.",
+            stacklevel=3,
+        )
 
 
 def _facts(
     tasks: Sequence[Task], method: str, settings: SearchSettings, seed: int
 ) -> dict[str, Any]:
     """What a run records about itself when it begins."""
-    import evomal
-
-    names = [task.name for task in tasks]
-    metrics = [getattr(task.metric, "__name__", "metric") for task in tasks]
+    described = [{**task.description(), "origin": task.origin} for task in tasks]
     return {
-        "task": names[0] if len(names) == 1 else names,
-        "split": tasks[0].split,
-        "metric": metrics[0],
+        "task": _common([task["name"] for task in described]),
+        "split": _common([task["split"] for task in described]),
+        "metric": _common([task["metric"] for task in described]),
         "link": tasks[0].link,
-        "fingerprints": [task.fingerprint() for task in tasks],
+        "tasks": described,
         "method": method,
         "seed": seed,
         "settings": dataclasses.asdict(settings),
         "status": "running",
         "device": str(tasks[0].device),
-        "versions": {
-            "evomal": evomal.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        "versions": _versions(),
+    }
+
+
+def _common(values: Sequence[str]) -> str | Sequence[str]:
+    """The one value that all have, or all values."""
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _versions() -> dict[str, str]:
+    import evomal
+
+    return {
+        "evomal": evomal.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
     }

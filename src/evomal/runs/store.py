@@ -12,14 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm
 from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.methods.base import Candidate, Generation, Outcome
+from evomal.runs.directory import BEST_LOSS, DATABASE, lock_run_dir
 
-FORMAT_VERSION = 1
-DATABASE = "run.sqlite"
-BEST_LOSS = "best.json"
+FORMAT_VERSION = 2  # 2: failed candidates with their reason, tasks described one by one
+_DRAFT = ".run.sqlite.draft"
 
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -34,6 +36,7 @@ CREATE TABLE candidates (
     correlation REAL,
     gradient_key TEXT,
     seconds TEXT NOT NULL,
+    reason TEXT,
     finished TEXT NOT NULL
 );
 CREATE TABLE generations (
@@ -52,14 +55,15 @@ CREATE TABLE printed_forms (
 
 
 class RunStore:
-    """The database of a run. One process writes, any number read.
+    """The database of a run. One process writes, held by a lock on the directory; any number read.
 
     Every write is one transaction on disk. Infinite fitness is NULL. A candidate's `proposed`
     loss has its first weights, `loss` those it ended with; NULL stands for the task loss.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, lock: FileLock | None = None) -> None:
         self._connection = connection
+        self._lock = lock
 
     @classmethod
     def create(cls, run_dir: Path, facts: Mapping[str, Any]) -> RunStore:
@@ -70,13 +74,19 @@ class RunStore:
         InputError
             If the directory already holds a run or cannot be written.
         """
-        path = run_dir / DATABASE
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
+            _require_no_run(run_dir)
+            lock = lock_run_dir(run_dir)
+            try:
+                _require_no_run(run_dir)  # that another process has just made
+            except FileExistsError:
+                lock.release()
+                raise
         except FileExistsError as error:
             reason = (
-                "already holds a run; choose another --run-dir, or look at it with `evomal show`"
+                "already holds a run; continue it with `evomal resume`, look at it with "
+                "`evomal show`, or choose another --run-dir"
                 if run_dir.is_dir()
                 else "is a file; choose another --run-dir"
             )
@@ -86,13 +96,47 @@ class RunStore:
                 f"The run directory {str(run_dir)!r} cannot be written ({error.strerror}); "
                 "choose another --run-dir."
             ) from error
-        connection = sqlite3.connect(path)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        store = cls(connection)
-        store.write_facts({"format_version": FORMAT_VERSION, "started": _now(), **facts})
-        return store
+        # The database appears whole or not at all, so that whatever is there can be resumed.
+        draft = run_dir / _DRAFT
+        try:
+            draft.unlink(missing_ok=True)
+            connection = sqlite3.connect(draft)
+            with contextlib.closing(connection):
+                connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+                store = cls(connection)
+                store.write_facts({"format_version": FORMAT_VERSION, "started": _now(), **facts})
+            draft.replace(run_dir / DATABASE)
+            return cls(_connect_for_writing(run_dir), lock)
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            lock.release()
+            raise InputError(
+                f"No run can be stored in {str(run_dir)!r} ({error}); choose another --run-dir."
+            ) from error
+
+    @classmethod
+    def reopen(cls, run_dir: Path) -> RunStore:
+        """Open a run for writing, to continue it.
+
+        Raises
+        ------
+        InputError
+            As `open`; also if another process is writing, or the directory cannot be written.
+        """
+        cls.open(run_dir).close()
+        try:
+            lock = lock_run_dir(run_dir)
+            try:
+                return cls(_connect_for_writing(run_dir), lock)
+            except sqlite3.Error:
+                lock.release()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(
+                f"The run in {str(run_dir)!r} cannot be continued, as the directory cannot be "
+                f"written ({error})."
+            ) from error
 
     @classmethod
     def open(cls, run_dir: Path) -> RunStore:
@@ -106,17 +150,21 @@ class RunStore:
         path = run_dir / DATABASE
         if not path.is_file():
             raise InputError(f"{str(run_dir)!r} is not a run directory: it holds no {DATABASE}.")
-        mode = "ro" if os.access(run_dir, os.W_OK) else "ro&immutable=1"
+        # Read-only places have no room for the files beside a database that is read normally.
+        ordinary = os.access(run_dir, os.W_OK) or path.with_name(f"{DATABASE}-wal").exists()
+        mode = "ro" if ordinary else "ro&immutable=1"
         try:
             store = cls(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
             store.check()
-            version = store.facts().get("format_version")
+            facts = store.facts()
         except (sqlite3.Error, ValueError) as error:
             raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
+        version = facts.get("format_version")
         if version != FORMAT_VERSION:
+            writer = facts.get("versions", {}).get("evomal", "another version")
             raise InputError(
                 f"The run in {str(run_dir)!r} has format version {version}, but this evomal reads "
-                f"version {FORMAT_VERSION}; use the version of evomal that wrote it."
+                f"version {FORMAT_VERSION}; use the evomal that wrote it ({writer})."
             )
         return store
 
@@ -128,9 +176,13 @@ class RunStore:
 
     def close(self) -> None:
         """Fold the write-ahead log into the database, so that one file is left, and let it go."""
-        with contextlib.suppress(sqlite3.OperationalError):  # somebody reads, or this is a reader
+        with contextlib.suppress(
+            sqlite3.Error
+        ):  # somebody reads, this is a reader, or the disk is full
             self._connection.execute("PRAGMA journal_mode=DELETE")
         self._connection.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Record named JSON values; a name that exists is replaced."""
@@ -150,7 +202,7 @@ class RunStore:
         proposed = outcome.candidate.loss
         with self._connection:
             self._connection.execute(
-                "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     outcome.candidate.number,
                     outcome.candidate.generation,
@@ -162,6 +214,7 @@ class RunStore:
                     outcome.correlation,
                     outcome.gradient_key,
                     json.dumps(dict(outcome.seconds)),
+                    outcome.reason,
                     _now(),
                 ),
             )
@@ -170,9 +223,11 @@ class RunStore:
         """Every finished candidate, in the order of their numbers."""
         rows = self._connection.execute(
             "SELECT number, generation, proposed, status, fitness, loss, source, correlation, "
-            "gradient_key, seconds FROM candidates ORDER BY number"
+            "gradient_key, seconds, reason FROM candidates ORDER BY number"
         )
-        for number, generation, proposed, status, fitness, loss, source, g, key, seconds in rows:
+        for row in rows:
+            number, generation, proposed, status, fitness, loss, source, g, key, *rest = row
+            seconds, reason = rest
             yield Outcome(
                 Candidate(
                     number,
@@ -186,6 +241,7 @@ class RunStore:
                 g,
                 key,
                 json.loads(seconds),
+                reason,
             )
 
     def write_generation(
@@ -234,27 +290,16 @@ class RunStore:
         return {request: PrintedForm(formula, latex) for request, formula, latex in rows}
 
 
-def new_run_dir(root: Path = Path("runs")) -> Path:
-    """Make the next numbered directory, such as ``runs/0001``.
+def _require_no_run(run_dir: Path) -> None:
+    if any((run_dir / name).exists() for name in (DATABASE, BEST_LOSS)):
+        raise FileExistsError
 
-    Raises
-    ------
-    InputError
-        If it cannot be made.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        while True:
-            numbers = [int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()]
-            run_dir = root / f"{max(numbers, default=0) + 1:04d}"
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                run_dir.mkdir()
-                return run_dir
-    except OSError as error:
-        raise InputError(
-            f"No run directory can be made in {str(root)!r} ({error.strerror}); "
-            "choose one with --run-dir."
-        ) from error
+
+def _connect_for_writing(run_dir: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(run_dir / DATABASE)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
 
 
 def _now() -> str:

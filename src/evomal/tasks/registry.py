@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -111,6 +112,11 @@ def load_task(
         rejection_steps=info.rejection_steps,
         name=name,
         split=split,
+        origin={
+            "split": split,
+            "split_seed": split_seed,
+            "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+        },
         device=device,
     )
 

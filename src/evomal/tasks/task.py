@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -16,6 +18,7 @@ from torch.utils.data import Dataset, default_collate
 from evomal.errors import InputError
 from evomal.losses.base import Link
 from evomal.seeding import isolated_torch_rng
+from evomal.tasks.checks import available_device, first_line, require_separate
 from evomal.tasks.metrics import error_rate, mean_squared_error
 
 TensorLoss = Callable[[Tensor, Tensor], Tensor]
@@ -99,6 +102,8 @@ class Task:
         What the task is called in runs and messages; random streams derive from it too.
     split
         Name of the way the data was split, for the record.
+    origin
+        The arguments of `evomal.load_task` that make this task again, if it is a built-in one.
     device
         Where data and base learners live; ``"auto"`` means a GPU if there is one.
 
@@ -125,12 +130,15 @@ class Task:
         testing_steps: int = 10_000,
         name: str = "custom",
         split: str = "custom",
+        origin: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         if link not in get_args(Link):
             raise InputError(f"Unknown link {link!r}; choose from {', '.join(get_args(Link))}.")
         if batch_size < 1:
             raise InputError(f"The batch size must be at least 1, but is {batch_size}.")
+        if rejection_steps < 1 or testing_steps < 1:
+            raise InputError("The rejection steps and the testing steps must be at least 1.")
         self.model = model
         self.link: Link = link
         self.task_loss = task_loss or _DEFAULTS[link][0]
@@ -142,10 +150,10 @@ class Task:
         self.testing_steps = testing_steps
         self.name = name
         self.split = split
-        self.device = _available(device)
+        self.origin = origin
+        self.device = available_device(device)
         learner = self.new_model(seed=0)
-        if self.new_model(seed=0) is learner:
-            raise InputError("The model factory must return a new module at every call.")
+        require_separate(learner, self.new_model(seed=0))
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters, so no loss can train it.")
@@ -180,6 +188,38 @@ class Task:
         inputs = self.preprocess(inputs) if self.preprocess else inputs
         return Data(inputs, data.targets[rows])
 
+    def to(self, device: str | torch.device) -> Task:
+        """The same task with its data, and every new base learner, on another device."""
+        twin = copy.copy(self)
+        twin.device = available_device(device)
+        for part in ("train", "validation", "test"):
+            data: Data | None = getattr(self, part)
+            if data is not None:
+                moved = Data(data.inputs.to(twin.device), data.targets.to(twin.device))
+                setattr(twin, part, moved)
+        return twin
+
+    def description(self) -> dict[str, Any]:
+        """What makes a search on this task the search that it is, as JSON values.
+
+        The model is known by the names, shapes and types of its parameters and buffers, functions
+        by their names, the data by a digest of all values.
+        """
+        state = self.new_model(seed=0).state_dict()
+        layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in state.items()])
+        return {
+            "name": self.name,
+            "split": self.split,
+            "link": self.link,
+            "metric": function_name(self.metric),
+            "task loss": function_name(self.task_loss),
+            "optimizer": dataclasses.asdict(self.optimizer),
+            "batch size": self.batch_size,
+            "rejection steps": self.rejection_steps,
+            "model": hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
+            "data": self.fingerprint(),
+        }
+
     def fingerprint(self) -> str:
         """A digest of all data, equal if and only if every value is."""
         digest = hashlib.blake2b(digest_size=16)
@@ -201,7 +241,7 @@ class Task:
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise InputError(
                 f"The {part} data must be a pair (inputs, targets) of tensors or a map-style "
-                f"Dataset of such pairs ({_first_line(error)})."
+                f"Dataset of such pairs ({first_line(error)})."
             ) from error
         if rows[0] != rows[1] or rows[0] == 0:
             raise InputError(
@@ -248,7 +288,7 @@ class Task:
         ) as error:
             raise InputError(
                 f"The model fails on the {part} inputs, two rows of shape "
-                f"{tuple(data.inputs[two].shape)}: {_first_line(error)}"
+                f"{tuple(data.inputs[two].shape)}: {first_line(error)}"
             ) from error
         target = data.targets[two]
         if not isinstance(pred, Tensor):
@@ -272,29 +312,14 @@ class Task:
             )
 
 
-def _available(device: str | torch.device) -> torch.device:
-    """The device, if torch can compute on it; ``"auto"`` means a GPU if there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"The device {str(device)!r} cannot be used: {_first_line(error)}"
-        ) from error
-    if device.type == "meta":
-        raise InputError("The device 'meta' holds no numbers; use cpu or cuda.")
-    return device
+def function_name(function: Callable[..., Any]) -> str:
+    """What a function, a partial one, or a callable object is called."""
+    function = getattr(function, "func", function)
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _as_tensor(values: Any) -> Tensor:
     """A tensor of an array; a read-only array, such as a memory map, is copied."""
     if isinstance(values, np.ndarray) and not values.flags.writeable:
         values = values.copy()
-    return torch.as_tensor(values)
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return torch.as_tensor(values).detach()

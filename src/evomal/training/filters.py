@@ -11,7 +11,7 @@ from torch import Tensor
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.task import Data, Task
-from evomal.training.numerics import draw_batches, require_finite
+from evomal.training.numerics import check_deadline, draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
 from evomal.training.training import finite_metric
 
@@ -23,9 +23,9 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
     """
     stream = (seed, "raw-outputs", task.name)
     rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
-    batch = task.batch(task.train, rows)
     learner = task.new_model(derive_seed(*stream, "theta"))
     with torch.no_grad(), isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+        batch = task.batch(task.train, rows)
         return Data(learner(batch.inputs), batch.targets)
 
 
@@ -62,6 +62,7 @@ def _optimize_outputs(loss: Loss, outputs: Data, learning_rate: float, steps: in
     pred = outputs.inputs.clone().requires_grad_()
     optimizer = torch.optim.Adam([pred], lr=learning_rate)
     for _ in range(steps):
+        check_deadline()
         value = loss(pred, outputs.targets)
         (pred.grad,) = torch.autograd.grad(value, pred, materialize_grads=True)
         optimizer.step()

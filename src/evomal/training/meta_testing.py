@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -120,6 +122,7 @@ def compare(
             f"The loss has link {loss.link!r}, but the task {task.name!r} needs {task.link!r}."
         )
     steps = task.testing_steps if steps is None else steps
+    seeds = [operator.index(seed) for seed in seeds]
     if not seeds:
         raise InputError("A comparison needs at least one seed.")
     if steps < 0:
@@ -133,7 +136,7 @@ def compare(
         return Sample(values, learning_rate)
 
     base = task.optimizer.learning_rate
-    learned = test("learned", loss.to(task.device), base)
+    learned = test("learned", copy.deepcopy(loss).to(task.device), base)
     task_loss = test("task_loss", task.task_loss, base)
     tuned = None
     if tune_baseline:

@@ -1,8 +1,12 @@
-"""What every stage needs: batches drawn ahead, the test for divergence."""
+"""What every stage needs: batches drawn ahead, the test for divergence, the deadline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -11,6 +15,33 @@ from torch import Tensor
 
 class DivergedError(ArithmeticError):
     """A stage met a non-finite weight, loss, prediction, gradient or fitness."""
+
+
+class DeadlineError(TimeoutError):
+    """A stage ran past the `deadline` that it was given."""
+
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """Let the stages inside the block raise `DeadlineError` after that many seconds; None: never.
+
+    For work in this process, which nothing can end from outside. A stage looks at the clock at
+    every step, so a step that hangs is not ended.
+    """
+    token = _deadline.set(math.inf if seconds is None else time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def check_deadline() -> None:
+    """Raise `DeadlineError` if the time of the enclosing `deadline` is over."""
+    if time.monotonic() > _deadline.get():
+        raise DeadlineError
 
 
 def draw_batches(

@@ -23,7 +23,7 @@ class Screening:
     Attributes
     ----------
     loss
-        With the optimised weights, as far as it came.
+        With the optimised weights; with its first ones if it was rejected or diverged before.
     verdict
         Whether it deserves a training, or why not.
     correlation, gradient_key

@@ -43,7 +43,7 @@ class EvaluationSettings:
 
     def validate(self) -> None:
         """Raise an `InputError` for the first setting that makes no sense."""
-        require_at_least(self, 0, "rejection_steps")
+        require_at_least(self, 1, "rejection_steps")
         require_at_least(
             self, 1, "meta_steps", "base_steps", "rejection_batch", "testing_steps", "threads"
         )

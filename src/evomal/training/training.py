@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from evomal.errors import InputError
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.task import SGD, Data, Task, TensorLoss
-from evomal.training.numerics import DivergedError, draw_batches, require_finite
+from evomal.training.numerics import (
+    DivergedError,
+    check_deadline,
+    draw_batches,
+    require_finite,
+)
 
 _CHECK_EVERY = 25  # training steps; a diverged training is stopped at the next check
 _EVALUATION_ROWS = 512  # rows per forward pass when a metric is computed; more do not fit a cache
@@ -69,6 +74,7 @@ def train(
     finite = torch.ones((), dtype=torch.bool, device=task.device)
     with isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
         for step, rows in enumerate(batches, start=1):
+            check_deadline()
             batch = task.batch(task.train, rows)
             pred = learner(batch.inputs)
             value = loss(pred, batch.targets)
@@ -96,8 +102,11 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     """
     learner.eval()
     pieces: list[Tensor] = []
-    for start in range(0, len(data), _EVALUATION_ROWS):
-        pieces.append(learner(task.batch(data, slice(start, start + _EVALUATION_ROWS)).inputs))
+    with isolated_torch_rng(task.device, 0):
+        for start in range(0, len(data), _EVALUATION_ROWS):
+            check_deadline()
+            batch = task.batch(data, slice(start, start + _EVALUATION_ROWS))
+            pieces.append(learner(batch.inputs))
     pred = torch.cat(pieces)
     require_finite([pred])
     return finite_metric(task, pred, data.targets)
@@ -117,15 +126,17 @@ def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
     return value
 
 
-def fitness(loss: Sequence[TensorLoss], tasks: Sequence[Task], steps: int, seed: int) -> float:
-    """Mean L_P on validation data after partial training (Algorithm 2); lower is better.
+def partial_training(task: Task, loss: TensorLoss, steps: int, seed: int) -> float:
+    """L_P on validation data after partial training (Algorithm 2); lower is better.
+
+    The mean over a run's tasks is a loss's fitness.
 
     Parameters
     ----------
+    task
+        Its base learner starts from one θ₀ and sees one sequence of batches in the whole run.
     loss
-        The loss for every task.
-    tasks
-        The base learners start from one θ₀ and see one sequence of batches per run and task.
+        Any function of (pred, target).
     steps
         S_testing.
     seed
@@ -134,12 +145,7 @@ def fitness(loss: Sequence[TensorLoss], tasks: Sequence[Task], steps: int, seed:
     Raises
     ------
     DivergedError
-        If a training or its metric is not finite.
+        If the training or its metric is not finite.
     """
-    values = [
-        performance(
-            task, train(task, one, steps, stream=(seed, "fitness", task.name)), task.validation
-        )
-        for one, task in zip(loss, tasks, strict=True)
-    ]
-    return sum(values) / len(values)
+    learner = train(task, loss, steps, stream=(seed, "fitness", task.name))
+    return performance(task, learner, task.validation)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.task import SGD, Data, Task
-from evomal.training.numerics import draw_batches, require_finite
+from evomal.training.numerics import check_deadline, draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
 
 
@@ -84,11 +85,13 @@ def optimize_weights(
     if phi.numel() == 0:
         return phi.detach()
     optimizer = torch.optim.Adam([phi], lr=settings.meta_learning_rate)
-    schedules = [MetaSchedule(task, settings, seed) for task in tasks]
-    for i in range(settings.meta_steps):
-        gradients = [schedule.hypergradient(loss, phi, schedule.step(i)) for schedule in schedules]
-        phi.grad = torch.stack(gradients).mean(dim=0)
-        optimizer.step()
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention with a second derivative
+        schedules = [MetaSchedule(task, settings, seed) for task in tasks]
+        for i in range(settings.meta_steps):
+            check_deadline()
+            gradients = [one.hypergradient(loss, phi, one.step(i)) for one in schedules]
+            phi.grad = torch.stack(gradients).mean(dim=0)
+            optimizer.step()
     require_finite([phi])
     return phi.detach()
 
@@ -124,13 +127,10 @@ class MetaSchedule:
         """Meta step i: a fresh base learner and its batches."""
         task = self._task
         seed = derive_seed(self._seed, "meta-step", task.name, i)
-        return MetaStep(
-            task=task,
-            learner=task.new_model(seed),
-            training=[task.batch(task.train, rows) for rows in self._training_rows[i]],
-            judging=task.batch(self._judges, self._judging_rows[i]),
-            seed=seed,
-        )
+        with isolated_torch_rng(task.device, derive_seed(seed, "preprocess")):
+            training = [task.batch(task.train, rows) for rows in self._training_rows[i]]
+            judging = task.batch(self._judges, self._judging_rows[i])
+        return MetaStep(task, task.new_model(seed), training, judging, seed)
 
 
 def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
@@ -206,6 +206,8 @@ def supports_forward_mode(task: Task) -> bool:
     try:
         with isolated_torch_rng(task.device, 0):
             _jacobian_product(learner, theta, list(theta.values()), inputs)
+    except torch.OutOfMemoryError:
+        raise
     except (NotImplementedError, RuntimeError):
         return False
     return True

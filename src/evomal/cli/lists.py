@@ -1,0 +1,84 @@
+"""The commands that list what there is: tasks, methods, losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomal.cli.options import Json, new_console, print_json
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the built-in tasks."""
+
+    data_dir: Path | None = None
+    """Folder of the data sets; default EVOMAL_DATA, else the user's cache folder."""
+
+    json_output: Json = False
+    """Print one JSON list and nothing else."""
+
+    def run(self) -> int:
+        """Print names, parameter counts and whether the data is there."""
+        from evomal.tasks.datasets import DATASETS, data_directory
+        from evomal.tasks.registry import TASKS
+
+        folder = data_directory(self.data_dir)
+        rows = [
+            {
+                "name": name,
+                "parameters": info.parameters,
+                "data": "present" if DATASETS[info.dataset].is_present(folder) else "absent",
+            }
+            for name, info in TASKS.items()
+        ]
+        if self.json_output:
+            print_json(rows)
+        else:
+            from evomal.analysis.tables import simple_table
+
+            cells = [[str(row["name"]), f"{row['parameters']:,}", str(row["data"])] for row in rows]
+            new_console().print(simple_table(["task", "parameters", "data"], cells))
+        return 0
+
+
+@dataclass(frozen=True)
+class Methods:
+    """List the search methods."""
+
+    def run(self) -> int:
+        """Print names and descriptions."""
+        from evomal.analysis.tables import simple_table
+        from evomal.methods.registry import METHODS
+
+        cells = [[name, method.description] for name, method in METHODS.items()]
+        new_console().print(simple_table(["method", "what it searches"], cells))
+        return 0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """List the losses that are known by name."""
+
+    json_output: Json = False
+    """Print one JSON list and nothing else."""
+
+    def run(self) -> int:
+        """Print names, descriptions and prefix forms."""
+        from evomal.analysis.tables import simple_table
+        from evomal.losses.known import KNOWN_LOSSES
+
+        if self.json_output:
+            print_json(
+                [
+                    {"name": name, "expression": loss.expression, "link": loss.link}
+                    for name, loss in KNOWN_LOSSES.items()
+                ]
+            )
+            return 0
+        cells = [
+            [name, loss.link or "any", loss.description, loss.expression]
+            for name, loss in KNOWN_LOSSES.items()
+        ]
+        new_console().print(simple_table(["loss", "link", "what it is", "expression"], cells))
+        return 0

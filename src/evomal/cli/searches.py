@@ -1,0 +1,183 @@
+"""The commands that search: search and resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from rich.console import Console
+
+from evomal.cli.options import DataOptions, Json, new_console, print_json
+from evomal.errors import InputError
+from evomal.methods.settings import PRESETS, SearchSettings
+from evomal.runs.execution import Execution
+
+if TYPE_CHECKING:
+    from evomal.runs.callbacks import Callback
+    from evomal.runs.run import Run
+
+
+EXECUTION = Execution(workers="auto")
+"""The defaults of the command line."""
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What a search tells, and where."""
+
+    quiet: bool = False
+    """Print nothing but errors."""
+
+    json_output: Json = False
+    """Print one JSON object, as `evomal show --json` does, and nothing else."""
+
+    tensorboard: bool = False
+    """Also write TensorBoard's event files, to the folder tensorboard of the run directory."""
+
+    mlflow: str | None = None
+    """Also log to MLflow, at this tracking URI, such as http://host:5000 or file:mlruns."""
+
+    def callbacks(self, console: Console) -> list[Callback]:
+        """Progress and trackers."""
+        from evomal.runs.progress import LiveProgress, PlainProgress
+        from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
+
+        chosen: list[Callback] = []
+        if self.tensorboard:
+            chosen.append(TensorBoardTracker())
+        if self.mlflow is not None:
+            chosen.append(MLflowTracker(self.mlflow))
+        if not self.quiet and not self.json_output:
+            chosen.append((LiveProgress if console.is_terminal else PlainProgress)(console))
+        return chosen
+
+    def run(self, work: Callable[[Sequence[Callback]], Run], arguments: str = "") -> int:
+        """Do the work, report on the run; the exit status.
+
+        Parameters
+        ----------
+        work
+            Searches, and tells the callbacks that it is given.
+        arguments
+            What the next command has to repeat about the data.
+        """
+        from evomal.runs.search import SearchInterrupted
+
+        console = new_console()
+        status = 0
+        try:
+            run = work(self.callbacks(console))
+        except SearchInterrupted as interruption:
+            run, status = interruption.run, 130
+        if self.json_output:
+            print_json(run.summary())
+        elif not self.quiet:
+            _print_result(run, console, arguments)
+        return status
+
+
+@dataclass(frozen=True)
+class Search:
+    """Learn a loss function for one task, or one for several."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]]
+    """Names of tasks, such as diabetes/mlp; `evomal tasks` lists them."""
+
+    method: str = "evomal"
+    """Search method; `evomal methods` lists them."""
+
+    preset: Literal["paper", "quick"] = "paper"
+    """Settings to begin with: the paper's (hours), or a first look (minutes)."""
+
+    seed: int = 0
+    """Fixes every random draw of the run."""
+
+    run_dir: Path | None = None
+    """Directory of the run; default a new numbered one under runs/."""
+
+    reporting: tyro.conf.OmitArgPrefixes[Reporting] = field(default_factory=Reporting)
+    execution: tyro.conf.OmitArgPrefixes[Execution] = EXECUTION
+    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    settings: tyro.conf.OmitArgPrefixes[SearchSettings] = PRESETS["paper"]
+
+    def run(self) -> int:
+        """Search, show progress, print the leaderboard."""
+        from evomal.runs.search import search
+
+        if not self.tasks:
+            raise InputError("Name at least one task, such as diabetes/mlp; see `evomal tasks`.")
+        tasks = [self.data.load(name) for name in self.tasks]
+
+        def work(callbacks: Sequence[Callback]) -> Run:
+            return search(
+                tasks,
+                method=self.method,
+                settings=self.settings,
+                seed=self.seed,
+                run_dir=self.run_dir,
+                execution=self.execution,
+                callbacks=callbacks,
+            )
+
+        data_dir = f" --data-dir {self.data.data_dir}" if self.data.data_dir else ""
+        split = f" --split {self.data.split}" if self.data.split != "honest" else ""
+        return self.reporting.run(work, data_dir + split)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run that was stopped, interrupted or killed."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Directory of the run."""
+
+    generations: int | None = None
+    """Search on to this number of generations, if it is larger than the run's."""
+
+    data_dir: Path | None = None
+    """Folder of the data sets; default where the run found them."""
+
+    reporting: tyro.conf.OmitArgPrefixes[Reporting] = field(default_factory=Reporting)
+    execution: tyro.conf.OmitArgPrefixes[Execution] = EXECUTION
+
+    def run(self) -> int:
+        """Search on, show progress, print the leaderboard."""
+        from evomal.runs.search import is_finished, resume
+
+        if is_finished(self.run_dir, self.generations) and not (
+            self.reporting.quiet or self.reporting.json_output
+        ):
+            new_console().print(
+                f"The run in {self.run_dir} is finished; nothing is left to do. To search on, "
+                "raise --generations.",
+                soft_wrap=True,
+            )
+
+        def work(callbacks: Sequence[Callback]) -> Run:
+            return resume(
+                self.run_dir,
+                generations=self.generations,
+                data_dir=self.data_dir,
+                execution=self.execution,
+                callbacks=callbacks,
+            )
+
+        return self.reporting.run(work)
+
+
+def _print_result(run: Run, console: Console, arguments: str) -> None:
+    """The leaderboard, where the best loss is, and what to type next."""
+    from evomal.analysis.tables import run_overview
+    from evomal.runs.directory import BEST_LOSS
+
+    console.print(run_overview(run))
+    if (run.run_dir / BEST_LOSS).exists():
+        task = run.task_names[0]
+        console.print(
+            f"The best loss is saved in {run.run_dir / BEST_LOSS}.\n"
+            f"Next: evomal train {task} --loss {run.run_dir}{arguments}",
+            soft_wrap=True,
+        )

@@ -1,0 +1,196 @@
+"""One run from wherever it stands to its end: asks the method, stores every outcome at once."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomal.errors import InputError
+from evomal.losses.files import save_loss
+from evomal.methods.base import Generation, Method, Outcome
+from evomal.runs.callbacks import Callback, RunStart
+from evomal.runs.directory import BEST_LOSS
+from evomal.runs.dispatch import Dispatcher
+from evomal.runs.execution import SearchStopped
+from evomal.runs.executors import WorkError
+from evomal.runs.run import describe
+from evomal.runs.schedule import GenerationSchedule, train_candidate
+from evomal.runs.store import RunStore
+
+
+class Driver:
+    """Brings a run to its end, or to where it is stopped.
+
+    Parameters
+    ----------
+    method
+        As new; it is brought to where the store says the run stands.
+    tasks
+        Names of the tasks, for messages.
+    store
+        The run's database, open for writing.
+    run_dir
+        The run's directory.
+    callbacks
+        Are told what happens.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        tasks: Sequence[str],
+        store: RunStore,
+        run_dir: Path,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self._method = method
+        self._tasks = tasks
+        self._store = store
+        self._run_dir = run_dir
+        self._callbacks = callbacks
+        self._unfinished: list[Outcome] = []  # outcomes of the generation that is under way
+        self._generations: list[Generation] = []
+        self._start = time.perf_counter()
+        self._seconds_before = 0.0  # that earlier sessions took
+
+    def run(self, dispatcher: Dispatcher) -> None:
+        """Search until the method is finished, a stop condition holds or something goes wrong.
+
+        Raises
+        ------
+        InputError
+            If the run directory cannot be written any more, no worker can be had, or the task
+            loss itself cannot be trained.
+        """
+        ending: dict[str, Any] = {"status": "failed"}
+        try:
+            self._restore()
+            self._search(dispatcher)
+            self._keep_formulas()
+            ending["status"] = "finished"
+        except SearchStopped as stop:
+            ending = {"status": "stopped", "stop_reason": str(stop)}
+        except KeyboardInterrupt:
+            ending["status"] = "interrupted"
+            raise
+        except (sqlite3.Error, _BestLossError) as error:
+            raise InputError(
+                f"The run in {str(self._run_dir)!r} cannot be stored any more ({error}); make room "
+                f"or mend the disk, then continue with: evomal resume {self._run_dir}"
+            ) from error
+        finally:
+            with contextlib.suppress(sqlite3.Error, _BestLossError):  # it can be resumed either way
+                self._save_best()
+                self._store.write_facts({**ending, "seconds": self._seconds()})
+            for callback in self._callbacks:
+                callback.on_run_end(self._method)
+
+    def _restore(self) -> None:
+        """Bring the method to where the store says the run stands."""
+        method, store = self._method, self._store
+        self._seconds_before = store.facts().get("seconds", 0.0)
+        self._generations = [generation for generation, _ in store.generations()]
+        state = store.last_state()
+        if state is not None:
+            method.load_state_dict(state)
+        for outcome in store.outcomes():
+            method.archive.add(outcome)
+            if outcome.candidate.generation == method.generation:
+                self._unfinished.append(outcome)
+        self._save_best()
+        store.write_facts({"status": "running", "stop_reason": None})
+
+    def _search(self, dispatcher: Dispatcher) -> None:
+        method, stop = self._method, dispatcher.stop
+        own = self._task_loss_fitness(dispatcher)
+        start = RunStart(self._run_dir, self._store.facts(), own, list(self._generations))
+        for callback in self._callbacks:
+            callback.on_run_start(method, start)
+        stop.check_archive(method.archive)
+        while not method.finished:
+            stop.check_generations(self._generations)
+            self._run_generation(dispatcher)
+
+    def _task_loss_fitness(self, dispatcher: Dispatcher) -> float | None:
+        """What the task loss itself scores; None if it diverges."""
+        facts = self._store.facts()
+        if "task_loss_fitness" in facts:
+            known: float | None = facts["task_loss_fitness"]
+            return known
+        method, values = self._method, dict[int, float]()
+        waiting = deque(range(len(self._tasks)))
+        while len(values) < len(self._tasks):
+            while waiting and dispatcher.has_room:
+                index = waiting.popleft()
+                dispatcher.start(index, train_candidate, None, method.settings, method.seed, index)
+            for index, result in dispatcher.finished():
+                if isinstance(result, WorkError):
+                    raise InputError(
+                        f"The task {self._tasks[index]!r} cannot be trained under its own loss: "
+                        f"{result}."
+                    ) from result
+                values[index] = result[0]
+        mean = sum(values[index] for index in range(len(values))) / len(values)
+        own = mean if math.isfinite(mean) else None
+        self._store.write_facts({"task_loss_fitness": own})
+        return own
+
+    def _run_generation(self, dispatcher: Dispatcher) -> None:
+        method = self._method
+        start = time.perf_counter()
+        known, self._unfinished = self._unfinished, []
+        outcomes = list(known)
+        schedule = GenerationSchedule(method, method.ask(), dispatcher, len(self._tasks), known)
+        for outcome in schedule.outcomes():
+            self._record(outcome, dispatcher)
+            outcomes.append(outcome)
+        outcomes.sort(key=lambda outcome: outcome.candidate.number)
+        generation = method.tell(outcomes)
+        self._generations.append(generation)
+        seconds = time.perf_counter() - start
+        self._store.write_generation(generation, method.state_dict(), seconds)
+        self._store.write_facts({"seconds": self._seconds()})
+        for callback in self._callbacks:
+            callback.on_generation(method, generation)
+
+    def _record(self, outcome: Outcome, dispatcher: Dispatcher) -> None:
+        archive = self._method.archive
+        archive.add(outcome)
+        self._store.write_outcome(outcome)
+        if archive.best is outcome:
+            self._save_best()
+        for callback in self._callbacks:
+            callback.on_candidate(self._method, outcome)
+        dispatcher.stop.check_archive(archive)
+
+    def _keep_formulas(self) -> None:
+        """Store the printed forms of the hall of fame."""
+        forms = self._store.printed_forms()
+        describe(list(self._method.archive.hall_of_fame.values()), forms)
+        self._store.write_printed_forms(forms)
+
+    def _save_best(self) -> None:
+        """Write the best loss so far; one that the store does not know goes."""
+        best = self._method.archive.best
+        path = self._run_dir / BEST_LOSS
+        try:
+            if best is not None and best.loss is not None:
+                save_loss(best.loss, path)
+            else:
+                path.unlink(missing_ok=True)
+        except (InputError, OSError) as error:
+            raise _BestLossError(str(error.__cause__ or error)) from error
+
+    def _seconds(self) -> float:
+        """How long the run has taken, all sessions together."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+
+class _BestLossError(Exception):
+    """`best.json` cannot be written."""

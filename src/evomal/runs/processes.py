@@ -1,0 +1,230 @@
+"""Workers in spawned processes of this machine; each is replaced when something goes wrong in it.
+
+One thread per worker waits for its results, and every worker has a pipe of its own, so a process
+that dies at any moment holds nothing that another one needs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+import torch
+
+from evomal.errors import InputError
+from evomal.interrupts import interrupts_held
+from evomal.runs.executors import WorkError, attempt, late, require_picklable
+from evomal.tasks.task import Task
+
+T = TypeVar("T")
+
+_SPAWN = multiprocessing.get_context("spawn")
+_START_ATTEMPTS = 3  # in a row
+
+
+class LocalProcesses:
+    """Spawned processes that hold the tasks; the data is shared memory.
+
+    On GPUs every worker has one of its own, in turn.
+
+    Raises
+    ------
+    InputError
+        If a task cannot be sent to another process, as with a lambda for a model factory.
+    """
+
+    def __init__(self, tasks: Sequence[Task], threads: int, workers: int) -> None:
+        require_picklable(tasks)
+        self.workers = workers
+        self._tasks = [task.to("cpu") for task in tasks]
+        self._devices = [_device_of_worker(tasks[0], index) for index in range(workers)]
+        self._torch_threads = threads
+        self._lock = threading.Lock()
+        self._closed = False
+        self._started_once = False
+        self._alive: set[_Worker] = set()
+        self._idle = [self._start(index) for index in range(workers)]
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="evomal-worker")
+
+    def submit(
+        self, function: Callable[..., T], *args: Any, timeout: float | None = None
+    ) -> Future[T]:
+        """Start the work on an idle worker, or on the next one to become idle."""
+        return self._pool.submit(self._attempt, function, args, timeout)
+
+    def close(self) -> None:
+        """End the processes."""
+        with self._lock:
+            self._closed = True
+            for worker in self._alive:
+                worker.process.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in self._alive:
+            worker.end()
+
+    def _attempt(self, function: Callable[..., T], args: Sequence[Any], timeout: float | None) -> T:
+        """Do a piece of work on a worker of this thread's; there are as many as threads."""
+        worker = self._take()
+        try:
+            value: T = worker.work(function, args, timeout)
+        except WorkError:
+            self._replace(worker)
+            raise
+        self._idle.append(worker)
+        return value
+
+    def _take(self) -> _Worker:
+        """A worker that is ready.
+
+        Raises
+        ------
+        InputError
+            If none can be started.
+        """
+        worker = self._idle.pop()
+        for _ in range(_START_ATTEMPTS):
+            if worker.wait_until_ready():
+                self._started_once = True
+                return worker
+            was_killed = worker.was_killed
+            self._replace(worker)
+            if not (was_killed or self._started_once):
+                break  # it will not start another time, either
+            worker = self._idle.pop()
+        raise InputError(
+            "The worker processes cannot start; see what they printed. (In a script, guard the "
+            'search with `if __name__ == "__main__":`, as spawned processes import the script.)'
+        )
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.end()
+        with self._lock:
+            self._alive.discard(worker)
+        self._idle.append(self._start(worker.index))
+
+    def _start(self, index: int) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise WorkError("the executor was closed")
+            worker = _Worker(index, self._tasks, self._torch_threads, self._devices[index])
+            self._alive.add(worker)
+        return worker
+
+
+class _Worker:
+    """One process and our end of its pipe."""
+
+    def __init__(
+        self, index: int, tasks: Sequence[Task], threads: int, device: torch.device
+    ) -> None:
+        self.index = index
+        self._ready = False
+        self._pipe, theirs = _SPAWN.Pipe()
+        self.process = _SPAWN.Process(
+            target=_serve, args=(theirs, tasks, threads, device), daemon=True
+        )
+        with interrupts_held():
+            self.process.start()
+        theirs.close()
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended the process."""
+        self.process.join(1.0)
+        return (self.process.exitcode or 0) < 0
+
+    def wait_until_ready(self) -> bool:
+        """Whether it has started and is alive; waits until that is known."""
+        if not self._ready:
+            try:
+                self._receive(None)
+            except (EOFError, OSError):
+                return False
+            self._ready = True
+        return self.process.is_alive()
+
+    def work(self, function: Callable[..., Any], args: Sequence[Any], timeout: float | None) -> Any:
+        """The value of the function.
+
+        Raises
+        ------
+        WorkError
+            If it raised, ran late, or the process died.
+        """
+        try:
+            self._pipe.send_bytes(pickle.dumps((function, args)))
+            done, value = self._receive(timeout)
+        except TimeoutError as error:
+            raise late(timeout) from error
+        except (EOFError, OSError) as error:
+            self.process.join(1.0)
+            raise WorkError(f"its worker process died ({self._last_words()})") from error
+        if not done:
+            raise WorkError(value)
+        return value
+
+    def end(self) -> None:
+        """Kill the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self._pipe.close()
+
+    def _receive(self, timeout: float | None) -> Any:
+        ready = wait([self._pipe, self.process.sentinel], timeout)
+        if not ready:
+            raise TimeoutError
+        if self._pipe not in ready and not self._pipe.poll():  # it can die after its last word
+            raise EOFError
+        return pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - from our own process
+
+    def _last_words(self) -> str:
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
+        return f"exit status {code}"
+
+
+def _device_of_worker(task: Task, index: int) -> torch.device:
+    """The CPU, or a GPU for every worker in turn."""
+    if task.device.type == "cpu":
+        return task.device
+    count = torch.get_device_module(task.device).device_count()
+    return torch.device(task.device.type, index % count)
+
+
+def _serve(
+    pipe: Connection[Any, Any], tasks: Sequence[Task], threads: int, device: torch.device
+) -> None:
+    """What a worker process does: answer requests until the pipe closes.
+
+    Ctrl-C is the coordinator's to handle; when the coordinator dies, the worker ends at once.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    tasks = [task.to(device) for task in tasks]
+    answer: object = "ready"
+    while True:
+        message = pickle.dumps(answer)
+        try:
+            pipe.send_bytes(message)
+            request = pipe.recv_bytes()
+        except (EOFError, OSError):  # the coordinator is gone
+            return
+        function, args = pickle.loads(request)  # noqa: S301 - from our coordinator
+        answer = attempt(function, tasks, args)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

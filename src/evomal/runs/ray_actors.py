@@ -1,0 +1,221 @@
+"""Workers as actors of a Ray cluster, which is how a run leaves one machine."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from evomal.errors import InputError
+from evomal.runs.executors import WorkError, attempt, describe_error, late
+from evomal.tasks.task import Task
+
+T = TypeVar("T")
+
+_POLL = 0.5  # seconds between looks at the cluster, while waiting for it
+_LOSS_IS_KNOWN_AFTER = 10.0  # seconds until the cluster knows that a node is gone, at most
+_START_ATTEMPTS = 3  # in a row
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """An actor that is ready, and the node that it is on."""
+
+    actor: Any
+    node: str
+
+
+class RayActors:
+    """Actors that hold the tasks; these are put into the cluster's object store once.
+
+    An actor that dies is replaced by a new one wherever the cluster has room; until it has, the
+    work waits for the other actors.
+
+    Raises
+    ------
+    InputError
+        If Ray is not installed, or the cluster cannot be reached or has no room for one worker.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        threads: int,
+        workers: int | Literal["auto"],
+        address: str | None,
+    ) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError('The executor ray needs Ray; pip install "evomal[ray]".') from error
+        self._ray: Any = ray
+        self._is_ours = not ray.is_initialized()
+        if self._is_ours:
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                where = (
+                    "cannot be started" if address is None else f"at {address!r} does not answer"
+                )
+                raise InputError(f"The Ray cluster {where}: {describe_error(error)}") from error
+        try:
+            gpus = 0 if tasks[0].device.type == "cpu" else 1
+            room = self._room(threads, gpus)
+            self.workers = room if workers == "auto" else workers
+            self._tasks = ray.put([task.to("cpu") for task in tasks])
+            self._new_actor = (
+                self._ray.remote(_Actor).options(num_cpus=threads, num_gpus=gpus).remote
+            )
+            self._arguments = threads, tasks[0].device.type
+            self._lock = threading.Lock()
+            self._closed = False
+            self._failed_starts = 0
+            self._actors: set[Any] = set()
+            self._idle: list[_Slot] = []
+            self._starting: dict[Any, Any] = {}  # an actor by the reference to its first answer
+            for _ in range(self.workers):
+                self._start()
+        except BaseException:
+            self._leave()
+            raise
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="evomal-ray")
+
+    def submit(
+        self, function: Callable[..., T], *args: Any, timeout: float | None = None
+    ) -> Future[T]:
+        """Start the work on an idle actor, or on the next one to become idle."""
+        return self._pool.submit(self._attempt, function, args, timeout)
+
+    def close(self) -> None:
+        """End the actors, and Ray itself if it was not there before."""
+        with self._lock:
+            self._closed = True
+            for actor in self._actors:
+                self._ray.kill(actor)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._is_ours:
+            self._ray.shutdown()
+
+    def _room(self, threads: int, gpus: int) -> int:
+        """How many workers the cluster has room for."""
+        resources = self._ray.cluster_resources()
+        room = int(resources.get("CPU", 0) // threads)
+        room = min(room, int(resources.get("GPU", 0))) if gpus else room
+        if room < 1:
+            raise InputError(
+                f"The Ray cluster has no room for a worker of {threads} CPUs and {gpus} GPUs; it "
+                f"has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs."
+            )
+        return room
+
+    def _start(self) -> None:
+        actor = self._new_actor(self._tasks, *self._arguments)
+        self._actors.add(actor)
+        self._starting[actor.node.remote()] = actor
+
+    def _take(self) -> _Slot:
+        """An idle actor; waits until there is one.
+
+        Raises
+        ------
+        InputError
+            If actors do not start.
+        """
+        while not self._closed:
+            with self._lock:
+                if self._idle:
+                    return self._idle.pop()
+                starting = list(self._starting)
+            if starting:
+                started, _ = self._ray.wait(starting, timeout=_POLL)
+            else:
+                time.sleep(_POLL)
+                started = []
+            for reference in started:
+                self._admit(reference)
+        raise WorkError("the executor was closed")
+
+    def _admit(self, reference: Any) -> None:
+        """Take an actor that has given its first answer among the idle ones."""
+        with self._lock:
+            actor = self._starting.pop(reference, None)
+            if actor is None:  # another thread was faster
+                return
+            try:
+                self._idle.append(_Slot(actor, self._ray.get(reference)))
+                self._failed_starts = 0
+            except self._ray.exceptions.RayError as error:
+                self._actors.discard(actor)
+                self._failed_starts += 1
+                if self._failed_starts >= _START_ATTEMPTS:
+                    raise InputError(
+                        f"Workers do not start in the Ray cluster: {describe_error(error)}"
+                    ) from error
+                self._start()
+
+    def _attempt(self, function: Callable[..., T], args: Sequence[Any], timeout: float | None) -> T:
+        slot = self._take()
+        errors = self._ray.exceptions
+        try:
+            done, value = self._ray.get(slot.actor.work.remote(function, args), timeout=timeout)
+        except errors.GetTimeoutError as error:
+            self._replace(slot)
+            raise late(timeout) from error
+        except errors.RayError as error:
+            lost = not self._closed and self._is_lost(slot.node)
+            self._replace(slot)
+            reason = (
+                "its machine was lost" if lost else f"its worker died ({describe_error(error)})"
+            )
+            raise WorkError(reason, machine_lost=lost) from error
+        if not done:
+            self._replace(slot)
+            raise WorkError(value)
+        with self._lock:
+            self._idle.append(slot)
+        result: T = value
+        return result
+
+    def _replace(self, slot: _Slot) -> None:
+        with self._lock:
+            if not self._closed:
+                self._ray.kill(slot.actor)
+                self._actors.discard(slot.actor)
+                self._start()
+
+    def _is_lost(self, node: str) -> bool:
+        """Whether a node has left the cluster; that becomes known with a delay."""
+        end = time.monotonic() + _LOSS_IS_KNOWN_AFTER
+        while time.monotonic() < end and not self._closed:
+            if not any(n["NodeID"] == node and n["Alive"] for n in self._ray.nodes()):
+                return True
+            time.sleep(_POLL)
+        return False
+
+
+class _Actor:
+    """What runs in the cluster."""
+
+    def __init__(self, tasks: Sequence[Task], threads: int, device: str) -> None:
+        torch.set_num_threads(threads)
+        self._tasks = [task.to(device) for task in tasks]
+
+    def node(self) -> str:
+        """The node that it is on; answered when it is ready."""
+        import ray
+
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def work(self, function: Callable[..., T], args: Sequence[Any]) -> tuple[bool, T | str]:
+        """As `attempt`."""
+        return attempt(function, self._tasks, args)

@@ -1,0 +1,189 @@
+"""TensorBoard and MLflow, told about every generation.
+
+Both hold a copy of what the run directory holds. A resumed run writes the earlier generations
+again where they are missing, so that the copy is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomal.errors import InputError
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import Generation, Method
+from evomal.runs.callbacks import Callback, RunStart
+from evomal.runs.executors import describe_error
+
+
+def scalars(generation: Generation) -> dict[str, float]:
+    """What a generation comes to in numbers: fitness so far, its mean, counts of outcomes."""
+    values: dict[str, float | None] = {
+        "fitness/best": generation.best,
+        "fitness/mean": generation.mean,
+        **{f"outcomes/{status}": count for status, count in generation.counts.items()},
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+class TensorBoardTracker(Callback):
+    """Event files with every generation's numbers, and the best loss as text.
+
+    Parameters
+    ----------
+    log_dir
+        Where to; default the folder ``tensorboard`` of the run directory.
+
+    Raises
+    ------
+    InputError
+        If TensorBoard is not installed.
+    """
+
+    def __init__(self, log_dir: str | Path | None = None) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InputError(
+                'TensorBoard is not installed; pip install "evomal[tensorboard]".'
+            ) from error
+        self._new_writer: Any = SummaryWriter
+        self._log_dir = log_dir
+        self._writer: Any = None
+
+    def on_run_start(self, method: Method, start: RunStart) -> None:
+        """Open a new event file; of a resumed run, it holds all earlier generations, too."""
+        folder = Path(self._log_dir or start.run_dir / "tensorboard")
+        resumed = folder.exists()
+        # Readers drop what older files hold from the purge step on.
+        self._writer = self._new_writer(str(folder), purge_step=0 if resumed else None)
+        if start.task_loss_fitness is not None:
+            self._writer.add_scalar("fitness/task_loss", start.task_loss_fitness, 0)
+        self._writer.add_text("settings", f"```\n{json.dumps(start.facts['settings'])}\n```", 0)
+        for generation in start.generations:
+            self._add(generation)
+        self._writer.flush()
+
+    def on_generation(self, method: Method, generation: Generation) -> None:
+        """Add the numbers, and the best loss."""
+        self._add(generation)
+        best = method.archive.best
+        if best is not None and isinstance(best.loss, SymbolicLoss):
+            text = f"```\n{best.loss.expression}\n```"
+            self._writer.add_text("best loss", text, generation.number)
+        self._writer.flush()
+
+    def on_run_end(self, method: Method) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _add(self, generation: Generation) -> None:
+        for name, value in scalars(generation).items():
+            self._writer.add_scalar(name, value, generation.number)
+
+
+class MLflowTracker(Callback):
+    """An MLflow run with the settings as parameters and every generation's numbers as metrics.
+
+    A resumed search continues its MLflow run. When the server does not answer, the search goes
+    on: there is a warning, and what is missing is sent with the next generation.
+
+    Parameters
+    ----------
+    tracking_uri
+        Such as ``"http://host:5000"``, ``"sqlite:///mlflow.db"`` or ``"file:mlruns"`` (newer
+        versions of MLflow want MLFLOW_ALLOW_FILE_STORE=true for the latter).
+    experiment
+        Name of the experiment, made if need be.
+
+    Raises
+    ------
+    InputError
+        If MLflow is not installed or rejects the tracking URI.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str = "evomal") -> None:
+        try:
+            from mlflow.exceptions import MlflowException
+            from mlflow.tracking import MlflowClient
+        except ImportError as error:
+            raise InputError('MLflow is not installed; pip install "evomal[mlflow]".') from error
+        self._error: type[Exception] = MlflowException
+        try:
+            self._client: Any = MlflowClient(tracking_uri=tracking_uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment: str = (
+                found.experiment_id if found else self._client.create_experiment(experiment)
+            )
+        except (MlflowException, OSError) as error:
+            raise InputError(
+                f"MLflow cannot log to {tracking_uri!r}: {describe_error(error)}"
+            ) from error
+        self._run_id: str | None = None
+        self._waiting: list[Generation] = []
+
+    def on_run_start(self, method: Method, start: RunStart) -> None:
+        """Begin a run, or continue the one of this run directory."""
+        place = str(start.run_dir.resolve())
+        known = self._client.search_runs(
+            [self._experiment], f"tags.`evomal.run_dir` = '{place}'", max_results=1
+        )
+        if known:
+            self._run_id = known[0].info.run_id
+            self._client.set_terminated(self._run_id, "RUNNING")
+            history = self._client.get_metric_history(self._run_id, "outcomes/evaluated")
+            logged = {metric.step for metric in history}
+            self._waiting = [g for g in start.generations if g.number not in logged]
+        else:
+            tags = {"evomal.run_dir": place, "mlflow.runName": start.run_dir.name}
+            self._run_id = self._client.create_run(self._experiment, tags=tags).info.run_id
+            for name, value in _parameters(start.facts).items():
+                self._client.log_param(self._run_id, name, value)
+            self._waiting = list(start.generations)
+            if start.task_loss_fitness is not None:
+                self._client.log_metric(self._run_id, "fitness/task_loss", start.task_loss_fitness)
+        self._send()
+
+    def on_generation(self, method: Method, generation: Generation) -> None:
+        """Send the numbers."""
+        self._waiting.append(generation)
+        self._send()
+
+    def on_run_end(self, method: Method) -> None:
+        """Close the MLflow run, with the best loss as a tag."""
+        if self._run_id is None:
+            return
+        self._send()
+        best = method.archive.best
+        try:
+            if best is not None and isinstance(best.loss, SymbolicLoss):
+                text = str(best.loss.expression)
+                self._client.set_tag(self._run_id, "evomal.best_loss", text[:5000])
+            status = "FINISHED" if method.finished else "KILLED"
+            self._client.set_terminated(self._run_id, status)
+        except (self._error, OSError) as error:
+            warnings.warn(f"MLflow does not answer: {describe_error(error)}", stacklevel=2)
+
+    def _send(self) -> None:
+        """Send all generations that wait, in order; those that fail go on waiting."""
+        try:
+            while self._waiting:
+                generation = self._waiting[0]
+                for name, value in scalars(generation).items():
+                    self._client.log_metric(self._run_id, name, value, step=generation.number)
+                del self._waiting[0]
+        except (self._error, OSError) as error:
+            warnings.warn(
+                f"MLflow does not answer: {describe_error(error)}; the search goes on",
+                stacklevel=2,
+            )
+
+
+def _parameters(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run was begun with, on one level."""
+    named = {name: facts[name] for name in ("task", "split", "method", "seed", "device")}
+    return {**named, **facts["settings"]}

@@ -1,0 +1,106 @@
+"""Work that goes wrong in every way, for the tests of executors; importable in worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomal.tasks.task import Task
+from evomal.training.numerics import check_deadline
+
+
+def pid(tasks: Sequence[Task]) -> int:
+    return os.getpid()
+
+
+def add(tasks: Sequence[Task], a: int, b: int) -> tuple[int, int]:
+    return a + b, os.getpid()
+
+
+def threads(tasks: Sequence[Task]) -> int:
+    return torch.get_num_threads()
+
+
+def inputs(tasks: Sequence[Task]) -> tuple[list[str], Tensor, bool]:
+    data = tasks[0].train.inputs
+    return [task.name for task in tasks], data, data.is_shared()  # type: ignore[no-untyped-call]
+
+
+def double(tasks: Sequence[Task]) -> None:
+    tasks[0].train.inputs.mul_(2)
+
+
+def fail(tasks: Sequence[Task]) -> None:
+    raise ValueError("first line\nsecond line")
+
+
+def fail_silently(tasks: Sequence[Task]) -> None:
+    raise AssertionError
+
+
+def run_out_of_memory(tasks: Sequence[Task]) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def return_what_cannot_be_sent(tasks: Sequence[Task]) -> Any:
+    return lambda: None
+
+
+def die(tasks: Sequence[Task]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(tasks: Sequence[Task]) -> None:
+    os._exit(7)
+
+
+def hang(tasks: Sequence[Task], mark: str) -> None:
+    """Until the end of time, after leaving the process's number in a file."""
+    Path(mark).write_text(str(os.getpid()))
+    threading.Event().wait()
+
+
+def work_forever(tasks: Sequence[Task]) -> None:
+    while True:
+        check_deadline()
+
+
+def mean_squared_error(pred: Tensor, target: Tensor) -> Tensor:
+    return torch.nn.functional.mse_loss(pred, target)
+
+
+class FailsOnce:
+    """A metric that goes wrong when it is first computed on predictions of a certain error.
+
+    Parameters
+    ----------
+    mark
+        A file that remembers whether it has gone wrong before.
+    how
+        A function of this module.
+    value
+        The mean squared error at which it goes wrong; None for the first of all.
+    often
+        How often it goes wrong.
+    """
+
+    def __init__(self, mark: Path, how: str, value: float | None = None, often: int = 1) -> None:
+        self.mark, self.how, self.value, self.often = mark, how, value, often
+
+    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+        result = mean_squared_error(pred, target)
+        if self.value is None or abs(float(result) - self.value) < 1e-9:
+            times = len(self.mark.read_bytes()) if self.mark.exists() else 0
+            if times < self.often:
+                self.mark.write_bytes(b"x" * (times + 1))
+                if self.how == "hang":
+                    threading.Event().wait()
+                globals()[self.how]([])
+        return result

@@ -1,0 +1,276 @@
+"""Executors: one contract for all of them, and every kind of fault in worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import faulty_work
+from evomal.errors import InputError
+from evomal.runs.execution import Execution, available_cores
+from evomal.runs.executors import Executor, InProcess, WorkError, default_workers, open_executor
+from evomal.runs.processes import LocalProcesses
+from run_helpers import run_python, running
+from tasks_for_tests import Perceptron, regression_task
+
+
+def result(future: Future[Any]) -> Any:
+    return future.result(timeout=120)
+
+
+@pytest.fixture(scope="module")
+def two_processes() -> Iterator[LocalProcesses]:
+    with closing(LocalProcesses([regression_task(), regression_task(name="b")], 1, 2)) as executor:
+        yield executor
+
+
+@pytest.fixture(params=["in process", "two processes"])
+def executor(request: pytest.FixtureRequest, two_processes: LocalProcesses) -> Iterator[Executor]:
+    if request.param == "two processes":
+        yield two_processes
+        return
+    with closing(InProcess([regression_task(), regression_task(name="b")], 1)) as executor:
+        yield executor
+
+
+def test_work_gets_the_tasks_and_its_arguments(executor: Executor) -> None:
+    futures = [executor.submit(faulty_work.add, i, 2) for i in range(20)]
+    assert [result(future)[0] for future in futures] == [i + 2 for i in range(20)]
+    names, data, _ = result(executor.submit(faulty_work.inputs))
+    assert names == ["test/identity", "b"]
+    assert torch.equal(data, regression_task().train.inputs)
+    assert result(executor.submit(faulty_work.threads)) == 1
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (faulty_work.fail, "ValueError: first line"),
+        (faulty_work.fail_silently, "AssertionError"),
+        (faulty_work.run_out_of_memory, "OutOfMemoryError: CUDA out of memory"),
+    ],
+)
+def test_what_raises_is_a_work_error(
+    executor: Executor, work: Callable[..., None], message: str
+) -> None:
+    error = executor.submit(work).exception(timeout=120)
+    assert isinstance(error, WorkError)
+    assert (str(error), error.timed_out, error.machine_lost) == (message, False, False)
+    assert result(executor.submit(faulty_work.add, 1, 2))[0] == 3
+
+
+def test_work_in_progress_is_ended_at_its_timeout(executor: Executor) -> None:
+    error = executor.submit(faulty_work.work_forever, timeout=0.01).exception(timeout=120)
+    assert isinstance(error, WorkError)
+    assert (str(error), error.timed_out) == ("it took longer than 0.01 s", True)
+    assert result(executor.submit(faulty_work.add, 1, 2, timeout=100.0))[0] == 3
+
+
+def test_an_error_in_this_process_keeps_its_cause() -> None:
+    with closing(InProcess([regression_task()], 1)) as executor:
+        error = executor.submit(faulty_work.fail).exception()
+    assert isinstance(error, WorkError)
+    assert isinstance(error.__cause__, ValueError)
+
+
+def test_ctrl_c_in_this_process_is_no_fault_of_the_work() -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with closing(InProcess([regression_task()], 1)) as executor, pytest.raises(KeyboardInterrupt):
+        executor.submit(interrupted)
+
+
+def test_processes_share_the_data_and_keep_their_tasks(two_processes: LocalProcesses) -> None:
+    seen = {result(two_processes.submit(faulty_work.pid)) for _ in range(20)}
+    assert os.getpid() not in seen
+    assert len(seen) <= 2
+    _, before, shared = result(two_processes.submit(faulty_work.inputs))
+    assert shared
+    result(two_processes.submit(faulty_work.double))
+    try:
+        for _ in range(4):  # whichever process answers, it is the same memory
+            assert torch.equal(result(two_processes.submit(faulty_work.inputs))[1], 2 * before)
+    finally:
+        two_processes._tasks[0].train.inputs.copy_(before)
+    assert torch.equal(result(two_processes.submit(faulty_work.inputs))[1], before)
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (faulty_work.die, r"its worker process died \(SIGKILL, perhaps for lack of memory\)"),
+        (faulty_work.leave, r"its worker process died \(exit status 7\)"),
+        (faulty_work.return_what_cannot_be_sent, r"its worker process died \(exit status 1\)"),
+        (faulty_work.fail, "ValueError: first line"),
+    ],
+)
+def test_only_the_faulty_worker_is_replaced(work: Callable[..., Any], message: str) -> None:
+    with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+        before = result(executor.submit(faulty_work.pid))
+        assert result(executor.submit(faulty_work.pid)) == before
+        with pytest.raises(WorkError, match=f"^{message}$"):
+            result(executor.submit(work))
+        assert result(executor.submit(faulty_work.pid)) != before
+        assert result(executor.submit(faulty_work.inputs))[0] == ["test/identity"]
+    assert not is_running(before)
+
+
+def test_a_hanging_worker_is_killed_and_others_go_on(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    with closing(LocalProcesses([regression_task()], 1, 2)) as executor:
+        hanging = executor.submit(faulty_work.hang, str(mark), timeout=3.0)
+        others = [executor.submit(faulty_work.add, i, 0) for i in range(10)]
+        assert [result(future)[0] for future in others] == list(range(10))
+        error = hanging.exception(timeout=120)
+        assert isinstance(error, WorkError)
+        assert error.timed_out
+        assert not is_running(int(mark.read_text()))
+        assert result(executor.submit(faulty_work.add, 1, 1))[0] == 2
+
+
+def test_an_idle_worker_that_dies_costs_nothing() -> None:
+    with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+        idle = result(executor.submit(faulty_work.pid))
+        os.kill(idle, signal.SIGKILL)
+        wait_until_gone(idle)
+        assert result(executor.submit(faulty_work.pid)) != idle
+
+
+def test_a_worker_killed_while_it_starts_is_replaced() -> None:
+    with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+        (worker,) = executor._alive
+        worker.process.kill()
+        assert result(executor.submit(faulty_work.pid)) != worker.process.pid
+
+
+def test_closing_ends_everything_at_once(tmp_path: Path) -> None:
+    marks = [tmp_path / name for name in ("a", "b")]
+    executor = LocalProcesses([regression_task()], 1, 2)
+    futures = [executor.submit(faulty_work.hang, str(mark)) for mark in marks]
+    waiting = executor.submit(faulty_work.pid)
+    pids = [read_when_there(mark) for mark in marks]
+    executor.close()
+    assert not any(map(is_running, pids))
+    assert waiting.cancelled()
+    assert all(isinstance(future.exception(timeout=10), WorkError) for future in futures)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def poll(condition: Callable[[], bool]) -> None:
+    never = threading.Event()
+    for _ in range(1200):
+        if condition():
+            return
+        never.wait(0.05)
+    raise AssertionError("it never came true")
+
+
+def wait_until_gone(pid: int) -> None:
+    poll(lambda: not is_running(pid))
+
+
+def read_when_there(mark: Path) -> int:
+    poll(lambda: mark.exists() and mark.read_text() != "")
+    return int(mark.read_text())
+
+
+ORPHANS = """
+import sys
+import faulty_work
+from evomal.runs.processes import LocalProcesses
+from tasks_for_tests import regression_task
+if __name__ == "__main__":
+    executor = LocalProcesses([regression_task()], 1, 2)
+    futures = [executor.submit(faulty_work.hang, mark) for mark in sys.argv[1:]]
+    futures[0].result()
+"""
+
+
+def test_workers_end_when_their_coordinator_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ORPHANS)
+    marks = [tmp_path / name for name in ("a", "b")]
+    with running(str(script), *map(str, marks)) as process:
+        pids = [read_when_there(mark) for mark in marks]
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        for pid in pids:
+            wait_until_gone(pid)
+
+
+UNGUARDED = """
+from evomal import InputError, search
+from run_helpers import TINY
+from tasks_for_tests import regression_task
+try:
+    search(regression_task(), run_dir="run", workers=2, **TINY)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_an_unguarded_script_is_told_what_to_do(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    status, output, errors = run_python(str(script), cwd=tmp_path)
+    assert status == 0
+    assert "The worker processes cannot start" in output
+    assert 'if __name__ == "__main__":' in output
+    assert "bootstrapping phase" in errors
+
+
+def local_model() -> Any:
+    return lambda: Perceptron(1)
+
+
+def test_what_cannot_be_sent_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="cannot be sent to worker processes"):
+        LocalProcesses([regression_task(model=local_model())], 1, 2)
+
+
+def test_the_number_of_workers_fits_the_machine() -> None:
+    tasks = [regression_task()]
+    assert default_workers(tasks, 1) == available_cores()
+    assert default_workers(tasks, 10**6) == 1
+    with closing(open_executor(tasks, 10**6, Execution(workers="auto"))) as executor:
+        assert isinstance(executor, InProcess)
+    torch.set_num_threads(1)
+
+
+BAD: list[dict[str, Any]] = [
+    {"workers": 0},
+    {"workers": 1.5},
+    {"max_evaluations": 0},
+    {"patience": -1},
+    *(
+        {name: value}
+        for name in ("max_time", "candidate_timeout")
+        for value in (0, -1, float("inf"))
+    ),
+    {"target_fitness": float("nan")},
+    {"executor": "dask"},
+    {"ray_address": "auto"},
+]
+
+
+@pytest.mark.parametrize("fields", BAD, ids=str)
+def test_senseless_settings_are_input_errors(fields: dict[str, Any]) -> None:
+    Execution().validate()
+    with pytest.raises(InputError, match=next(iter(fields))):
+        Execution(**fields).validate()
