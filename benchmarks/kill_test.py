@@ -56,7 +56,8 @@ class Report:
     before_first_commit: int = 0
     differing: int = 0
     orphans: int = 0
-    lost: list[int] = field(default_factory=list)
+    lost_to_power: int = 0
+    lost_otherwise: int = 0
 
 
 def evomal(*arguments: str) -> list[str]:
@@ -164,7 +165,11 @@ def one_run(
                 before = committed(run_dir)
                 report.before_first_commit += before == 0
                 report.orphans += kill(process, kind, run_dir, rng)
-                report.lost.append(max(0, before - committed(run_dir)))
+                lost = max(0, before - committed(run_dir))
+                if kind == "power loss":
+                    report.lost_to_power += lost
+                else:
+                    report.lost_otherwise += lost
                 report.kills[kind] += 1
                 done[kind] += 1
                 continue
@@ -212,11 +217,12 @@ def main() -> None:
         f"{report.kills.total()} kills ({kinds}) in {runs} runs and {report.sessions} sessions, "
         f"{report.before_first_commit} before a first candidate was committed; "
         f"{report.differing} runs differ, {report.orphans} workers outlived their coordinator; "
-        f"committed candidates lost to kills {sum(report.lost)} (only power loss may lose any); "
+        f"committed candidates lost: {report.lost_to_power} to power losses, "
+        f"{report.lost_otherwise} otherwise; "
         f"{time.monotonic() - begin:.0f} s"
     )
     shutil.rmtree(folder)
-    sys.exit(bool(report.differing or report.orphans))
+    sys.exit(bool(report.differing or report.orphans or report.lost_otherwise))
 
 
 if __name__ == "__main__":

@@ -160,10 +160,10 @@ def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *arguments], env=environment, **streams | options)
 
 
-def run_python(*arguments: str, **options: Any) -> tuple[int, str, str]:
+def run_python(*arguments: str, timeout: float = 120, **options: Any) -> tuple[int, str, str]:
     """Exit status, output and error output of a new interpreter."""
     with running(*arguments, **options) as process:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=timeout)
         return process.returncode, output, errors
 
 

@@ -15,11 +15,13 @@ import pytest
 
 from evomal import SymbolicLoss, load_loss, save_loss
 from evomal.cli import main
+from evomal.losses.known import KNOWN_LOSSES
 from evomal.methods.base import STATUSES
 from evomal.methods.registry import METHODS
 from evomal.runs import run as run_module
 from evomal.runs import search as search_module
 from evomal.runs.run import Run
+from evomal.runs.store import RunStore
 from evomal.tasks.registry import TASKS
 from run_helpers import (
     contents,
@@ -221,6 +223,75 @@ def test_train_can_tune_the_baseline(evomal: Evomal) -> None:
     assert evomal(*arguments, "--quiet") == (0, "", "")
 
 
+def test_a_search_can_be_stopped_and_resumed(evomal: Evomal) -> None:
+    assert evomal(*IN_PROCESS, "--quiet", "--run-dir", "whole") == (0, "", "")
+    status, output, errors = evomal(*IN_PROCESS, "--run-dir", "run", "--max-evaluations", 1)
+    assert (status, errors) == (0, "")
+    assert "seed 1, stopped (max_evaluations of 1 is reached) after " in " ".join(output.split())
+    assert "To go on: evomal resume run\n" in output
+    status, output, errors = evomal("resume", "run", "--workers", 1)
+    assert (status, errors) == (0, "")
+    done = sum(Run("whole").summary()["outcomes"].values())
+    assert re.match(r"Run run, \d+ candidates are finished. The task loss itself scores", output)
+    assert "seed 1, finished after " in output
+    assert "To go on" not in output
+    assert without_timing(Run("run").summary()) == without_timing(Run("whole").summary())
+    status, output, errors = evomal("resume", "run")
+    assert (status, errors) == (0, "")
+    assert output.startswith("The run in run is finished; nothing is left to do.")
+    before = contents(Path("run"))
+    status, output, errors = evomal("resume", "run", "--json")
+    assert (status, errors, output.count("\n")) == (0, "", 1)
+    assert sum(json.loads(output)["outcomes"].values()) == done
+    assert evomal("resume", "run", "--quiet") == (0, "", "")
+    assert contents(Path("run")) == before
+    status, output, errors = evomal("resume", "run", "--generations", 3, "--workers", 1)
+    assert (status, errors) == (0, "")
+    assert "Generation 3/3" in output
+
+
+def test_one_loss_for_several_tasks(evomal: Evomal, data_dir: Path) -> None:
+    tasks = ["diabetes/mlp", "boston/mlp"]
+    status, output, errors = evomal(
+        "search", *tasks, *OPTIONS, "--workers", 1, "--data-dir", data_dir
+    )
+    assert (status, errors) == (0, "")
+    assert "on diabetes/mlp, boston/mlp, seed 1" in output
+    assert "mean over the tasks" in " ".join(output.split())
+    both_kinds = evomal("search", "diabetes/mlp", "mnist/mlp", "--data-dir", data_dir)
+    assert "one and the same link" in only_error(both_kinds)
+    assert f"Next: evomal train diabetes/mlp --loss runs/0001 --data-dir {data_dir}" in output
+    assert json.loads(evomal("show", "runs/0001", "--json")[1])["task"] == tasks
+
+
+def test_initial_losses_open_generation_0(evomal: Evomal) -> None:
+    save_loss(SymbolicLoss("tanh(sub(y, f))"), "loss.json")
+    losses = ["square(sub(f, y))", "absolute-error", "loss.json"]
+    assert evomal(*IN_PROCESS, "--quiet", "--initial-losses", *losses) == (0, "", "")
+    assert evomal(*IN_PROCESS, "--quiet") == (0, "", "")
+    stores = [RunStore.open(Path("runs") / name) for name in ("0001", "0002")]
+    seeded, plain = [[str(o.candidate.loss) for o in store.outcomes()] for store in stores]
+    settings = stores[0].facts()["settings"]
+    for store in stores:
+        store.close()
+    expressions = ["square(sub(f, y))", "abs(sub(y, f))", "tanh(sub(y, f))"]
+    assert settings["initial_losses"] == expressions
+    assert all(e in loss for e, loss in zip(expressions, seeded, strict=False))
+    assert seeded[3] == plain[3], "the rest of the population is as without"
+    assert seeded[:3] != plain[:3]
+
+
+def test_known_losses_are_listed_and_taken(evomal: Evomal) -> None:
+    rows = json.loads(evomal("losses", "--json")[1])
+    assert [row["name"] for row in rows] == list(KNOWN_LOSSES)
+    assert all(name in evomal("losses")[1] for name in KNOWN_LOSSES)
+    details = json.loads(evomal("show", "cross-entropy", "--json")[1])
+    assert (details["link"], details["nodes"]) == ("softmax", 6)
+    train = ["train", "diabetes/mlp", "--steps", 3, "--json", "--loss"]
+    values = [json.loads(evomal(*train, loss)[1]) for loss in ("squared-error", SQUARED_ERROR)]
+    assert values[0] == values[1]
+
+
 ERRORS: dict[str, tuple[list[str], str]] = {
     "task": (["search", "nonsense/mlp"], "nonsense/mlp"),
     "method": ([*IN_PROCESS, "--method", "nonsense"], "nonsense"),
@@ -228,6 +299,17 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "rates": ([*IN_PROCESS, "--crossover-rate", "0.9"], "rates"),
     "workers": ([*SEARCH, "--workers", "0"], "workers"),
     "device": ([*IN_PROCESS, "--device", "nonsense"], "nonsense"),
+    "patience": ([*IN_PROCESS, "--patience", "0"], "patience"),
+    "time": ([*IN_PROCESS, "--max-time", "-1"], "max_time"),
+    "address": ([*IN_PROCESS, "--ray-address", "auto"], "--executor ray"),
+    "no task": (["search"], "at least one task"),
+    "the same task twice": (["search", "diabetes/mlp", "diabetes/mlp"], "different names"),
+    "initial loss": ([*IN_PROCESS, "--initial-losses", "sub(y"], "sub(y"),
+    "initial loss without y": ([*IN_PROCESS, "--initial-losses", "abs(f)"], "both y and f"),
+    "high initial loss": ([*IN_PROCESS, "--initial-losses", LONG], "max_height"),
+    "too many initial losses": ([*IN_PROCESS, "--initial-losses", *["focal"] * 5], "5 initial"),
+    "resume nothing": (["resume", "absent"], "absent"),
+    "resume a file": (["resume", "file"], "'file'"),
     "data": (["search", "boston/mlp", "--data-dir", "absent"], "'absent'"),
     "empty table": (["search", "boston/mlp", "--data-dir", "empty"], "housing.data"),
     "corrupt table": (["search", "boston/mlp", "--data-dir", "corrupt"], "housing.data"),
@@ -277,7 +359,6 @@ def test_a_users_error_is_one_line_and_changes_nothing(evomal: Evomal, case: str
     [
         [],
         ["nonsense"],
-        ["search"],
         [*IN_PROCESS, "--nonsense"],
         [*IN_PROCESS, "--population-size", "many"],
         [*IN_PROCESS, "--preset", "nonsense"],

@@ -141,8 +141,9 @@ def test_a_hanging_worker_is_killed_and_others_go_on(tmp_path: Path) -> None:
 def test_an_idle_worker_that_dies_costs_nothing() -> None:
     with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
         idle = result(executor.submit(faulty_work.pid))
+        (worker,) = executor._alive
         os.kill(idle, signal.SIGKILL)
-        wait_until_gone(idle)
+        worker.process.join()
         assert result(executor.submit(faulty_work.pid)) != idle
 
 

@@ -406,7 +406,7 @@ def test_no_more_is_trained_than_may_be_evaluated(
         method = METHODS["evomal"](tiny_settings(), "identity", 0)
         dispatcher = Dispatcher(executor, Execution(max_evaluations=most))
         schedule = GenerationSchedule(method, as_candidates([texts])[0], dispatcher)
-        with pytest.raises(SearchStopped, match=f"{most} candidates are evaluated"):
+        with pytest.raises(SearchStopped, match=f"max_evaluations of {most} is reached"):
             run_until_stopped(schedule, method, dispatcher)
         evaluated = [o.candidate.number for o in method.archive.hall_of_fame.values()]
         assert method.archive.counts["evaluated"] == most

@@ -94,15 +94,15 @@ class StopConditions:
     def check_time(self) -> None:
         """Raise `SearchStopped` if the time is up."""
         if self.seconds_left() == 0:
-            raise SearchStopped(f"the time of {self._execution.max_time:g} s is up")
+            raise SearchStopped(f"max_time of {self._execution.max_time:g} s is up")
 
     def check_archive(self, archive: Archive) -> None:
         """Raise `SearchStopped` if enough was evaluated or the best loss is good enough."""
         if self.trainings_left(archive) <= 0:
-            raise SearchStopped(f"{archive.counts['evaluated']} candidates are evaluated")
+            raise SearchStopped(f"max_evaluations of {self._execution.max_evaluations} is reached")
         target, best = self._execution.target_fitness, archive.best
         if target is not None and best is not None and best.fitness <= target:
-            raise SearchStopped(f"fitness {best.fitness:.4g} reaches the target {target:g}")
+            raise SearchStopped(f"target_fitness of {target:g} is reached")
 
     def check_generations(self, generations: Sequence[Generation]) -> None:
         """Raise `SearchStopped` if the best fitness has been the same for too long."""
@@ -110,7 +110,7 @@ class StopConditions:
         if patience is None or len(generations) <= patience:
             return
         if generations[-1].best == generations[-1 - patience].best:
-            raise SearchStopped(f"{patience} generations brought no improvement")
+            raise SearchStopped(f"patience of {patience} generations is over")
 
 
 def available_cores() -> int:

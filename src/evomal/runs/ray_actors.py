@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ T = TypeVar("T")
 _POLL = 0.5  # seconds between looks at the cluster, while waiting for it
 _LOSS_IS_KNOWN_AFTER = 10.0  # seconds until the cluster knows that a node is gone, at most
 _START_ATTEMPTS = 3  # in a row
+_ANSWERS_WITHIN = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,11 @@ class RayActors:
         self._ray: Any = ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
+            address = address or os.environ.get("RAY_ADDRESS")
             try:
+                _require_answer(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 where = (
                     "cannot be started" if address is None else f"at {address!r} does not answer"
                 )
@@ -200,6 +205,13 @@ class RayActors:
                 return True
             time.sleep(_POLL)
         return False
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise an ``OSError`` if nobody listens at host:port, where Ray would end the process."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN).close()
 
 
 class _Actor:

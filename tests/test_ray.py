@@ -1,0 +1,131 @@
+"""Ray: the same run as in one process, on one node, on two, and when one of two is killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomal import Run, load_task, search
+from run_helpers import run_python, without_timing
+
+SETTINGS: dict[str, Any] = {
+    "population_size": 10,
+    "generations": 3,
+    "meta_steps": 4,
+    "rejection_steps": 20,
+    "testing_steps": 20,
+    "max_initial_height": 3,
+    "max_height": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run_dir = tmp_path_factory.mktemp("in-process") / "run"
+    return search(load_task("diabetes/mlp"), run_dir=run_dir, **SETTINGS)
+
+
+def arguments(executor: str, run_dir: Path) -> list[str]:
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    execution = ["--executor", executor, "--workers", "2", "--run-dir", str(run_dir), "--quiet"]
+    return ["-m", "evomal.cli", "search", "diabetes/mlp", *settings, *execution]
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_any_executor_gives_the_same_run(
+    executor: str, in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert run_python(*arguments(executor, tmp_path / "run")) == (0, "", "")
+    shown = []
+    for run_dir in (in_process.run_dir, tmp_path / "run"):
+        status, output, errors = run_python("-m", "evomal.cli", "show", str(run_dir), "--json")
+        assert (status, errors) == (0, "")
+        shown.append(without_timing(json.loads(output)))
+    assert shown[0] == shown[1]
+    assert shown[1]["status"] == "finished"
+
+
+TWO_NODES = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+from evomal import Callback, load_task, search
+
+settings = eval(sys.argv[2])
+head = {"num_cpus": 1, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+second = cluster.add_node(num_cpus=1)
+
+
+def alive():
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+class Killer(Callback):
+    def on_candidate(self, method, outcome):
+        done = method.archive.counts.total()
+        if done == 1:
+            print("==", alive(), "nodes")
+        if done == 4:
+            cluster.remove_node(second, allow_graceful=False)
+
+    def on_run_end(self, method):
+        print("==", alive(), "nodes")
+
+
+try:
+    run = search(
+        load_task("diabetes/mlp"), executor="ray", ray_address=cluster.address, workers=2,
+        run_dir=sys.argv[1], callbacks=[Killer()], **settings,
+    )
+    print("==", run.facts["status"], run.archive.counts["failed"], ray.is_initialized())
+finally:
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_nothing_but_time(in_process: Run, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    status, output, errors = run_python("-c", TWO_NODES, str(place), repr(SETTINGS))
+    assert status == 0, errors
+    ours = [line for line in output.splitlines() if line.startswith("== ")]
+    assert ours == ["== 2 nodes", "== 1 nodes", "== finished 0 False"], output
+    assert without_timing(Run(place).summary()) == without_timing(in_process.summary())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray-address", "127.0.0.1:1"], "The Ray cluster at '127.0.0.1:1' does not answer"),
+        (["--threads", "100000"], "has no room for a worker of 100000 CPUs"),
+    ],
+)
+def test_no_cluster_is_an_input_error(options: list[str], message: str, tmp_path: Path) -> None:
+    command = arguments("ray", tmp_path / "run")
+    status, output, errors = run_python(*command, *options)
+    assert (status, output) == (2, ""), errors
+    assert message in errors
+    assert errors.startswith("Error: ")
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT = """
+import sys
+sys.modules["ray"] = None
+from evomal.cli import main
+sys.exit(main(["search", "diabetes/mlp", "--executor", "ray"]))
+"""
+
+
+def test_ray_is_named_if_it_is_not_installed(tmp_path: Path) -> None:
+    status, output, errors = run_python("-c", WITHOUT, cwd=tmp_path)
+    assert (status, output) == (2, "")
+    assert errors == 'Error: The executor ray needs Ray; pip install "evomal[ray]".\n'
+    assert list(tmp_path.iterdir()) == []
