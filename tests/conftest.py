@@ -16,6 +16,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from sklearn.datasets import _california_housing
 
+from evomal.runs import run
+from run_helpers import made_up_formulas
+
 settings.register_profile(
     "evomal",
     deadline=None,
@@ -53,6 +56,14 @@ def data_dir() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def instant_formulas() -> Iterator[None]:
+    """Formulas without sympy, which takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "printed_forms", made_up_formulas)
+        yield
 
 
 @dataclass

@@ -146,7 +146,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def instant_formulas(requests: Sequence[PrintRequest]) -> list[PrintedForm]:
+def made_up_formulas(requests: Sequence[PrintRequest]) -> list[PrintedForm]:
     """In place of sympy, which takes seconds to start."""
     return [PrintedForm(f"formula of {r.expression}", "latex") for r in requests]
 

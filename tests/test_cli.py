@@ -25,7 +25,7 @@ from evomal.runs.store import RunStore
 from evomal.tasks.registry import TASKS
 from run_helpers import (
     contents,
-    instant_formulas,
+    made_up_formulas,
     run_in_terminal,
     run_python,
     running,
@@ -51,7 +51,7 @@ def evomal(
 ) -> Evomal:
     """Run a command in an empty directory, without sympy: exit status, output, error output."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_module, "printed_forms", instant_formulas)
+    monkeypatch.setattr(run_module, "printed_forms", made_up_formulas)
 
     def evomal(*arguments: object) -> tuple[int, str, str]:
         try:

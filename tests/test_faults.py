@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,12 @@ import pytest
 
 from evomal import InputError, Run, resume, search
 from evomal.methods.base import Outcome
-from evomal.runs import run as run_module
 from evomal.runs.store import RunStore
 from faulty_work import FailsOnce
-from run_helpers import TINY, instant_formulas, without_timing
+from run_helpers import TINY, without_timing
 from tasks_for_tests import regression_task
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _instant_formulas() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "printed_forms", instant_formulas)
-        yield
+pytestmark = pytest.mark.usefixtures("instant_formulas")
 
 
 def run_with(metric: Any, run_dir: Path, **arguments: Any) -> Run:

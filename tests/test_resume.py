@@ -8,7 +8,7 @@ import shutil
 import signal
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from evomal import InputError, Run, Task, load_task, resume, search
 from evomal.losses.files import save_loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.registry import METHODS
-from evomal.runs import run as run_module
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
 from evomal.runs.store import RunStore
 from evomal.tasks.task import SGD
@@ -28,20 +27,13 @@ from run_helpers import (
     TINY,
     Recorder,
     contents,
-    instant_formulas,
     run_python,
     running,
     without_timing,
 )
 from tasks_for_tests import Perceptron, classification_task, regression_task
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _instant_formulas() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "printed_forms", instant_formulas)
-        yield
-
+pytestmark = pytest.mark.usefixtures("instant_formulas")
 
 SEARCH: dict[str, Any] = {**TINY, "seed": 1, "generations": 4}
 

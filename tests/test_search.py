@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,14 @@ from run_helpers import (
     Fixed,
     Recorder,
     contents,
-    instant_formulas,
+    made_up_formulas,
     run_python,
     tiny_settings,
     without_timing,
 )
 from tasks_for_tests import Perceptron, classification_task, regression_task
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _instant_formulas() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "printed_forms", instant_formulas)
-        yield
+pytestmark = pytest.mark.usefixtures("instant_formulas")
 
 
 def run_tiny(run_dir: Path | None, task: Any = None, **arguments: Any) -> Run:
@@ -265,7 +259,7 @@ def test_an_interrupt_while_formulas_are_made_is_noted(
     monkeypatch.setattr(run_module, "printed_forms", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_tiny(tmp_path, method="gp-lfl", seed=1, callbacks=[recorder])
-    monkeypatch.setattr(run_module, "printed_forms", instant_formulas)
+    monkeypatch.setattr(run_module, "printed_forms", made_up_formulas)
     assert recorder.calls[-1][0] == "end"
     assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS, LOCK}
     assert Run(tmp_path).facts["status"] in ("finished", "interrupted")

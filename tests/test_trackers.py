@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evomal import InputError, MLflowTracker, Run, TensorBoardTracker, resume, search
 from evomal.cli import main
-from evomal.runs import run as run_module
-from run_helpers import TINY, Recorder, instant_formulas
+from run_helpers import TINY, Recorder
 from tasks_for_tests import regression_task
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _instant_formulas() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "printed_forms", instant_formulas)
-        yield
+pytestmark = pytest.mark.usefixtures("instant_formulas")
 
 
 @pytest.fixture

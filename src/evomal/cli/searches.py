@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -83,7 +83,10 @@ class Reporting:
 class Search:
     """Learn a loss function for one task, or one for several."""
 
-    tasks: tyro.conf.Positional[tuple[str, ...]]
+    tasks: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="TASK [TASK ...]", help_behavior_hint=""),
+    ]
     """Names of tasks, such as diabetes/mlp; `evomal tasks` lists them."""
 
     method: str = "evomal"

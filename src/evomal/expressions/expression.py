@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from evomal.errors import InputError
@@ -140,6 +140,7 @@ class Expression:
 _TOKEN = re.compile(r"\s*(?:(?P<name>-?\w+)|(?P<mark>[(),])|(?P<other>\S))")
 
 
+@lru_cache(maxsize=1024)  # a stored loss names its expression twice
 def parse(text: str) -> Expression:
     """Read the prefix form, such as ``"square(sub(y, f))"``; ``parse(str(e)) == e``.
 

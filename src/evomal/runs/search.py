@@ -174,7 +174,8 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
     InputError
         If the directory holds no readable run.
     """
-    facts = Run(run_dir).facts
+    with contextlib.closing(RunStore.open(Path(run_dir))) as store:
+        facts = store.facts()
     return facts["status"] == "finished" and generations in (None, facts["settings"]["generations"])
 
 

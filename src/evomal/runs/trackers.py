@@ -134,7 +134,7 @@ class MLflowTracker(Callback):
         )
         if known:
             self._run_id = known[0].info.run_id
-            self._client.set_terminated(self._run_id, "RUNNING")
+            self._client.update_run(self._run_id, status="RUNNING")
             history = self._client.get_metric_history(self._run_id, "outcomes/evaluated")
             logged = {metric.step for metric in history}
             self._waiting = [g for g in start.generations if g.number not in logged]
