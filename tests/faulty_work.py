@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomal.runs.executors import torch_settings
 from evomal.tasks.task import Task
 from evomal.training.numerics import check_deadline
 
@@ -26,6 +27,10 @@ def add(tasks: Sequence[Task], a: int, b: int) -> tuple[int, int]:
 
 def threads(tasks: Sequence[Task]) -> int:
     return torch.get_num_threads()
+
+
+def settings(tasks: Sequence[Task]) -> dict[str, Any]:
+    return torch_settings()
 
 
 def inputs(tasks: Sequence[Task]) -> tuple[list[str], Tensor, bool]:

@@ -16,8 +16,9 @@ import torch
 
 import faulty_work
 from evomal.errors import InputError
+from evomal.runs.dispatch import default_workers, open_executor
 from evomal.runs.execution import Execution, available_cores
-from evomal.runs.executors import Executor, InProcess, WorkError, default_workers, open_executor
+from evomal.runs.executors import Executor, InProcess, WorkError, torch_settings
 from evomal.runs.processes import LocalProcesses
 from run_helpers import run_python, running
 from tasks_for_tests import Perceptron, regression_task
@@ -73,6 +74,22 @@ def test_work_in_progress_is_ended_at_its_timeout(executor: Executor) -> None:
     assert isinstance(error, WorkError)
     assert (str(error), error.timed_out) == ("it took longer than 0.01 s", True)
     assert result(executor.submit(faulty_work.add, 1, 2, timeout=100.0))[0] == 3
+
+
+def test_a_timeout_of_any_length_is_possible(executor: Executor) -> None:
+    assert result(executor.submit(faulty_work.add, 1, 2, timeout=1e10))[0] == 3
+
+
+def test_workers_have_the_torch_settings_of_their_coordinator() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_float32_matmul_precision("medium")
+        with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+            assert result(executor.submit(faulty_work.settings)) == torch_settings()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision(before)
 
 
 def test_an_error_in_this_process_keeps_its_cause() -> None:
@@ -249,9 +266,11 @@ def test_the_number_of_workers_fits_the_machine() -> None:
     tasks = [regression_task()]
     assert default_workers(tasks, 1) == available_cores()
     assert default_workers(tasks, 10**6) == 1
-    with closing(open_executor(tasks, 10**6, Execution(workers="auto"))) as executor:
+    with closing(open_executor(tasks, 10**6, Execution(workers="auto"), 99)) as executor:
         assert isinstance(executor, InProcess)
     torch.set_num_threads(1)
+    with closing(open_executor(tasks, 1, Execution(workers="auto"), 1)) as executor:
+        assert executor.workers == 1, "more than a generation has work for"
 
 
 BAD: list[dict[str, Any]] = [
@@ -265,6 +284,8 @@ BAD: list[dict[str, Any]] = [
         for value in (0, -1, float("inf"))
     ),
     {"target_fitness": float("nan")},
+    {"max_time": "60"},
+    {"target_fitness": "1"},
     {"executor": "dask"},
     {"ray_address": "auto"},
 ]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from torch import Tensor
 
-from evomal import InputError, Run, resume, search
-from evomal.methods.base import Outcome
+from evomal import Callback, InputError, Run, RunStart, resume, search
+from evomal.methods.base import Method, Outcome
 from evomal.runs.store import RunStore
-from faulty_work import FailsOnce
+from faulty_work import FailsOnce, mean_squared_error
 from run_helpers import TINY, without_timing
-from tasks_for_tests import regression_task
+from tasks_for_tests import Perceptron, regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
 
@@ -87,6 +90,74 @@ def test_a_candidate_that_fails_twice_is_failed_and_the_run_goes_on(
     assert summary["outcomes"]["failed"] == 1
     assert summary["failures"] == [{"number": number, "reason": reason}]
     assert all(entry["fitness"] < math.inf for entry in summary["hall_of_fame"])
+
+
+def test_a_run_in_which_nothing_works_any_more_ends_and_can_be_resumed(tmp_path: Path) -> None:
+    """As after an error from which a GPU does not recover."""
+    sizes: dict[str, Any] = {"population_size": 14, "generations": 2, "seed": 1}
+    arguments: dict[str, Any] = {**TINY, **sizes}
+    expected = search(regression_task(), run_dir=tmp_path / "whole", **arguments)
+    metric = Broken(tmp_path / "broken")
+    task = regression_task(metric=metric)
+
+    class Breaker(Callback):
+        def on_candidate(self, method: Method, outcome: Outcome) -> None:
+            if method.archive.counts.total() == 2:
+                metric.mark.touch()
+
+    with pytest.raises(InputError, match=r"10 candidates in a row failed.*broken; mend"):
+        search(task, run_dir=tmp_path / "run", callbacks=[Breaker()], **arguments)
+    broken = Run(tmp_path / "run")
+    assert broken.archive.counts["failed"] >= 10
+    assert broken.facts["status"] == "failed"
+    metric.mark.unlink()
+    mended = resume(tmp_path / "run", task)
+    assert mended.archive.counts["failed"] == 0
+    found, wanted = (without_timing(run.summary()) for run in (mended, expected))
+    assert {**found, "metric": ""} == {**wanted, "metric": ""}
+
+
+class Tracked(Perceptron):
+    """Counts how many are alive."""
+
+    alive: ClassVar[set[int]] = set()
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.alive.add(id(self))
+        weakref.finalize(self, self.alive.discard, id(self))
+
+
+def test_what_failed_leaves_no_models_behind(tmp_path: Path) -> None:
+    task = regression_task(model=Tracked, metric=Broken(tmp_path / "broken"))
+    most = 0
+
+    class Counter(Callback):
+        def on_run_start(self, method: Method, start: RunStart) -> None:
+            (tmp_path / "broken").touch()
+
+        def on_candidate(self, method: Method, outcome: Outcome) -> None:
+            nonlocal most
+            gc.collect()
+            most = max(most, len(Tracked.alive))
+
+    with pytest.raises(InputError, match="in a row failed"):
+        search(
+            task, run_dir=tmp_path / "run", callbacks=[Counter()], **{**TINY, "population_size": 12}
+        )
+    assert most <= 1
+
+
+class Broken:
+    """A metric that raises while a file is there."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+        if self.mark.exists():
+            raise ValueError("broken")
+        return mean_squared_error(pred, target)
 
 
 def test_a_task_that_cannot_be_trained_at_all_ends_the_run(whole: Run, tmp_path: Path) -> None:

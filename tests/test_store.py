@@ -176,6 +176,8 @@ def test_a_run_appears_whole_or_not_at_all(run_dir: Path, monkeypatch: pytest.Mo
         with pytest.raises(InputError, match=r"No run can be stored in .* disk is full"):
             RunStore.create(run_dir, FACTS)
     assert set(contents(run_dir)) == {LOCK}
+    with pytest.raises(InputError, match="ended before it began, so type its command again"):
+        RunStore.open(run_dir)
     RunStore.create(run_dir, FACTS).close()
     assert RunStore.open(run_dir).facts()["seed"] == FACTS["seed"]
 

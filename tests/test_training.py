@@ -294,3 +294,27 @@ def test_batches_cover_the_rows_evenly() -> None:
     assert counts.std() > 4
     pairs = (batches == 0).any(1) & (batches == 1).any(1)
     assert abs(float(pairs.double().mean()) - 8 * 7 / (40 * 39)) < 0.02
+
+
+class InPlace(nn.Module):
+    """Works in the memory of its inputs, as with ReLU(inplace=True) as the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x.sub_(0.5))
+        return out
+
+
+def test_a_model_that_works_in_place_does_not_change_the_data() -> None:
+    inputs, targets = torch.randn(20, 3), torch.randn(20, 1)
+    before = inputs.clone()
+    task = Task(InPlace, (inputs, targets), (inputs, targets), link="identity")
+    learner = train(task, SQUARED_ERROR, 3, stream=STREAM)
+    values = {performance(task, learner, task.validation) for _ in range(3)}
+    optimize_weights(SQUARED_ERROR, [task], TWO_STEPS, 0)
+    assert len(values) == 1
+    assert torch.equal(inputs, before)
+    assert torch.equal(task.train.inputs, before)

@@ -19,6 +19,7 @@ from evomal.losses.base import Link, Loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator, isolated_torch_rng
 from evomal.tasks.task import SGD, Task
+from evomal.training import unrolled
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
 from evomal.training.unrolled import (
@@ -340,3 +341,20 @@ def test_an_overflow_is_a_divergence(model: Callable[[], nn.Module]) -> None:
     deep = "square(" * 9 + "sub(add(y, add(1, 1)), f)" + ")" * 9
     with pytest.raises(DivergedError):
         optimize_weights(SymbolicLoss(deep), [regression_task(model=model)], SETTINGS, 0)
+
+
+def test_bad_luck_is_not_taken_for_a_missing_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(message: str) -> Callable[..., None]:
+        def raise_it(*_: object) -> None:
+            raise RuntimeError(message)
+
+        return raise_it
+
+    task = regression_task()
+    monkeypatch.setattr(unrolled, "_jacobian_product", fail("DefaultCPUAllocator: can't allocate"))
+    with pytest.raises(RuntimeError, match="allocate"):
+        supports_forward_mode(task)
+    monkeypatch.setattr(
+        unrolled, "_jacobian_product", fail("this operation is not for dual numbers")
+    )
+    assert not supports_forward_mode(task)

@@ -46,11 +46,17 @@ class Tasks:
 class Methods:
     """List the search methods."""
 
+    json_output: Json = False
+    """Print one JSON list and nothing else."""
+
     def run(self) -> int:
         """Print names and descriptions."""
         from evomal.analysis.tables import simple_table
         from evomal.methods.registry import METHODS
 
+        if self.json_output:
+            print_json([{"name": n, "description": m.description} for n, m in METHODS.items()])
+            return 0
         cells = [[name, method.description] for name, method in METHODS.items()]
         new_console().print(simple_table(["method", "what it searches"], cells))
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,8 @@ class Reporting:
     """Also write TensorBoard's event files, to the folder tensorboard of the run directory."""
 
     mlflow: str | None = None
-    """Also log to MLflow, at this tracking URI, such as http://host:5000 or file:mlruns."""
+    """Also log to MLflow, at this tracking URI, such as http://host:5000 (or file:mlruns, for which
+    newer versions of MLflow want MLFLOW_ALLOW_FILE_STORE=true)."""
 
     def callbacks(self, console: Console) -> list[Callback]:
         """Progress and trackers."""
@@ -49,21 +51,15 @@ class Reporting:
         if self.tensorboard:
             chosen.append(TensorBoardTracker())
         if self.mlflow is not None:
+            for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "10"}.items():  # not for minutes
+                os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
             chosen.append(MLflowTracker(self.mlflow))
         if not self.quiet and not self.json_output:
             chosen.append((LiveProgress if console.is_terminal else PlainProgress)(console))
         return chosen
 
-    def run(self, work: Callable[[Sequence[Callback]], Run], arguments: str = "") -> int:
-        """Do the work, report on the run; the exit status.
-
-        Parameters
-        ----------
-        work
-            Searches, and tells the callbacks that it is given.
-        arguments
-            What the next command has to repeat about the data.
-        """
+    def run(self, work: Callable[[Sequence[Callback]], Run]) -> int:
+        """Do the work, which tells the callbacks that it is given; report; the exit status."""
         from evomal.runs.search import SearchInterrupted
 
         console = new_console()
@@ -75,7 +71,7 @@ class Reporting:
         if self.json_output:
             print_json(run.summary())
         elif not self.quiet:
-            _print_result(run, console, arguments)
+            _print_result(run, console)
         return status
 
 
@@ -111,7 +107,9 @@ class Search:
         from evomal.runs.search import search
 
         if not self.tasks:
-            raise InputError("Name at least one task, such as diabetes/mlp; see `evomal tasks`.")
+            raise InputError(
+                "Name at least one task before the options, such as diabetes/mlp (`evomal tasks`)."
+            )
         tasks = [self.data.load(name) for name in self.tasks]
 
         def work(callbacks: Sequence[Callback]) -> Run:
@@ -125,9 +123,7 @@ class Search:
                 callbacks=callbacks,
             )
 
-        data_dir = f" --data-dir {self.data.data_dir}" if self.data.data_dir else ""
-        split = f" --split {self.data.split}" if self.data.split != "honest" else ""
-        return self.reporting.run(work, data_dir + split)
+        return self.reporting.run(work)
 
 
 @dataclass(frozen=True)
@@ -171,16 +167,23 @@ class Resume:
         return self.reporting.run(work)
 
 
-def _print_result(run: Run, console: Console, arguments: str) -> None:
+def _print_result(run: Run, console: Console) -> None:
     """The leaderboard, where the best loss is, and what to type next."""
     from evomal.analysis.tables import run_overview
     from evomal.runs.directory import BEST_LOSS
 
     console.print(run_overview(run))
     if (run.run_dir / BEST_LOSS).exists():
-        task = run.task_names[0]
         console.print(
-            f"The best loss is saved in {run.run_dir / BEST_LOSS}.\n"
-            f"Next: evomal train {task} --loss {run.run_dir}{arguments}",
+            f"The best loss is saved in {run.run_dir / BEST_LOSS}.\nNext: {_next_command(run)}",
             soft_wrap=True,
         )
+
+
+def _next_command(run: Run) -> str:
+    """How to train with the best loss, on the same data as in the search."""
+    task = run.facts["tasks"][0]
+    origin = task["origin"] or {}
+    data_dir = f" --data-dir {origin['data_dir']}" if origin.get("data_dir") else ""
+    split = f" --split {task['split']}" if task["split"] == "published" else ""
+    return f"evomal train {task['name']} --loss {run.run_dir}{data_dir}{split}"

@@ -56,7 +56,10 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
         raise InputError(f"Cannot write the loss to {str(path)!r} (it is a folder).")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text + "\n", encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # or a power loss could leave an empty file
         draft.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

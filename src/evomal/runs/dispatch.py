@@ -1,17 +1,26 @@
-"""Pieces of work on their way through an executor: retried once, ended when the time is up."""
+"""The executor of a run, and pieces of work on their way through it.
+
+Work that fails is retried once; all work ends when the time is up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evomal.runs.execution import Execution, StopConditions
-from evomal.runs.executors import Executor, WorkError
+import torch
+
+from evomal.runs.execution import Execution, StopConditions, available_cores
+from evomal.runs.executors import Executor, InProcess, WorkError
+from evomal.tasks.task import Task
 
 ATTEMPTS = 2
 """How often a piece of work is tried before it is given up."""
+
+MACHINES_LOST = 8
+"""How many machines may be lost under a piece of work, before it is taken for the reason."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +29,14 @@ class _Piece:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     attempt: int = 1
+    machines_lost: int = 0
 
 
 class Dispatcher:
     """Gives work to an executor, and takes it back.
 
-    Work that fails is tried once more on a fresh worker. That a machine was lost is not its fault
-    and not counted.
+    Work that fails is tried once more on a fresh worker. That a machine was lost is not taken for
+    its fault, unless it happens time and again.
     """
 
     def __init__(self, executor: Executor, execution: Execution) -> None:
@@ -59,22 +69,27 @@ class Dispatcher:
         InputError
             If no worker can be had.
         """
-        done, _ = wait(self._running, timeout=self.stop.seconds_left(), return_when=FIRST_COMPLETED)
+        # In slices, as Ctrl-C cannot end a long wait everywhere, nor can a wait be of any length.
+        limits = [limit for limit in (1.0, self.stop.seconds_left()) if limit is not None]
+        done, _ = wait(self._running, timeout=min(limits), return_when=FIRST_COMPLETED)
         if not done:
             self.stop.check_time()
         for future in done:
             piece = self._running.pop(future)
-            try:
-                value: Any = future.result()
-            except WorkError as error:
-                if error.timed_out:
-                    self.stop.check_time()
-                attempt = piece.attempt + (not error.machine_lost)
-                if attempt <= ATTEMPTS:
-                    self._submit(replace(piece, attempt=attempt))
-                    continue
-                value = error
-            yield piece.label, value
+            error = future.exception()
+            if not isinstance(error, WorkError):
+                yield piece.label, future.result()
+                continue
+            if error.timed_out:
+                self.stop.check_time()
+            if error.machine_lost:
+                piece = replace(piece, machines_lost=piece.machines_lost + 1)
+            else:
+                piece = replace(piece, attempt=piece.attempt + 1)
+            if piece.attempt <= ATTEMPTS and piece.machines_lost <= MACHINES_LOST:
+                self._submit(piece)
+            else:
+                yield piece.label, error
 
     def _submit(self, piece: _Piece) -> None:
         self.stop.check_time()
@@ -82,3 +97,34 @@ class Dispatcher:
         timeout = min((limit for limit in limits if limit is not None), default=None)
         future = self._executor.submit(piece.function, *piece.args, timeout=timeout)
         self._running[future] = piece
+
+
+def open_executor(tasks: Sequence[Task], threads: int, execution: Execution, most: int) -> Executor:
+    """The executor for the settings; no more than `most` workers, unless a number is given.
+
+    Raises
+    ------
+    InputError
+        If a task cannot be sent to workers, or the cluster cannot be reached.
+    """
+    workers = execution.workers
+    if execution.executor == "ray":
+        from evomal.runs.ray_actors import RayActors
+
+        return RayActors(tasks, threads, workers, execution.ray_address, most)
+    on_gpu = tasks[0].device.type != "cpu"
+    if workers == 1 or (workers == "auto" and not on_gpu and default_workers(tasks, threads) == 1):
+        return InProcess(tasks, threads)
+    from evomal.runs.processes import LocalProcesses
+
+    # On a GPU also a single worker, as after some errors only a new process can use it again.
+    count = min(default_workers(tasks, threads), most) if workers == "auto" else workers
+    return LocalProcesses(tasks, threads, count)
+
+
+def default_workers(tasks: Sequence[Task], threads: int) -> int:
+    """How many candidates fit on this machine at a time: its GPUs, or cores ÷ threads."""
+    if tasks[0].device.type == "cpu":
+        return max(1, available_cores() // threads)
+    count: int = torch.get_device_module(tasks[0].device).device_count()
+    return count

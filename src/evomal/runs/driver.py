@@ -23,6 +23,10 @@ from evomal.runs.run import describe
 from evomal.runs.schedule import GenerationSchedule, train_candidate
 from evomal.runs.store import RunStore
 
+FAILURES_IN_A_ROW = 10
+"""How many failed candidates in a row end a run; those of its last generation are tried again when
+it is resumed."""
+
 
 class Driver:
     """Brings a run to its end, or to where it is stopped.
@@ -55,6 +59,7 @@ class Driver:
         self._run_dir = run_dir
         self._callbacks = callbacks
         self._unfinished: list[Outcome] = []  # outcomes of the generation that is under way
+        self._failed_in_a_row = 0
         self._generations: list[Generation] = []
         self._start = time.perf_counter()
         self._seconds_before = 0.0  # that earlier sessions took
@@ -80,10 +85,7 @@ class Driver:
             ending["status"] = "interrupted"
             raise
         except (sqlite3.Error, _BestLossError) as error:
-            raise InputError(
-                f"The run in {str(self._run_dir)!r} cannot be stored any more ({error}); make room "
-                f"or mend the disk, then continue with: evomal resume {self._run_dir}"
-            ) from error
+            raise cannot_store(self._run_dir, error) from error
         finally:
             with contextlib.suppress(sqlite3.Error, _BestLossError):  # it can be resumed either way
                 self._save_best()
@@ -99,6 +101,7 @@ class Driver:
         state = store.last_state()
         if state is not None:
             method.load_state_dict(state)
+        store.forget_failures(method.generation)
         for outcome in store.outcomes():
             method.archive.add(outcome)
             if outcome.candidate.generation == method.generation:
@@ -161,13 +164,33 @@ class Driver:
 
     def _record(self, outcome: Outcome, dispatcher: Dispatcher) -> None:
         archive = self._method.archive
-        archive.add(outcome)
         self._store.write_outcome(outcome)
+        archive.add(outcome)
         if archive.best is outcome:
             self._save_best()
         for callback in self._callbacks:
             callback.on_candidate(self._method, outcome)
+        self._check_failures(outcome)
         dispatcher.stop.check_archive(archive)
+
+    def _check_failures(self, outcome: Outcome) -> None:
+        """Give up if nothing works any more, as after some errors on a GPU.
+
+        Raises
+        ------
+        InputError
+            If too many candidates have failed in a row.
+        """
+        if outcome.status != "failed":
+            if outcome.source is None:  # it was worked on
+                self._failed_in_a_row = 0
+            return
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= FAILURES_IN_A_ROW:
+            raise InputError(
+                f"{FAILURES_IN_A_ROW} candidates in a row failed, the last one because: "
+                f"{outcome.reason}; mend that, then continue with: evomal resume {self._run_dir}"
+            )
 
     def _keep_formulas(self) -> None:
         """Store the printed forms of the hall of fame."""
@@ -190,6 +213,14 @@ class Driver:
     def _seconds(self) -> float:
         """How long the run has taken, all sessions together."""
         return self._seconds_before + time.perf_counter() - self._start
+
+
+def cannot_store(run_dir: Path, error: Exception) -> InputError:
+    """What to tell when the disk is full or the database is damaged."""
+    return InputError(
+        f"The run in {str(run_dir)!r} cannot be stored any more ({error}); make room or mend the "
+        f"disk, then continue with: evomal resume {run_dir}"
+    )
 
 
 class _BestLossError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,9 +62,10 @@ class Execution:
                 )
         for name in ("candidate_timeout", "max_time"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 raise InputError(f"The setting {name} must be seconds above 0, but is {value}.")
-        if self.target_fitness is not None and math.isnan(self.target_fitness):
+        target = self.target_fitness
+        if target is not None and not (_is_number(target) and not math.isnan(target)):
             raise InputError("The setting target_fitness must be a number.")
 
 
@@ -113,7 +113,13 @@ class StopConditions:
             raise SearchStopped(f"patience of {patience} generations is over")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
 def available_cores() -> int:
-    """Cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores or 1
+    """Cores that this process may use; knows the limits of containers."""
+    import joblib
+
+    cores: int = joblib.cpu_count()
+    return cores

@@ -8,14 +8,14 @@ executors keep one contract: `submit` returns a future that holds the function's
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from evomal.errors import InputError
-from evomal.runs.execution import Execution, available_cores
 from evomal.tasks.task import Task
 from evomal.training.numerics import DeadlineError, deadline
 
@@ -82,6 +82,7 @@ class InProcess:
         except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
             work_error = WorkError(describe_error(error))
             work_error.__cause__ = error
+            traceback.clear_frames(error.__traceback__)  # they hold models, batches, gradients
             future.set_exception(work_error)
         return future
 
@@ -98,6 +99,30 @@ def attempt(
         return True, function(tasks, *args)
     except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
         return False, describe_error(error)
+
+
+def torch_settings() -> dict[str, Any]:
+    """Settings of torch that change results, for workers to have the same."""
+    return {
+        "default_dtype": torch.get_default_dtype(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+    }
+
+
+def prepare_worker(threads: int, settings: Mapping[str, Any]) -> None:
+    """In a worker process: torch as it is in the coordinator."""
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(settings["default_dtype"])
+    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    torch.use_deterministic_algorithms(settings["deterministic"], warn_only=settings["warn_only"])
+    torch.backends.cudnn.deterministic = settings["cudnn_deterministic"]
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    torch.backends.cudnn.allow_tf32 = settings["cudnn_tf32"]
 
 
 def describe_error(error: Exception) -> str:
@@ -123,33 +148,3 @@ def require_picklable(tasks: Sequence[Task]) -> None:
                     f"The task {task.name!r} cannot be sent to worker processes ({error}); "
                     "define its functions at the top of a module, or use one worker."
                 ) from error
-
-
-def open_executor(tasks: Sequence[Task], threads: int, execution: Execution) -> Executor:
-    """The executor for the settings.
-
-    Raises
-    ------
-    InputError
-        If a task cannot be sent to workers, or the cluster cannot be reached.
-    """
-    workers = execution.workers
-    if execution.executor == "ray":
-        from evomal.runs.ray_actors import RayActors
-
-        return RayActors(tasks, threads, workers, execution.ray_address)
-    if workers == "auto":
-        workers = default_workers(tasks, threads)
-    if workers == 1:
-        return InProcess(tasks, threads)
-    from evomal.runs.processes import LocalProcesses
-
-    return LocalProcesses(tasks, threads, workers)
-
-
-def default_workers(tasks: Sequence[Task], threads: int) -> int:
-    """How many candidates fit on this machine at a time: its GPUs, or cores ÷ threads."""
-    if tasks[0].device.type != "cpu":
-        count: int = torch.get_device_module(tasks[0].device).device_count()
-        return count
-    return max(1, available_cores() // threads)

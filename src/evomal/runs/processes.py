@@ -11,8 +11,9 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -20,13 +21,22 @@ import torch
 
 from evomal.errors import InputError
 from evomal.interrupts import interrupts_held
-from evomal.runs.executors import WorkError, attempt, late, require_picklable
+from evomal.runs.executors import (
+    WorkError,
+    attempt,
+    late,
+    prepare_worker,
+    require_picklable,
+    torch_settings,
+)
 from evomal.tasks.task import Task
 
 T = TypeVar("T")
 
 _SPAWN = multiprocessing.get_context("spawn")
 _START_ATTEMPTS = 3  # in a row
+_DIES_WITHIN = 10.0  # seconds, unless it is stuck in the kernel
+_LONGEST_WAIT = 20 * 86400.0  # seconds; the system's limit is 24 days
 
 
 class LocalProcesses:
@@ -50,7 +60,14 @@ class LocalProcesses:
         self._closed = False
         self._started_once = False
         self._alive: set[_Worker] = set()
-        self._idle = [self._start(index) for index in range(workers)]
+        if os.name == "posix":
+            resource_tracker.ensure_running()  # starting it later would let Ctrl-C through
+        try:
+            self._idle = [self._start(index) for index in range(workers)]
+        except BaseException:
+            for worker in self._alive:
+                worker.end()
+            raise
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="evomal-worker")
 
     def submit(
@@ -113,7 +130,15 @@ class LocalProcesses:
         with self._lock:
             if self._closed:
                 raise WorkError("the executor was closed")
-            worker = _Worker(index, self._tasks, self._torch_threads, self._devices[index])
+            try:
+                worker = _Worker(index, self._tasks, self._torch_threads, self._devices[index])
+            except (OSError, RuntimeError) as error:
+                if "bootstrapping" in str(error):  # this is a worker, importing an unguarded script
+                    raise
+                raise InputError(
+                    f"A worker process cannot be started ({error}); use fewer workers, or give the "
+                    "machine more (the data is in shared memory: in Docker, --shm-size)."
+                ) from error
             self._alive.add(worker)
         return worker
 
@@ -128,7 +153,7 @@ class _Worker:
         self._ready = False
         self._pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(
-            target=_serve, args=(theirs, tasks, threads, device), daemon=True
+            target=_serve, args=(theirs, tasks, threads, device, torch_settings()), daemon=True
         )
         with interrupts_held():
             self.process.start()
@@ -173,10 +198,12 @@ class _Worker:
     def end(self) -> None:
         """Kill the process, whatever it does."""
         self.process.kill()
-        self.process.join()
+        self.process.join(_DIES_WITHIN)
         self._pipe.close()
 
     def _receive(self, timeout: float | None) -> Any:
+        if timeout is not None:
+            timeout = min(timeout, _LONGEST_WAIT)
         ready = wait([self._pipe, self.process.sentinel], timeout)
         if not ready:
             raise TimeoutError
@@ -186,22 +213,27 @@ class _Worker:
 
     def _last_words(self) -> str:
         code = self.process.exitcode
+        if code == -9:
+            return "SIGKILL, perhaps for lack of memory"
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
+            return f"signal {-code}"
         return f"exit status {code}"
 
 
 def _device_of_worker(task: Task, index: int) -> torch.device:
-    """The CPU, or a GPU for every worker in turn."""
-    if task.device.type == "cpu":
+    """The CPU, a GPU that was asked for by its number, or one for every worker in turn."""
+    if task.device.type == "cpu" or str(task.device) != task.device.type:
         return task.device
     count = torch.get_device_module(task.device).device_count()
     return torch.device(task.device.type, index % count)
 
 
 def _serve(
-    pipe: Connection[Any, Any], tasks: Sequence[Task], threads: int, device: torch.device
+    pipe: Connection[Any, Any],
+    tasks: Sequence[Task],
+    threads: int,
+    device: torch.device,
+    settings: Mapping[str, Any],
 ) -> None:
     """What a worker process does: answer requests until the pipe closes.
 
@@ -209,7 +241,7 @@ def _serve(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    prepare_worker(threads, settings)
     tasks = [task.to(device) for task in tasks]
     answer: object = "ready"
     while True:

@@ -7,22 +7,27 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import torch
-
 from evomal.errors import InputError
-from evomal.runs.executors import WorkError, attempt, describe_error, late
+from evomal.runs.executors import (
+    WorkError,
+    attempt,
+    describe_error,
+    late,
+    prepare_worker,
+    torch_settings,
+)
 from evomal.tasks.task import Task
 
 T = TypeVar("T")
 
 _POLL = 0.5  # seconds between looks at the cluster, while waiting for it
-_LOSS_IS_KNOWN_AFTER = 10.0  # seconds until the cluster knows that a node is gone, at most
-_START_ATTEMPTS = 3  # in a row
+_LOSS_IS_KNOWN_AFTER = 40.0  # seconds until the cluster knows that a node is gone, at most
+_START_ATTEMPTS = 10  # in a row; several can be on a node that is lost
 _ANSWERS_WITHIN = 10.0  # seconds
 
 
@@ -52,6 +57,7 @@ class RayActors:
         threads: int,
         workers: int | Literal["auto"],
         address: str | None,
+        most: int,
     ) -> None:
         try:
             import ray
@@ -72,12 +78,17 @@ class RayActors:
         try:
             gpus = 0 if tasks[0].device.type == "cpu" else 1
             room = self._room(threads, gpus)
-            self.workers = room if workers == "auto" else workers
-            self._tasks = ray.put([task.to("cpu") for task in tasks])
+            self.workers = min(room, most) if workers == "auto" else workers
+            try:
+                self._tasks = ray.put([task.to("cpu") for task in tasks])
+            except TypeError as error:
+                raise InputError(
+                    f"The tasks cannot be sent to a Ray cluster: {describe_error(error)}"
+                ) from error
             self._new_actor = (
                 self._ray.remote(_Actor).options(num_cpus=threads, num_gpus=gpus).remote
             )
-            self._arguments = threads, tasks[0].device.type
+            self._arguments = threads, tasks[0].device.type, torch_settings()
             self._lock = threading.Lock()
             self._closed = False
             self._failed_starts = 0
@@ -217,8 +228,10 @@ def _require_answer(address: str | None) -> None:
 class _Actor:
     """What runs in the cluster."""
 
-    def __init__(self, tasks: Sequence[Task], threads: int, device: str) -> None:
-        torch.set_num_threads(threads)
+    def __init__(
+        self, tasks: Sequence[Task], threads: int, device: str, settings: Mapping[str, Any]
+    ) -> None:
+        prepare_worker(threads, settings)
         self._tasks = [task.to(device) for task in tasks]
 
     def node(self) -> str:

@@ -73,7 +73,9 @@ class Run:
         try:
             self.facts: dict[str, Any] = store.facts()
             if self.facts.get("status") == "running" and not is_in_use(self.run_dir):
-                self.facts["status"] = "killed"
+                self.facts = store.facts()  # it may have ended just now
+                if self.facts["status"] == "running":
+                    self.facts["status"] = "killed"
             self.generations: list[tuple[Generation, float]] = store.generations()
             self.archive = Archive()
             self.failures: list[Outcome] = []
@@ -154,6 +156,7 @@ class Run:
             "seed": facts["seed"],
             "settings": facts["settings"],
             "status": facts["status"],
+            "stop_reason": facts.get("stop_reason"),
             "device": facts["device"],
             "versions": facts["versions"],
             "run_dir": str(self.run_dir),

@@ -7,6 +7,7 @@ import dataclasses
 import operator
 import os
 import platform
+import sqlite3
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +20,14 @@ from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback
 from evomal.runs.directory import new_run_dir
-from evomal.runs.dispatch import Dispatcher
-from evomal.runs.driver import Driver
+from evomal.runs.dispatch import Dispatcher, open_executor
+from evomal.runs.driver import Driver, cannot_store
 from evomal.runs.execution import Execution
-from evomal.runs.executors import open_executor
+from evomal.runs.executors import Executor, torch_settings
 from evomal.runs.run import Run, expression_of
 from evomal.runs.store import RunStore
 from evomal.tasks.registry import load_task
-from evomal.tasks.task import Task
+from evomal.tasks.task import Task, function_name
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -102,7 +103,7 @@ def search(
     if len({task.link for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError("A search needs tasks with different names and one and the same link.")
     facts = _facts(tasks, method, settings, seed)
-    with contextlib.closing(open_executor(tasks, settings.threads, execution)) as executor:
+    with contextlib.closing(_open(tasks, settings, execution)) as executor:
         directory = Path(run_dir) if run_dir is not None else new_run_dir()
         with contextlib.closing(RunStore.create(directory, facts)) as store:
             _drive(directory, store, Dispatcher(executor, execution), callbacks)
@@ -160,8 +161,11 @@ def resume(
         settings = _settings_of(facts, generations)
         tasks = _tasks_of(facts, tasks, data_dir)
         _warn_of_versions(facts)
-        with contextlib.closing(open_executor(tasks, settings.threads, execution)) as executor:
-            store.write_facts({"settings": dataclasses.asdict(settings)})
+        with contextlib.closing(_open(tasks, settings, execution)) as executor:
+            try:
+                store.write_facts({"settings": dataclasses.asdict(settings)})
+            except sqlite3.Error as error:
+                raise cannot_store(directory, error) from error
             _drive(directory, store, Dispatcher(executor, execution), callbacks)
     return Run(directory)
 
@@ -177,6 +181,12 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
     with contextlib.closing(RunStore.open(Path(run_dir))) as store:
         facts = store.facts()
     return facts["status"] == "finished" and generations in (None, facts["settings"]["generations"])
+
+
+def _open(tasks: Sequence[Task], settings: SearchSettings, execution: Execution) -> Executor:
+    """An executor with no more workers than a generation has work for."""
+    most = settings.population_size * len(tasks)
+    return open_executor(tasks, settings.threads, execution, most)
 
 
 def _drive(
@@ -299,7 +309,7 @@ def _facts(
     return {
         "task": _common([task["name"] for task in described]),
         "split": _common([task["split"] for task in described]),
-        "metric": _common([task["metric"] for task in described]),
+        "metric": _common([function_name(task.metric) for task in tasks]),
         "link": tasks[0].link,
         "tasks": described,
         "method": method,
@@ -323,4 +333,5 @@ def _versions() -> dict[str, str]:
         "evomal": evomal.__version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
+        "torch settings": " ".join(str(value) for value in torch_settings().values()),
     }

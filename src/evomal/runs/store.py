@@ -18,7 +18,7 @@ from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm
 from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.methods.base import Candidate, Generation, Outcome
-from evomal.runs.directory import BEST_LOSS, DATABASE, lock_run_dir
+from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, lock_run_dir
 
 FORMAT_VERSION = 2  # 2: failed candidates with their reason, tasks described one by one
 _DRAFT = ".run.sqlite.draft"
@@ -149,7 +149,11 @@ class RunStore:
         """
         path = run_dir / DATABASE
         if not path.is_file():
-            raise InputError(f"{str(run_dir)!r} is not a run directory: it holds no {DATABASE}.")
+            begun = "; a search ended before it began, so type its command again"
+            raise InputError(
+                f"{str(run_dir)!r} is not a run directory: it holds no {DATABASE}"
+                f"{begun if (run_dir / LOCK).exists() else ''}."
+            )
         # Read-only places have no room for the files beside a database that is read normally.
         ordinary = os.access(run_dir, os.W_OK) or path.with_name(f"{DATABASE}-wal").exists()
         mode = "ro" if ordinary else "ro&immutable=1"
@@ -217,6 +221,17 @@ class RunStore:
                     outcome.reason,
                     _now(),
                 ),
+            )
+
+    def forget_failures(self, generation: int) -> None:
+        """Delete the failed candidates of a generation, and those that took over from them."""
+        with self._connection:
+            self._connection.execute(
+                "WITH RECURSIVE gone (number) AS ("
+                "SELECT number FROM candidates WHERE generation = ? AND status = 'failed' UNION "
+                "SELECT c.number FROM candidates c JOIN gone ON c.source = gone.number) "
+                "DELETE FROM candidates WHERE number IN (SELECT number FROM gone)",
+                (generation,),
             )
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -298,7 +313,8 @@ def _require_no_run(run_dir: Path) -> None:
 def _connect_for_writing(run_dir: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(run_dir / DATABASE)
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    for pragma in ("synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"):
+        connection.execute(f"PRAGMA {pragma}")
     return connection
 
 

@@ -6,7 +6,9 @@ again where they are missing, so that the copy is whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,11 +110,13 @@ class MLflowTracker(Callback):
 
     def __init__(self, tracking_uri: str, experiment: str = "evomal") -> None:
         try:
+            from mlflow.entities import Metric
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise InputError('MLflow is not installed; pip install "evomal[mlflow]".') from error
         self._error: type[Exception] = MlflowException
+        self._new_metric: Any = Metric
         try:
             self._client: Any = MlflowClient(tracking_uri=tracking_uri)
             found = self._client.get_experiment_by_name(experiment)
@@ -123,29 +127,14 @@ class MLflowTracker(Callback):
             raise InputError(
                 f"MLflow cannot log to {tracking_uri!r}: {describe_error(error)}"
             ) from error
+        self._start: RunStart | None = None
         self._run_id: str | None = None
         self._waiting: list[Generation] = []
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
         """Begin a run, or continue the one of this run directory."""
-        place = str(start.run_dir.resolve())
-        known = self._client.search_runs(
-            [self._experiment], f"tags.`evomal.run_dir` = '{place}'", max_results=1
-        )
-        if known:
-            self._run_id = known[0].info.run_id
-            self._client.update_run(self._run_id, status="RUNNING")
-            history = self._client.get_metric_history(self._run_id, "outcomes/evaluated")
-            logged = {metric.step for metric in history}
-            self._waiting = [g for g in start.generations if g.number not in logged]
-        else:
-            tags = {"evomal.run_dir": place, "mlflow.runName": start.run_dir.name}
-            self._run_id = self._client.create_run(self._experiment, tags=tags).info.run_id
-            for name, value in _parameters(start.facts).items():
-                self._client.log_param(self._run_id, name, value)
-            self._waiting = list(start.generations)
-            if start.task_loss_fitness is not None:
-                self._client.log_metric(self._run_id, "fitness/task_loss", start.task_loss_fitness)
+        self._start = start
+        self._waiting = list(start.generations)
         self._send()
 
     def on_generation(self, method: Method, generation: Generation) -> None:
@@ -155,32 +144,65 @@ class MLflowTracker(Callback):
 
     def on_run_end(self, method: Method) -> None:
         """Close the MLflow run, with the best loss as a tag."""
-        if self._run_id is None:
-            return
-        self._send()
         best = method.archive.best
-        try:
-            if best is not None and isinstance(best.loss, SymbolicLoss):
-                text = str(best.loss.expression)
-                self._client.set_tag(self._run_id, "evomal.best_loss", text[:5000])
-            status = "FINISHED" if method.finished else "KILLED"
-            self._client.set_terminated(self._run_id, status)
-        except (self._error, OSError) as error:
-            warnings.warn(f"MLflow does not answer: {describe_error(error)}", stacklevel=2)
+        tags = {}
+        if best is not None and isinstance(best.loss, SymbolicLoss):
+            tags["evomal.best_loss"] = str(best.loss.expression)[:5000]
+        self._send(tags, "FINISHED" if method.finished else "KILLED")
 
-    def _send(self) -> None:
-        """Send all generations that wait, in order; those that fail go on waiting."""
+    def _send(self, tags: Mapping[str, str] | None = None, ending: str | None = None) -> None:
+        """Send all that waits, in order; what fails goes on waiting."""
+        if self._start is None:
+            return
         try:
+            run_id = self._run_id = self._run_id or self._begin(self._start)
             while self._waiting:
-                generation = self._waiting[0]
-                for name, value in scalars(generation).items():
-                    self._client.log_metric(self._run_id, name, value, step=generation.number)
+                self._log(run_id, self._waiting[0])
                 del self._waiting[0]
+            for name, value in (tags or {}).items():
+                self._client.set_tag(run_id, name, value)
+            if ending is not None:
+                self._client.set_terminated(run_id, ending)
         except (self._error, OSError) as error:
             warnings.warn(
                 f"MLflow does not answer: {describe_error(error)}; the search goes on",
                 stacklevel=2,
             )
+
+    def _begin(self, start: RunStart) -> str:
+        """The MLflow run of the run directory, which is begun if there is none."""
+        place = str(start.run_dir.resolve())
+        key = hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
+        known = self._client.search_runs(
+            [self._experiment], f"tags.`evomal.key` = '{key}'", max_results=1
+        )
+        if known:
+            run_id: str = known[0].info.run_id
+            self._client.update_run(run_id, status="RUNNING")
+            history = self._client.get_metric_history(run_id, "outcomes/failed")
+            logged = {metric.step for metric in history}
+            self._waiting = [g for g in self._waiting if g.number not in logged]
+            return run_id
+        tags = {
+            "evomal.key": key,
+            "evomal.run_dir": place,
+            "mlflow.runName": start.run_dir.name,
+        }
+        run_id = self._client.create_run(self._experiment, tags=tags).info.run_id
+        for name, value in _parameters(start.facts).items():
+            self._client.log_param(run_id, name, value)
+        if start.task_loss_fitness is not None:
+            self._client.log_metric(run_id, "fitness/task_loss", start.task_loss_fitness)
+        return run_id
+
+    def _log(self, run_id: str, generation: Generation) -> None:
+        """Send a generation's numbers, all or none."""
+        now = int(1000 * time.time())
+        metrics = [
+            self._new_metric(name, value, now, generation.number)
+            for name, value in scalars(generation).items()
+        ]
+        self._client.log_batch(run_id, metrics=metrics)
 
 
 def _parameters(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,8 +183,8 @@ class Task:
         return learner.to(self.device).train()
 
     def batch(self, data: Data, rows: Tensor | slice) -> Data:
-        """Some rows, the inputs preprocessed."""
-        inputs = data.inputs[rows]
+        """Some rows, the inputs preprocessed; never a view, as a model may work in place."""
+        inputs = data.inputs[rows].clone() if isinstance(rows, slice) else data.inputs[rows]
         inputs = self.preprocess(inputs) if self.preprocess else inputs
         return Data(inputs, data.targets[rows])
 
@@ -211,8 +211,9 @@ class Task:
             "name": self.name,
             "split": self.split,
             "link": self.link,
-            "metric": function_name(self.metric),
-            "task loss": function_name(self.task_loss),
+            "metric": _identity(self.metric),
+            "task loss": _identity(self.task_loss),
+            "preprocess": self.preprocess and _identity(self.preprocess),
             "optimizer": dataclasses.asdict(self.optimizer),
             "batch size": self.batch_size,
             "rejection steps": self.rejection_steps,
@@ -316,6 +317,18 @@ def function_name(function: Callable[..., Any]) -> str:
     """What a function, a partial one, or a callable object is called."""
     function = getattr(function, "func", function)
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _identity(function: Callable[..., Any]) -> list[Any]:
+    """A function's name, and what plain values a partial one holds."""
+    arguments = [*getattr(function, "args", ()), *getattr(function, "keywords", {}).items()]
+    plain = (str, int, float, bool, type(None))
+    values = [v if isinstance(v, plain) else None for v in _flat(arguments)]
+    return [function_name(function), *values]
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    return [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
 
 
 def _as_tensor(values: Any) -> Tensor:
