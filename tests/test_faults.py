@@ -129,7 +129,7 @@ class Tracked(Perceptron):
 
 
 def test_what_failed_leaves_no_models_behind(tmp_path: Path) -> None:
-    task = regression_task(model=Tracked, metric=Broken(tmp_path / "broken"))
+    task = regression_task(model=Tracked, task_loss=Broken(tmp_path / "broken"))
     most = 0
 
     class Counter(Callback):
@@ -149,7 +149,7 @@ def test_what_failed_leaves_no_models_behind(tmp_path: Path) -> None:
 
 
 class Broken:
-    """A metric that raises while a file is there."""
+    """A metric, or task loss, that raises while a file is there."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
