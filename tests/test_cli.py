@@ -22,6 +22,7 @@ from evomal.runs import run as run_module
 from evomal.runs import search as search_module
 from evomal.runs.run import Run
 from evomal.runs.store import RunStore
+from evomal.tasks.datasets import DATASETS
 from evomal.tasks.registry import TASKS
 from run_helpers import (
     contents,
@@ -161,7 +162,8 @@ def test_tasks_and_methods_are_listed(evomal: Evomal, data_dir: Path) -> None:
     rows = json.loads(output)
     assert [row["name"] for row in rows] == list(TASKS)
     assert all(row.keys() == {"name", "parameters", "data"} for row in rows)
-    assert {row["data"] for row in rows} == {"present"}
+    there = ("diabetes", "boston", "california", "mnist", "cifar10")
+    assert {row["data"] for row in rows if row["name"].split("/")[0] in there} == {"present"}
     assert {row["name"]: row["parameters"] for row in rows}["mnist/lenet5"] == 44426
     (Path.cwd() / "empty").mkdir()
     absent = json.loads(evomal("tasks", "--json", "--data-dir", "empty")[1])
@@ -281,6 +283,26 @@ def test_initial_losses_open_generation_0(evomal: Evomal) -> None:
     assert seeded[:3] != plain[:3]
 
 
+def test_data_sets_are_listed_and_verified(evomal: Evomal, data_dir: Path) -> None:
+    rows = json.loads(evomal("data", "list", "--json", "--data-dir", data_dir)[1])
+    assert [row["name"] for row in rows] == list(DATASETS)
+    present = {row["name"] for row in rows if row["data"] == "present"}
+    assert present >= {"diabetes", "boston", "california", "mnist", "cifar10"}
+    status, output, errors = evomal("data", "verify", "mnist", "--json", "--data-dir", data_dir)
+    assert (status, errors) == (0, "")
+    (row,) = json.loads(output)
+    assert row["data"] == "verified"
+    for name in DATASETS["mnist"].files:
+        place = Path("copy") / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = (data_dir / name).read_bytes()
+        if "t10k-labels" in name:  # other labels, well packed
+            content = gzip.compress(gzip.decompress(content)[:-1] + b"\x07")
+        place.write_bytes(content)
+    assert "t10k-labels" in only_error(evomal("data", "verify", "--data-dir", "copy"))
+    assert "mnist" in evomal("data", "list", "--data-dir", "copy")[1]
+
+
 def test_known_losses_are_listed_and_taken(evomal: Evomal) -> None:
     rows = json.loads(evomal("losses", "--json")[1])
     assert [row["name"] for row in rows] == list(KNOWN_LOSSES)
@@ -309,6 +331,9 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "high initial loss": ([*IN_PROCESS, "--initial-losses", LONG], "max_height"),
     "too many initial losses": ([*IN_PROCESS, "--initial-losses", *["focal"] * 5], "5 initial"),
     "resume nothing": (["resume", "absent"], "absent"),
+    "unknown data set": (["data", "list", "nonsense"], "nonsense"),
+    "download nothing": (["data", "download"], "Name the data sets"),
+    "verify absent data": (["data", "verify", "svhn", "--data-dir", "absent"], "'svhn' is not in"),
     "resume a file": (["resume", "file"], "'file'"),
     "data": (["search", "boston/mlp", "--data-dir", "absent"], "'absent'"),
     "empty table": (["search", "boston/mlp", "--data-dir", "empty"], "housing.data"),

@@ -21,14 +21,15 @@ from sklearn.datasets import _california_housing
 
 from conftest import Mirror
 from evomal.errors import InputError
-from evomal.tasks.datasets import _MNIST_MD5, DATASETS, data_directory, load_arrays
+from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
+from evomal.tasks.images import MNIST_MD5
 from evomal.tasks.registry import TASKS, Split, load_task
 from evomal.tasks.task import Data, Task
 
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 ROWS = {"diabetes": 442, "boston": 506, "california": 20640}
-TABLES = [name for name, info in TASKS.items() if DATASETS[info.dataset].kind == "table"]
+TABLES = [name for name, info in TASKS.items() if DATASETS[info.dataset].images is None]
 Rows = NDArray[np.float64]
 
 
@@ -63,8 +64,8 @@ def mnist(data_dir: Path) -> Task:
 
 
 def test_mnist_is_the_official_one_in_bytes(mnist: Task, data_dir: Path) -> None:
-    for name, md5 in _MNIST_MD5.items():
-        content = (data_dir / "MNIST/raw" / name).read_bytes()
+    for name, md5 in MNIST_MD5.items():
+        content = (data_dir / name).read_bytes()
         assert hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
     parts = [mnist.train, mnist.validation, mnist.test]
     assert [tuple(p.inputs.shape) for p in parts if p] == [

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from evomal.cli.data import Data
 from evomal.cli.lists import Losses, Methods, Tasks
 from evomal.cli.losses import Show, Train
 from evomal.cli.searches import Resume, Search
@@ -18,7 +19,7 @@ from evomal.errors import InputError
 from evomal.interrupts import interrupts_held
 from evomal.methods.settings import PRESETS
 
-_Command = Tasks | Methods | Losses | Search | Resume | Show | Train
+_Command = Data | Tasks | Methods | Losses | Search | Resume | Show | Train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +46,7 @@ def _parse(arguments: Sequence[str]) -> _Command:
     settings = PRESETS[_preset(arguments)]
     search = Search(tasks=tyro.MISSING, settings=settings)
     subcommands: Any = Union[  # noqa: UP007
+        Annotated[Data, tyro.conf.subcommand("data")],
         Annotated[Tasks, tyro.conf.subcommand("tasks")],
         Annotated[Methods, tyro.conf.subcommand("methods")],
         Annotated[Losses, tyro.conf.subcommand("losses")],

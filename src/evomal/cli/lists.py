@@ -28,7 +28,7 @@ class Tasks:
             {
                 "name": name,
                 "parameters": info.parameters,
-                "data": "present" if DATASETS[info.dataset].is_present(folder) else "absent",
+                "data": DATASETS[info.dataset].presence(folder),
             }
             for name, info in TASKS.items()
         ]

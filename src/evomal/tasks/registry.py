@@ -12,13 +12,23 @@ from typing import Literal
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import nn
 
 from evomal.errors import InputError
-from evomal.tasks.datasets import DATASETS, Array, data_directory, load_arrays
+from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
+from evomal.tasks.files import Array
+from evomal.tasks.models.alexnet import AlexNet
+from evomal.tasks.models.allcnnc import AllCNNC
 from evomal.tasks.models.lenet5 import LeNet5
 from evomal.tasks.models.logistic import LogisticRegression
 from evomal.tasks.models.mlp import MLP
+from evomal.tasks.models.preresnet101 import PreResNet101
+from evomal.tasks.models.pyramidnet import PyramidNet
+from evomal.tasks.models.resnet18 import ResNet18
+from evomal.tasks.models.squeezenet import SqueezeNet
+from evomal.tasks.models.vgg16 import VGG16
+from evomal.tasks.models.wideresnet import WideResNet
+from evomal.tasks.pixels import crop_and_flip, standardise_pixels
 from evomal.tasks.task import SGD, Data, Task
 
 Split = Literal["honest", "published"]
@@ -32,6 +42,8 @@ class TaskInfo:
     model: Callable[[], nn.Module]
     optimizer: SGD
     rejection_steps: int
+    testing_steps: int = 10_000
+    milestones: tuple[float, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -40,16 +52,55 @@ class TaskInfo:
             return sum(p.numel() for p in self.model().parameters() if p.requires_grad)
 
 
-_TABLE = SGD(learning_rate=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-_MNIST = SGD(learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0)
+_NESTEROV = SGD(learning_rate=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+_PLAIN = SGD(learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0)
+
+_OF_32_PIXELS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet": AlexNet,
+    "vgg16": VGG16,
+    "allcnnc": AllCNNC,
+    "resnet18": ResNet18,
+    "preresnet101": PreResNet101,
+    "wideresnet28-10": WideResNet,
+    "squeezenet": SqueezeNet,
+    "pyramidnet": PyramidNet,
+}
+
+
+def _small(dataset: str) -> dict[str, TaskInfo]:
+    """Tasks on grey images of 28 × 28 pixels."""
+    models: dict[str, Callable[[], nn.Module]] = {
+        "logistic": partial(LogisticRegression, 784, 10),
+        "mlp": partial(MLP, 784, 10),
+        "lenet5": partial(LeNet5, 10),
+    }
+    return {f"{dataset}/{name}": TaskInfo(dataset, m, _PLAIN, 100) for name, m in models.items()}
+
+
+def _colour(dataset: str, classes: int) -> dict[str, TaskInfo]:
+    """Tasks on colour images of 32 × 32 pixels: 150 000 steps, a tenth at 100 000 and 135 000."""
+    models: dict[str, Callable[[], nn.Module]] = {
+        "logistic": partial(LogisticRegression, 3072, classes),
+        "mlp": partial(MLP, 3072, classes),
+        **{name: partial(model, classes) for name, model in _OF_32_PIXELS.items()},
+    }
+    return {
+        f"{dataset}/{name}": TaskInfo(
+            dataset, model, _NESTEROV, 1000, 150_000, (100 / 150, 135 / 150)
+        )
+        for name, model in models.items()
+    }
+
 
 TASKS: dict[str, TaskInfo] = {
-    "diabetes/mlp": TaskInfo("diabetes", partial(MLP, 10, 1), _TABLE, 1000),
-    "boston/mlp": TaskInfo("boston", partial(MLP, 13, 1), _TABLE, 1000),
-    "california/mlp": TaskInfo("california", partial(MLP, 8, 1), _TABLE, 1000),
-    "mnist/logistic": TaskInfo("mnist", partial(LogisticRegression, 784, 10), _MNIST, 100),
-    "mnist/mlp": TaskInfo("mnist", partial(MLP, 784, 10), _MNIST, 100),
-    "mnist/lenet5": TaskInfo("mnist", partial(LeNet5, 10), _MNIST, 100),
+    "diabetes/mlp": TaskInfo("diabetes", partial(MLP, 10, 1), _NESTEROV, 1000),
+    "boston/mlp": TaskInfo("boston", partial(MLP, 13, 1), _NESTEROV, 1000),
+    "california/mlp": TaskInfo("california", partial(MLP, 8, 1), _NESTEROV, 1000),
+    **_small("mnist"),
+    **_small("fashion-mnist"),
+    **_colour("cifar10", 10),
+    **_colour("cifar100", 100),
+    **_colour("svhn", 10),
 }
 """Every built-in task, by name."""
 
@@ -95,21 +146,26 @@ def load_task(
         raise InputError(f"The split seed must not be negative, but is {split_seed}.")
     info = TASKS[name]
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
-    if DATASETS[info.dataset].kind == "table":
+    facts = DATASETS[info.dataset].images
+    preprocess = augment = None
+    if facts is None:
         parts = _table_parts(arrays, split, split_seed)
-        preprocess = None
     else:
         if split != "honest":
             raise InputError(f"The split {split!r} exists only for tables, not for {name!r}.")
         parts = _image_parts(arrays, split_seed)
-        preprocess = partial(_standardise_pixels, mean=0.1307, deviation=0.3081)
+        preprocess = partial(standardise_pixels, mean=facts.mean, deviation=facts.deviation)
+        augment = crop_and_flip if facts.augmented else None
     return Task(
         info.model,
         *parts,
-        link="identity" if DATASETS[info.dataset].kind == "table" else "softmax",
+        link="identity" if facts is None else "softmax",
         optimizer=info.optimizer,
         preprocess=preprocess,
+        augment=augment,
         rejection_steps=info.rejection_steps,
+        testing_steps=info.testing_steps,
+        milestones=info.milestones,
         name=name,
         split=split,
         origin={
@@ -145,21 +201,16 @@ def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]
 
 
 def _image_parts(arrays: tuple[Array, ...], seed: int) -> list[Data]:
-    """Training, validation and test images as uint8 (n, 1, height, width) with class indices."""
+    """Training, validation and test images, uint8 (n, channels, height, width), and classes."""
     images, labels, test_images, test_labels = arrays
     train, validation = train_test_split(
         np.arange(len(images)), test_size=0.1, stratify=labels, random_state=seed
     )
     return [
-        Data(torch.tensor(x).unsqueeze(1), torch.tensor(y, dtype=torch.long))
+        Data(torch.tensor(x if x.ndim == 4 else x[:, None]), torch.tensor(y, dtype=torch.long))
         for x, y in [
             (images[np.sort(train)], labels[np.sort(train)]),
             (images[np.sort(validation)], labels[np.sort(validation)]),
             (test_images, test_labels),
         ]
     ]
-
-
-def _standardise_pixels(images: Tensor, mean: float, deviation: float) -> Tensor:
-    """Scale uint8 pixels to mean 0 and standard deviation 1."""
-    return images.float().sub(255 * mean).div_(255 * deviation)

@@ -94,10 +94,15 @@ class Task:
         Rows in a training batch.
     preprocess
         Applied to the inputs of every batch on the device, such as scaling of uint8 images.
+    augment
+        Applied to the inputs of every training batch on the device, before `preprocess`, such as
+        random crops. It may use torch's global generator, which is seeded and restored around it.
     rejection_steps
         Steps of the rejection protocol (paper, section 3.5.2).
     testing_steps
         Training steps at meta-testing time.
+    milestones
+        Shares of the meta-testing steps at which the learning rate falls to a tenth.
     name
         What the task is called in runs and messages; random streams derive from it too.
     split
@@ -126,8 +131,10 @@ class Task:
         optimizer: SGD | None = None,
         batch_size: int = 128,
         preprocess: Callable[[Tensor], Tensor] | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
         rejection_steps: int = 1000,
         testing_steps: int = 10_000,
+        milestones: Sequence[float] = (),
         name: str = "custom",
         split: str = "custom",
         origin: Mapping[str, Any] | None = None,
@@ -139,6 +146,8 @@ class Task:
             raise InputError(f"The batch size must be at least 1, but is {batch_size}.")
         if rejection_steps < 1 or testing_steps < 1:
             raise InputError("The rejection steps and the testing steps must be at least 1.")
+        if not all(0 < share < 1 for share in milestones):
+            raise InputError("Milestones are shares of the testing steps, between 0 and 1.")
         self.model = model
         self.link: Link = link
         self.task_loss = task_loss or _DEFAULTS[link][0]
@@ -146,8 +155,10 @@ class Task:
         self.optimizer = optimizer or SGD()
         self.batch_size = batch_size
         self.preprocess = preprocess
+        self.augment = augment
         self.rejection_steps = rejection_steps
         self.testing_steps = testing_steps
+        self.milestones = tuple(milestones)
         self.name = name
         self.split = split
         self.origin = origin
@@ -183,8 +194,13 @@ class Task:
         return learner.to(self.device).train()
 
     def batch(self, data: Data, rows: Tensor | slice) -> Data:
-        """Some rows, the inputs preprocessed; never a view, as a model may work in place."""
+        """Some rows, preprocessed and, if of `train`, augmented; with torch's global generator.
+
+        Never a view of the data, as a model may work in place.
+        """
         inputs = data.inputs[rows].clone() if isinstance(rows, slice) else data.inputs[rows]
+        if self.augment and data is self.train:
+            inputs = self.augment(inputs)
         inputs = self.preprocess(inputs) if self.preprocess else inputs
         return Data(inputs, data.targets[rows])
 
@@ -214,6 +230,7 @@ class Task:
             "metric": _identity(self.metric),
             "task loss": _identity(self.task_loss),
             "preprocess": self.preprocess and _identity(self.preprocess),
+            "augment": self.augment and _identity(self.augment),
             "optimizer": dataclasses.asdict(self.optimizer),
             "batch size": self.batch_size,
             "rejection steps": self.rejection_steps,

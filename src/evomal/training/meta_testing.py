@@ -179,7 +179,9 @@ def _metric(
     data = task.test if part == "test" else task.validation
     assert data is not None
     try:
-        learner = train(task, loss, steps, stream=stream, optimizer=optimizer)
+        learner = train(
+            task, loss, steps, stream=stream, optimizer=optimizer, milestones=task.milestones
+        )
         return performance(task, learner, data)
     except DivergedError:
         return None

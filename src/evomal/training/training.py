@@ -29,6 +29,7 @@ def train(
     *,
     stream: Sequence[int | str],
     optimizer: SGD | None = None,
+    milestones: Sequence[float] = (),
 ) -> nn.Module:
     """Train a fresh base learner for `steps` steps under `loss`.
 
@@ -44,6 +45,8 @@ def train(
         Names the random stream of θ₀, batches and dropout: equal streams train alike.
     optimizer
         Instead of the task's own settings.
+    milestones
+        Shares of the steps after which the learning rate falls to a tenth.
 
     Returns
     -------
@@ -71,10 +74,14 @@ def train(
     )
     rng = derive_generator(*stream, "batches")
     batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
+    decays = {round(share * steps) for share in milestones}
     finite = torch.ones((), dtype=torch.bool, device=task.device)
     with isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
         for step, rows in enumerate(batches, start=1):
             check_deadline()
+            if step - 1 in decays:
+                for group in sgd.param_groups:
+                    group["lr"] *= 0.1
             batch = task.batch(task.train, rows)
             pred = learner(batch.inputs)
             value = loss(pred, batch.targets)

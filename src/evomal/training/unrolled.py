@@ -202,7 +202,8 @@ def supports_forward_mode(task: Task) -> bool:
     """Whether every layer of the base learner has a forward-mode rule; tried on a few rows."""
     learner = task.new_model(seed=0)
     theta: dict[str, Tensor] = {n: p for n, p in learner.named_parameters() if p.requires_grad}
-    inputs = task.batch(task.train, slice(0, 4)).inputs
+    with isolated_torch_rng(task.device, 0):
+        inputs = task.batch(task.train, slice(0, 4)).inputs
     try:
         with isolated_torch_rng(task.device, 0):
             _jacobian_product(learner, theta, list(theta.values()), inputs)

@@ -1,0 +1,77 @@
+"""The command about data sets: list, download, verify."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from evomal.cli.options import Json, new_console, print_json
+from evomal.errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """List the data sets, download them, or verify that files are as published."""
+
+    action: Annotated[
+        tyro.conf.Positional[Literal["list", "download", "verify"]],
+        tyro.conf.arg(metavar="{list,download,verify}", help_behavior_hint=""),
+    ]
+    """What to do."""
+
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint=""),
+    ] = ()
+    """Data sets; to verify, default all that are present."""
+
+    data_dir: Path | None = None
+    """Folder of the data sets; default EVOMAL_DATA, else the user's cache folder."""
+
+    json_output: Json = False
+    """Print one JSON list and nothing else."""
+
+    def run(self) -> int:
+        """Do it, and print what there is."""
+        from evomal.analysis.tables import simple_table
+        from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
+
+        folder = data_directory(self.data_dir)
+        for name in self.names:
+            if name not in DATASETS:
+                raise InputError(f"Unknown data set {name!r}; choose from {', '.join(DATASETS)}.")
+        names = self.names or tuple(DATASETS)
+        verified: set[str] = set()
+        if self.action == "download":
+            if not self.names:
+                raise InputError(f"Name the data sets to download: {', '.join(DATASETS)}.")
+            for name in names:
+                load_arrays(name, folder, download=True)
+        if self.action == "verify":
+            present = [name for name in names if self.names or DATASETS[name].is_present(folder)]
+            for name in present:
+                load_arrays(name, folder)
+                DATASETS[name].verify(folder)
+                verified.add(name)
+        rows = [
+            {
+                "name": name,
+                "data": "verified" if name in verified else DATASETS[name].presence(folder),
+                "files": list(DATASETS[name].files),
+            }
+            for name in names
+        ]
+        if self.json_output:
+            print_json(rows)
+            return 0
+        cells = [
+            [str(row["name"]), str(row["data"]), " ".join(row["files"]) or "(with scikit-learn)"]
+            for row in rows
+        ]
+        console = new_console()
+        console.print(f"In {folder}:", soft_wrap=True)
+        console.print(simple_table(["data set", "data", "files"], cells))
+        return 0

@@ -1,0 +1,75 @@
+"""Pre-activation ResNet for 32 × 32 images."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PreResNet101(nn.Module):
+    """Pre-activation residual blocks, 3-4-23-3: (B, channels, H, W) to (B, classes) logits.
+
+    Source: He, Zhang, Ren and Sun, Identity mappings in deep residual networks, 2016, with basic
+    blocks in place of bottlenecks and without a final normalisation, as the paper's published runs
+    used it.
+
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Of the images.
+    width
+        Channels of the first stage; it doubles from stage to stage.
+    blocks
+        Of every stage; the first of all but the first stage halves the image.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        channels: int = 3,
+        width: int = 64,
+        blocks: tuple[int, ...] = (3, 4, 23, 3),
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        widths = [width, *(width << stage for stage in range(len(blocks)))]
+        layers: list[nn.Module] = []
+        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
+            layers.append(PreActivationBlock(inputs, outputs, stride=1 if stage == 0 else 2))
+            layers += [
+                PreActivationBlock(outputs, outputs, stride=1) for _ in range(blocks[stage] - 1)
+            ]
+        self.blocks = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        out: Tensor = self.classifier(self.blocks(self.stem(x)))
+        return out
+
+
+class PreActivationBlock(nn.Module):
+    """Normalisation and ReLU before each of two convolutions, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first_norm = nn.BatchNorm2d(inputs)
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride, bias=False)
+        self.second_norm = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output; a convolutional shortcut starts from the activated input."""
+        active = functional.relu(self.first_norm(x))
+        shortcut: Tensor = x if self.shortcut is None else self.shortcut(active)
+        residual: Tensor = self.second(functional.relu(self.second_norm(self.first(active))))
+        return shortcut + residual

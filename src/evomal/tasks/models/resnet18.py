@@ -1,0 +1,76 @@
+"""ResNet-18 for 32 × 32 images."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ResNet18(nn.Module):
+    """Eight residual blocks of two convolutions: (B, channels, H, W) to (B, classes) logits.
+
+    Source: He, Zhang, Ren and Sun, Deep residual learning for image recognition, 2016, with a
+    3 × 3 stem without pooling, as is common for CIFAR.
+
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Of the images.
+    width
+        Channels of the first stage; it doubles from stage to stage.
+    blocks
+        Of every stage; the first of all but the first stage halves the image.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        channels: int = 3,
+        width: int = 64,
+        blocks: tuple[int, ...] = (2, 2, 2, 2),
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        widths = [width, *(width << stage for stage in range(len(blocks)))]
+        layers: list[nn.Module] = []
+        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
+            layers.append(BasicBlock(inputs, outputs, stride=1 if stage == 0 else 2))
+            layers += [BasicBlock(outputs, outputs, stride=1) for _ in range(blocks[stage] - 1)]
+        self.blocks = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        out: Tensor = self.classifier(self.blocks(self.stem(x)))
+        return out
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions beside a shortcut, which is 1 × 1 where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        return functional.relu(self.residual(x) + self.shortcut(x))
