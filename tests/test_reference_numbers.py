@@ -10,7 +10,7 @@ from torch.nn import functional
 
 import evomal
 from evomal.tasks.registry import Split
-from evomal.tasks.task import TensorLoss
+from evomal.tasks.task import SGD, TensorLoss
 from evomal.training.training import performance, train
 
 
@@ -34,3 +34,13 @@ def test_squared_error_on_the_honest_split(data_dir: Path) -> None:
 def test_the_published_split_gives_table_3(data_dir: Path) -> None:
     """The paper's 0.3829 ± 0.0065, which comes of testing on rows trained on."""
     assert 0.36 < error_on_test_rows("published", functional.mse_loss, 10_000, data_dir) < 0.405
+
+
+@pytest.mark.slow
+def test_lenet5_learns_mnist_in_five_epochs(data_dir: Path) -> None:
+    task = evomal.load_task("mnist/lenet5", data_dir=data_dir)
+    assert task.test is not None
+    momentum = SGD(learning_rate=0.01, momentum=0.9, nesterov=False, weight_decay=0.0)
+    steps = 5 * len(task.train) // task.batch_size
+    learner = train(task, task.task_loss, steps, stream=(0,), optimizer=momentum)
+    assert performance(task, learner, task.test) < 0.025

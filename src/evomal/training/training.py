@@ -19,7 +19,7 @@ from evomal.training.numerics import (
 )
 
 _CHECK_EVERY = 25  # training steps; a diverged training is stopped at the next check
-_EVALUATION_ROWS = 512  # rows per forward pass when a metric is computed; more do not fit a cache
+_EVALUATION_ROWS = {"cpu": 64, "cuda": 512}  # per forward pass when a metric is computed
 
 
 def train(
@@ -110,9 +110,10 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     learner.eval()
     pieces: list[Tensor] = []
     with isolated_torch_rng(task.device, 0):
-        for start in range(0, len(data), _EVALUATION_ROWS):
+        count = _EVALUATION_ROWS[task.device.type]
+        for start in range(0, len(data), count):
             check_deadline()
-            batch = task.batch(data, slice(start, start + _EVALUATION_ROWS))
+            batch = task.batch(data, slice(start, start + count))
             pieces.append(learner(batch.inputs))
     pred = torch.cat(pieces)
     require_finite([pred])
