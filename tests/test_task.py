@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -342,3 +343,25 @@ def test_new_models_are_separate_and_in_train_mode() -> None:
     first, second = task.new_model(0), task.new_model(0)
     assert first is not second
     assert all(module.training for module in first.modules())
+
+
+def scaled(x: Tensor, by: tuple[float, ...], rest: object = None) -> Tensor:
+    return x * by[0]
+
+
+def test_a_description_knows_the_values_of_partial_functions() -> None:
+    found = [
+        regression_task(preprocess=partial(scaled, by=(value,), rest=object())).description()
+        for value in (1.0, 1.0, 2.0)
+    ]
+    assert found[0] == found[1] == json.loads(json.dumps(found[0]))
+    assert found[0]["preprocess"] == ["scaled", "by", 1.0, "rest", None]
+    assert found[2] == {**found[0], "preprocess": ["scaled", "by", 2.0, "rest", None]}
+
+
+def test_a_task_moves_with_its_data_and_nothing_else_changes() -> None:
+    task = regression_task()
+    twin = task.to("cpu")
+    assert twin is not task
+    assert twin.description() == task.description()
+    assert twin.batch(twin.train, slice(0, 2)).inputs.device.type == "cpu"

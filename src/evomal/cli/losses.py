@@ -81,7 +81,7 @@ class Train:
 
         from evomal.analysis.tables import comparison_report, number
         from evomal.runs.run import resolve_loss
-        from evomal.tasks.task import function_name
+        from evomal.tasks.functions import function_name
         from evomal.training.meta_testing import compare
 
         for name, value in [

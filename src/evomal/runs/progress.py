@@ -120,7 +120,7 @@ def _candidates(method: Method) -> tuple[int, int]:
 
 
 def _time_left(method: Method, seconds: float, done_before: int) -> float:
-    """Seconds, as if the candidates to come took as long as those of this session."""
+    """Seconds, as if the candidates to come took as long as those since the start."""
     done, expected = _candidates(method)
     return seconds / max(done - done_before, 1) * max(expected - done, 0)
 

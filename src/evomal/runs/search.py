@@ -26,8 +26,9 @@ from evomal.runs.execution import Execution
 from evomal.runs.executors import Executor, torch_settings
 from evomal.runs.run import Run, expression_of
 from evomal.runs.store import RunStore
+from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
-from evomal.tasks.task import Task, function_name
+from evomal.tasks.task import Task
 
 
 class SearchInterrupted(KeyboardInterrupt):

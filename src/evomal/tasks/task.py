@@ -19,6 +19,7 @@ from evomal.errors import InputError
 from evomal.losses.base import Link
 from evomal.seeding import isolated_torch_rng
 from evomal.tasks.checks import available_device, first_line, require_separate
+from evomal.tasks.functions import identity
 from evomal.tasks.metrics import error_rate, mean_squared_error
 
 TensorLoss = Callable[[Tensor, Tensor], Tensor]
@@ -227,10 +228,10 @@ class Task:
             "name": self.name,
             "split": self.split,
             "link": self.link,
-            "metric": _identity(self.metric),
-            "task loss": _identity(self.task_loss),
-            "preprocess": self.preprocess and _identity(self.preprocess),
-            "augment": self.augment and _identity(self.augment),
+            "metric": identity(self.metric),
+            "task loss": identity(self.task_loss),
+            "preprocess": self.preprocess and identity(self.preprocess),
+            "augment": self.augment and identity(self.augment),
             "optimizer": dataclasses.asdict(self.optimizer),
             "batch size": self.batch_size,
             "rejection steps": self.rejection_steps,
@@ -328,24 +329,6 @@ class Task:
                 f"The model returns shape {tuple(pred.shape)} for {part} targets of shape "
                 f"{tuple(target.shape)}; reshape one to fit the other, nothing is broadcast."
             )
-
-
-def function_name(function: Callable[..., Any]) -> str:
-    """What a function, a partial one, or a callable object is called."""
-    function = getattr(function, "func", function)
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _identity(function: Callable[..., Any]) -> list[Any]:
-    """A function's name, and what plain values a partial one holds."""
-    arguments = [*getattr(function, "args", ()), *getattr(function, "keywords", {}).items()]
-    plain = (str, int, float, bool, type(None))
-    values = [v if isinstance(v, plain) else None for v in _flat(arguments)]
-    return [function_name(function), *values]
-
-
-def _flat(values: Sequence[Any]) -> list[Any]:
-    return [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
 
 
 def _as_tensor(values: Any) -> Tensor:

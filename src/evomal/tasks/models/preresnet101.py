@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from torch import Tensor, nn
 from torch.nn import functional
+
+from evomal.tasks.models.stages import residual_stages
 
 
 class PreResNet101(nn.Module):
@@ -37,13 +37,7 @@ class PreResNet101(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         widths = [width, *(width << stage for stage in range(len(blocks)))]
-        layers: list[nn.Module] = []
-        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
-            layers.append(PreActivationBlock(inputs, outputs, stride=1 if stage == 0 else 2))
-            layers += [
-                PreActivationBlock(outputs, outputs, stride=1) for _ in range(blocks[stage] - 1)
-            ]
-        self.blocks = nn.Sequential(*layers)
+        self.blocks = residual_stages(PreActivationBlock, widths, blocks)
         self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes)
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from torch import Tensor, nn
 from torch.nn import functional
+
+from evomal.tasks.models.stages import residual_stages
 
 
 class ResNet18(nn.Module):
@@ -38,11 +38,7 @@ class ResNet18(nn.Module):
             nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
         widths = [width, *(width << stage for stage in range(len(blocks)))]
-        layers: list[nn.Module] = []
-        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
-            layers.append(BasicBlock(inputs, outputs, stride=1 if stage == 0 else 2))
-            layers += [BasicBlock(outputs, outputs, stride=1) for _ in range(blocks[stage] - 1)]
-        self.blocks = nn.Sequential(*layers)
+        self.blocks = residual_stages(BasicBlock, widths, blocks)
         self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes)
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from evomal.tasks.models.stages import residual_stages
 
 
 class WideResNet(nn.Module):
@@ -40,11 +42,8 @@ class WideResNet(nn.Module):
             raise ValueError(f"the depth of a wide residual network must be 6n + 4, not {depth}")
         widths = [16, 16 * width, 32 * width, 64 * width]
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
-        layers: list[nn.Module] = []
-        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
-            layers.append(WideBlock(inputs, outputs, 1 if stage == 0 else 2, dropout))
-            layers += [WideBlock(outputs, outputs, 1, dropout) for _ in range((depth - 4) // 6 - 1)]
-        self.blocks = nn.Sequential(*layers)
+        block = partial(WideBlock, dropout=dropout)
+        self.blocks = residual_stages(block, widths, [(depth - 4) // 6] * 3)
         self.classifier = nn.Sequential(
             nn.BatchNorm2d(widths[-1]),
             nn.ReLU(),
