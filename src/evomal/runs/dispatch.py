@@ -35,8 +35,8 @@ class _Piece:
 class Dispatcher:
     """Gives work to an executor, and takes it back.
 
-    Work that fails is tried once more on a fresh worker. That a machine was lost is not taken for
-    its fault, unless it happens time and again.
+    Work that fails is tried once more; its worker is never used again. That a machine was lost is
+    not taken for its fault, unless it happens time and again.
     """
 
     def __init__(self, executor: Executor, execution: Execution) -> None:
