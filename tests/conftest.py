@@ -51,7 +51,7 @@ def data_dir() -> Path:
     """The folder of the real data sets; only a developer's own machine may lack it."""
     folder = os.environ.get("EVOMAL_DATA")
     if folder and Path(folder).is_dir():
-        return Path(folder)
+        return Path(folder).resolve()  # as the program prints it
     reason = "EVOMAL_DATA does not name the folder of the data sets"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
