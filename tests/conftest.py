@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import pooch
 import pytest
+import requests
 import torch
 from hypothesis import HealthCheck, settings
-from sklearn.datasets import _california_housing
 
 from evomal.runs import run
 from run_helpers import made_up_formulas
@@ -68,10 +68,62 @@ def instant_formulas() -> Iterator[None]:
 
 @dataclass
 class Mirror:
-    """A web server on the loopback: the folder that it serves and the names it was asked for."""
+    """A web server on the loopback that takes the place of every other.
+
+    Attributes
+    ----------
+    folder
+        What it serves.
+    address
+        Where it is.
+    requests, starts
+        The names that it was asked for, and the byte from which on.
+    status
+        What it answers for a file that it has.
+    ranges
+        Whether it can start inside a file.
+    limit
+        The bytes of an answer after which it hangs up.
+    """
 
     folder: Path
-    requests: list[str]
+    address: str = ""
+    requests: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    status: HTTPStatus = HTTPStatus.OK
+    ranges: bool = True
+    limit: int | None = None
+
+    def url(self, url: str) -> str:
+        """Where the file is that elsewhere has this address."""
+        return f"{self.address}/{url.rpartition('/')[2]}"
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        """Serve one file."""
+        name, asked = handler.path[1:], handler.headers["Range"]
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        self.requests.append(name)
+        self.starts.append(start)
+        path = self.folder / name
+        status = self.status if path.is_file() else HTTPStatus.NOT_FOUND
+        if status != HTTPStatus.OK:
+            handler.send_error(status)
+            return
+        content = path.read_bytes()
+        if asked and self.ranges:
+            if start >= len(content):
+                handler.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+                return
+            handler.send_response(HTTPStatus.PARTIAL_CONTENT)
+            last = len(content) - 1
+            handler.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+            content = content[start:]
+        else:
+            handler.send_response(HTTPStatus.OK)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):  # the other side hangs up
+            handler.wfile.write(content[: self.limit])
 
 
 @pytest.fixture
@@ -79,23 +131,20 @@ def mirror(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mirror]:
     """Where every download comes from; the hashes stay the real ones."""
-    mirror = Mirror(tmp_path_factory.mktemp("mirror"), [])
+    mirror = Mirror(tmp_path_factory.mktemp("mirror"))
 
-    class Handler(SimpleHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            mirror.answer(self)
+
         def log_message(self, *_: object) -> None:
-            mirror.requests.append(self.path[1:])
+            pass
 
-    retrieve = pooch.retrieve
-    handler = partial(Handler, directory=str(mirror.folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-
-        def local(url: str) -> str:
-            return f"http://127.0.0.1:{server.server_address[1]}/{url.rpartition('/')[2]}"
-
+    get = requests.get
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        mirror.address = f"http://127.0.0.1:{server.server_address[1]}"
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(pooch, "retrieve", lambda url, *a, **k: retrieve(local(url), *a, **k))
-        archive = _california_housing.ARCHIVE._replace(url=local("/cal_housing.tgz"))
-        monkeypatch.setattr(_california_housing, "ARCHIVE", archive)
+        monkeypatch.setattr(requests, "get", lambda url, **k: get(mirror.url(url), **k))
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield mirror

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+
+from filelock import FileLock
 
 from evomal.errors import InputError
 from evomal.tasks.files import Array, DatasetInfo
@@ -28,7 +31,7 @@ def load_arrays(name: str, data_dir: Path, *, download: bool = False) -> tuple[A
     Raises
     ------
     InputError
-        If files are absent and `download` is false, or a file is damaged.
+        If files are absent and `download` is false or fails, or a file is damaged.
     """
     info = DATASETS[name]
     if not info.is_present(data_dir):
@@ -38,8 +41,25 @@ def load_arrays(name: str, data_dir: Path, *, download: bool = False) -> tuple[A
                 "to the folder that holds it, or add --download."
             )
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            info.download(data_dir)
-        except (OSError, ValueError) as error:
+            _download(info, data_dir)
+        except InputError as error:
             raise InputError(f"The data set {name!r} cannot be downloaded: {error}") from error
+        except OSError as error:
+            raise InputError(
+                f"The data set {name!r} cannot be downloaded: {error}; set EVOMAL_DATA or "
+                "--data-dir to a folder that can be written and has room."
+            ) from error
     return info.read(data_dir)
+
+
+def _download(info: DatasetInfo, data_dir: Path) -> None:
+    """Download what is absent; one process at a time, the next one finds it done."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / f".{info.name}.lock"
+    with FileLock(path):
+        try:
+            if not info.is_present(data_dir):
+                info.download(data_dir)
+        finally:
+            with contextlib.suppress(OSError):  # Windows deletes it by itself, later
+                path.unlink()

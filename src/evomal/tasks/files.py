@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
 from evomal.errors import InputError
 
+if TYPE_CHECKING:
+    from requests import Response
+    from rich.progress import Progress
+
 Array = NDArray[Any]
+
+_CHUNK = 2**16
+"""Bytes that are read at once."""
+
+_TIMEOUT = 30.0
+"""Seconds in which a server has to give some sign."""
 
 
 @dataclass(frozen=True)
@@ -91,41 +103,166 @@ def existing(path: Path) -> Path | None:
 
 def damaged(path: Path, reason: object) -> InputError:
     """The error of a file that cannot be used."""
+    line = " ".join(str(reason).split())
     return InputError(
-        f"The data file {str(path)!r} is damaged ({reason}); delete it and fetch it again with "
+        f"The data file {str(path)!r} is damaged ({line}); delete it and fetch it again with "
         "--download."
     )
 
 
 def fetch(data_dir: Path, urls: dict[str, str], hashes: dict[str, str]) -> None:
-    """Download files by their path below `data_dir`, with checksums, saying so on stderr."""
-    import pooch
-
+    """Download those files that are absent, by their path below `data_dir`; see `retrieve`."""
     for name, url in urls.items():
         if existing(data_dir / name) is None:
-            sys.stderr.write(f"Downloading {url} to {data_dir / name}\n")
-            folder = (data_dir / name).parent
-            pooch.retrieve(url, hashes[name], fname=Path(name).name, path=folder)
+            retrieve(url, hashes[name], data_dir / name)
 
 
 def fetch_archive(data_dir: Path, url: str, md5: str, hashes: Mapping[str, str]) -> None:
     """Download a tar archive and put some of its files below `data_dir`, each checked and whole."""
-    import pooch
-
-    sys.stderr.write(f"Downloading {url} to {data_dir}\n")
-    archive = pooch.retrieve(url, f"md5:{md5}", fname=url.rpartition("/")[2], path=data_dir)
+    archive = data_dir / url.rpartition("/")[2]
+    retrieve(url, f"md5:{md5}", archive)
     with tarfile.open(archive) as tar:
         for name, expected in hashes.items():
             member = tar.extractfile(name)
             assert member is not None
             content = member.read()
             if hashlib.md5(content, usedforsecurity=False).hexdigest() != expected:
-                raise ValueError(f"{name} in {archive} is not as published")
+                raise damaged(archive, f"{name} in it is not as published")
             path = data_dir / name
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.draft")
             draft.write_bytes(content)
             draft.replace(path)
+
+
+def retrieve(url: str, known_hash: str, path: Path) -> None:
+    """Download a file, unless it is there; its name appears when it is whole and checked.
+
+    It is written to ``.NAME.part`` beside it. What an interruption leaves there is continued by
+    the next call if the server can, and deleted if the whole has another digest. Says what it
+    does on stderr. Two processes must not do this at once.
+
+    Parameters
+    ----------
+    url
+        Where it is.
+    known_hash
+        As in ``md5:`` or ``sha256:`` and the digest.
+    path
+        Where it goes.
+
+    Raises
+    ------
+    InputError
+        If the server cannot be reached, does not have it, breaks off, or has something else.
+    OSError
+        If it cannot be written.
+    """
+    import pooch
+
+    algorithm, digest = known_hash.split(":")
+    if path.is_file() and pooch.file_hash(str(path), algorithm) == digest:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.write(f"Downloading {url} to {path}\n")
+    part = path.with_name(f".{path.name}.part")
+    _download(url, part, path)
+    found = pooch.file_hash(str(part), algorithm)
+    if found != digest:
+        part.unlink()
+        difference = f"{algorithm.upper()} {found} instead of {digest}"
+        raise _refused(url, f"is not the published file ({difference})", path)
+    part.replace(path)
+
+
+def _download(url: str, part: Path, path: Path) -> None:
+    """Write to `part` what becomes `path`, from its end on where the server can do that."""
+    import requests
+
+    start = part.stat().st_size if part.is_file() else 0
+    headers = {"User-Agent": "evomal", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    except requests.RequestException as error:
+        raise _refused(url, f"cannot be reached ({_cause(error)})", path) from error
+    with response:
+        if response.status_code == HTTPStatus.OK:
+            size = _save(response, part, path.name, 0)
+        elif response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            size = _save(response, part, path.name, start)
+        elif start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is missing
+        else:
+            raise _refused(url, f"answers {response.status_code} {response.reason}", path)
+    if size:
+        raise _refused(url, f"broke off after {size} bytes, which are kept for the next try", path)
+
+
+def _save(response: Response, part: Path, name: str, start: int) -> str:
+    """Write the body to `part` from there on; how far it came, or nothing if it came whole."""
+    from requests import RequestException
+
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    with part.open("ab" if start else "wb") as file, _progress() as progress:
+        bar = progress.add_task(name, total=total, completed=start)
+        try:
+            for chunk in response.iter_content(_CHUNK):
+                progress.advance(bar, file.write(chunk))
+                file.flush()  # a kill costs no more than the next chunk
+            broken = False
+        except RequestException:
+            broken = True
+        os.fsync(file.fileno())  # or a power loss could leave an empty file
+        size = file.tell()
+    if total is None:
+        return f"{size:,}" if broken else ""
+    return f"{size:,} of {total:,}" if size < total else ""
+
+
+def _refused(url: str, what: str, path: Path) -> InputError:
+    """The error of a file that does not come."""
+    return InputError(
+        f"{url} {what}; check the network and try again, or put the file at {str(path)!r} yourself."
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system said of a failed connection, if it did."""
+    from requests import RequestException
+
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and not isinstance(inner, RequestException):
+            return inner.strerror or str(inner)
+        inner = inner.__context__
+    return str(error)
+
+
+def _progress() -> Progress:
+    """A bar on stderr where that is a terminal, else nothing."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
 
 
 def checked_bytes(path: Path, md5: str) -> bytes:

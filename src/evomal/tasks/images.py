@@ -67,7 +67,10 @@ def _read_idx(packed: Path, shape: tuple[int, ...]) -> Array:
     header = struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
     if not content.startswith(header) or len(content) != len(header) + int(np.prod(shape)):
         raise damaged(path, f"not the IDX format of unsigned bytes of shape {shape}")
-    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+    array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+    if array.ndim == 1 and array.max() > 9:
+        raise damaged(path, f"labels from {array.min()} to {array.max()}")
+    return array
 
 
 CIFAR10_MD5 = {
@@ -155,7 +158,15 @@ def _read_svhn_file(path: Path, md5: str) -> tuple[Array, Array]:
             raise ValueError(f"pixels of shape {pixels.shape} for {len(labels)} labels")
         if labels.min() < 1 or labels.max() > 10:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
-    except (MatReadError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+    except (
+        MatReadError,
+        zlib.error,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OSError,
+    ) as error:
         raise damaged(path, error) from error
     return np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), (labels % 10).astype(np.uint8)
 
