@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from evomal.losses.base import Link
-from evomal.tasks.task import SGD, Data, Task
+from evomal.tasks.data import Data
+from evomal.tasks.task import SGD, Task
 
 PLAIN = SGD(learning_rate=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)
 

@@ -1,30 +1,26 @@
-"""Data sets and the built-in tasks: real files, splits, damaged files, downloads."""
+"""Data sets and the built-in tasks: real files, splits, damaged files."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
-import socket
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
-import pooch
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import _california_housing
 
-from conftest import Mirror
 from evomal.errors import InputError
+from evomal.tasks.data import Data
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 from evomal.tasks.images import MNIST_MD5
 from evomal.tasks.registry import TASKS, Split, load_task
-from evomal.tasks.task import Data, Task
+from evomal.tasks.task import Task
 
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -237,6 +233,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "wrong count": (LABELS, lambda c: gzip.compress(HEADER[:-1] + b"\x61" + bytes(60001))),
     "short": (LABELS, lambda c: gzip.compress(HEADER + bytes(59999))),
     "long": (LABELS, lambda c: gzip.compress(HEADER + bytes(60001))),
+    "labels out of range": (LABELS, lambda c: gzip.compress(HEADER + bytes(59999) + b"\x0a")),
     "labels for images": (IMAGES, lambda c: gzip.compress(HEADER + bytes(60000))),
     "words": (BOSTON, lambda c: b"<html> not found </html>"),
     "bytes": (BOSTON, lambda c: bytes(range(128, 256))),
@@ -268,81 +265,3 @@ def test_a_damaged_file_is_named(
     assert message.startswith(f"The data file {str(tmp_path / file)!r} is damaged (")
     assert message.endswith("delete it and fetch it again with --download.")
     assert "\n" not in message
-
-
-# Downloads
-
-
-@pytest.mark.parametrize("dataset", ["boston", "mnist"])
-def test_a_download_lands_once_and_only_what_is_absent_is_fetched(
-    dataset: str, mirror: Mirror, data_dir: Path, tmp_path: Path
-) -> None:
-    *present, last = DATASETS[dataset].files
-    for name in present[:1]:
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).symlink_to(data_dir / name)
-    for name in present[1:2]:
-        put((tmp_path / name).with_suffix(""), gzip.decompress((data_dir / name).read_bytes()))
-    absent = [*present[2:], last]
-    for name in absent:
-        content = (data_dir / name).read_bytes()
-        if name == BOSTON:  # our copy lacks the last line's end
-            content = content.rstrip() + b"\n"
-        put(mirror.folder / Path(name).name, content)
-    expected = load_arrays(dataset, data_dir)
-    for _ in range(2):
-        found = load_arrays(dataset, tmp_path, download=True)
-        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-        assert len(mirror.requests) == len(absent)
-    assert all((tmp_path / name).is_file() for name in absent)
-
-
-def test_california_is_made_of_the_original_archive(
-    mirror: Mirror, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stored = joblib.load(data_dir / CALIFORNIA)
-    original = np.empty_like(stored)
-    original[:, [8, 7, 2, 3, 4, 5, 6, 1, 0]] = stored
-    text = io.StringIO()
-    np.savetxt(text, original, fmt="%.17g", delimiter=",")
-    member = tarfile.TarInfo("CaliforniaHousing/cal_housing.data")
-    member.size = len(text.getvalue())
-    with tarfile.open(mirror.folder / "cal_housing.tgz", "w:gz") as archive:
-        archive.addfile(member, io.BytesIO(text.getvalue().encode()))
-    digest = hashlib.sha256((mirror.folder / "cal_housing.tgz").read_bytes()).hexdigest()
-    checked = _california_housing.ARCHIVE._replace(checksum=digest)
-    monkeypatch.setattr(_california_housing, "ARCHIVE", checked)
-    found = load_task("california/mlp", data_dir=tmp_path / "new", download=True)
-    assert found.fingerprint() == load_task("california/mlp", data_dir=data_dir).fingerprint()
-    load_arrays("california", tmp_path / "new", download=True)
-    assert len(mirror.requests) == 1
-
-
-@pytest.mark.parametrize("dataset", ["boston", "california", "mnist"])
-def test_a_corrupt_download_leaves_nothing_behind(
-    dataset: str, mirror: Mirror, tmp_path: Path
-) -> None:
-    for name in (*(Path(file).name for file in DATASETS[dataset].files), "cal_housing.tgz"):
-        put(mirror.folder / name, b"garbage")
-    with pytest.raises(
-        InputError, match=f"data set {dataset!r} cannot be downloaded: .*(?i:sha|md5)"
-    ):
-        load_arrays(dataset, tmp_path, download=True)
-    assert mirror.requests
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-@pytest.mark.parametrize("obstacle", ["no network", "a file instead of a folder"])
-def test_a_failed_download_is_an_input_error(
-    obstacle: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed_at_once:
-        nobody = f"http://127.0.0.1:{closed_at_once.getsockname()[1]}"
-    retrieve = pooch.retrieve
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(pooch, "retrieve", lambda url, *a, **k: retrieve(nobody, *a, **k))
-    if obstacle == "a file instead of a folder":
-        (tmp_path / "data").touch()
-    with pytest.raises(InputError, match="data set 'boston' cannot be downloaded") as caught:
-        load_arrays("boston", tmp_path / "data", download=True)
-    assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ import pytest
 
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
+from evomal.losses.base import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Method
 from evomal.methods.evolution import EvoMAL, Individual
@@ -30,7 +31,7 @@ each_gp = pytest.mark.parametrize(
 
 
 def new_method(name: str, seed: int = 0, **settings: Any) -> Method:
-    return METHODS[name](tiny_settings(**settings), "identity", seed)
+    return METHODS[name](tiny_settings(**settings), Form("identity"), seed)
 
 
 def new_gp(name: str = "evomal", seed: int = 0, **settings: Any) -> EvoMAL:
@@ -56,7 +57,7 @@ def asked(method: EvoMAL) -> list[Expression]:
 @pytest.mark.parametrize("link", ["identity", "softmax", "sigmoid"])
 def test_a_method_keeps_the_contract(name: str, link: Any) -> None:
     settings = tiny_settings(generations=4, activation="softplus")
-    method = METHODS[name](settings, link, 3)
+    method = METHODS[name](settings, Form(link), 3)
     count = 0
     for generation in range(method.generations):
         assert not method.finished

@@ -11,23 +11,35 @@ import evomal
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_own_model(tmp_path: Path) -> None:
+def printed_by(example: str, *options: str, cwd: Path) -> list[str]:
+    """The lines that an example prints."""
     done = subprocess.run(
-        [
-            sys.executable,
-            EXAMPLES / "own_model.py",
-            *("--run-dir", str(tmp_path / "run"), "--generations", "2"),
-        ],
+        [sys.executable, EXAMPLES / example, "--run-dir", str(cwd / "run"), *options],
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
-    printed = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+def test_own_model(tmp_path: Path) -> None:
+    printed = printed_by("own_model.py", "--generations", "2", cwd=tmp_path)
     assert [line.split(" ")[0] for line in printed] == ["Learned:", "Validation", "Balanced"]
     run = evomal.Run(tmp_path / "run")
     assert run.facts["task"] == "breast-cancer"
     assert run.best.loss.link == "sigmoid"
     saved = evomal.load_loss(tmp_path / "run" / "my_loss.json")
     assert saved.to_dict() == run.best.loss.to_dict()
+
+
+def test_token_sequences(tmp_path: Path) -> None:
+    options = ["--generations", "1", "--population-size", "3", "--steps", "20", "--seeds", "1"]
+    printed = printed_by("token_sequences.py", *options, cwd=tmp_path)
+    assert [line.split(":")[0] for line in printed] == [
+        "Learned",
+        "Test error, learned",
+        "Test error, cross-entropy",
+    ]
+    assert evomal.Run(tmp_path / "run").best.loss.inputs == ("t",)

@@ -14,7 +14,8 @@ from evomal.expressions.expression import Expression
 from evomal.losses.base import Link, Loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_seed, isolated_torch_rng
-from evomal.tasks.task import Data, Task
+from evomal.tasks.data import Data
+from evomal.tasks.task import Task
 from evomal.training.filters import correlation, gradient_key, gradient_norms, raw_outputs
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import math
 import os
 import pickle
 import struct
@@ -121,15 +123,52 @@ def cifar100_files(fine: Any = None, train_rows: int = 200) -> dict[str, bytes]:
     return files
 
 
-def svhn_files(labels: Any = None, channels: int = 3) -> dict[str, bytes]:
+def cifar10_files(labels: Any = range(10), columns: int = 3072) -> dict[str, bytes]:
+    return {
+        name: pickled(
+            {
+                b"batch_label": b"a batch",
+                b"labels": list(labels),
+                b"data": random_pixels(10)[:, :columns],
+                b"filenames": [b"image.png"] * 10,
+            }
+        )
+        for name in images.CIFAR10_MD5
+    }
+
+
+def svhn_files(
+    labels: Any = None, channels: int = 3, height: int = 32, more: int = 0
+) -> dict[str, bytes]:
     files = {}
     for name, rows in [("train", 600), ("test", 20)]:
         stream = io.BytesIO()
-        pixels = random_pixels(rows).reshape(rows, 32, 32, 3).transpose(1, 2, 3, 0)[:, :, :channels]
-        digits = np.arange(rows) % 10 + 1 if labels is None else np.full(rows, labels)
-        scipy.io.savemat(stream, {"X": pixels, "y": digits[:, None].astype(np.uint8)})
+        pixels = random_pixels(rows).reshape(rows, 32, 32, 3).transpose(1, 2, 3, 0)
+        digits = np.arange(rows + more) % 10 + 1 if labels is None else np.full(rows, labels)
+        scipy.io.savemat(
+            stream,
+            {"X": pixels[:height, :, :channels], "y": digits[:, None].astype(np.uint8)},
+            do_compression=True,
+        )
         files[f"{name}_32x32.mat"] = stream.getvalue()
     return files
+
+
+SMALL = {
+    "cifar10": (images.CIFAR10_MD5, cifar10_files),
+    "cifar100": (images.CIFAR100_MD5, cifar100_files),
+    "svhn": (images.SVHN_MD5, svhn_files),
+}
+"""Data sets with the digests of their files, and small files in their formats."""
+
+
+def test_cifar10_batches_follow_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = cifar10_files()
+    publish(monkeypatch, images.CIFAR10_MD5, files)
+    pixels, labels, test_pixels, test_labels = load_arrays("cifar10", write(tmp_path, files))
+    assert labels.tolist() == list(range(10)) * 5
+    assert test_labels.tolist() == list(range(10))
+    np.testing.assert_array_equal(pixels, np.tile(test_pixels, (5, 1, 1, 1)))
 
 
 def test_cifar100_has_the_fine_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -181,14 +220,37 @@ def test_a_malicious_pickle_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert not (tmp_path / "mark").exists()
 
 
+def halves(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: content[: len(content) // 2] for name, content in files.items()}
+
+
 DAMAGES: dict[str, tuple[str, Callable[[], dict[str, bytes]], str]] = {
-    "labels out of range": ("cifar100", lambda: cifar100_files([100] * 200), "labels from 100"),
-    "fewer labels": ("cifar100", lambda: cifar100_files([1] * 150), "for 150 labels"),
+    "label 10": ("cifar10", lambda: cifar10_files([10] * 10), "labels from 10 to 10"),
+    "label -1": ("cifar10", lambda: cifar10_files([*range(9), -1]), "labels from -1 to 8"),
+    "9 labels": ("cifar10", lambda: cifar10_files(range(9)), "for 9 labels"),
+    "narrow": ("cifar10", lambda: cifar10_files(columns=3071), "pixels of shape (10, 3071)"),
+    "half a pickle": ("cifar10", lambda: halves(cifar10_files()), ""),
+    "label 100": ("cifar100", lambda: cifar100_files([100] * 200), "labels from 100"),
+    "150 labels": ("cifar100", lambda: cifar100_files([1] * 150), "for 150 labels"),
     "no pickle": ("cifar100", lambda: dict.fromkeys(images.CIFAR100_MD5, b"<html>"), ""),
     "other pickle": ("cifar100", lambda: dict.fromkeys(images.CIFAR100_MD5, pickle.dumps([1])), ""),
-    "digits out of range": ("svhn", lambda: svhn_files(11), "labels from 11"),
-    "grey": ("svhn", lambda: svhn_files(channels=1), "pixels of shape"),
+    "digit 11": ("svhn", lambda: svhn_files(11), "labels from 11"),
+    "digit 0": ("svhn", lambda: svhn_files(0), "labels from 0"),
+    "grey": ("svhn", lambda: svhn_files(channels=1), "pixels of shape (32, 32, 1, 600)"),
+    "low": ("svhn", lambda: svhn_files(height=28), "pixels of shape (28, 32, 3, 600)"),
+    "601 digits": ("svhn", lambda: svhn_files(more=1), "for 601 labels"),
     "no mat file": ("svhn", lambda: dict.fromkeys(images.SVHN_MD5, b"<html>"), ""),
+    "half a mat file": ("svhn", lambda: halves(svhn_files()), ""),
+    "altered mat file": (
+        "svhn",
+        lambda: {name: content[:-1] + b"?" for name, content in svhn_files().items()},
+        "",
+    ),
+    "two lines": (
+        "cifar100",
+        lambda: dict.fromkeys(images.CIFAR100_MD5, b"\x8c\x03o\ns\x8c\x01a\x93."),
+        "wants to call o s.a",
+    ),
 }
 
 
@@ -198,8 +260,7 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     dataset, make, message = DAMAGES[case]
     files = make()
-    hashes = {"cifar100": images.CIFAR100_MD5, "svhn": images.SVHN_MD5}[dataset]
-    publish(monkeypatch, hashes, files)
+    publish(monkeypatch, SMALL[dataset][0], files)
     with pytest.raises(InputError) as error:
         load_arrays(dataset, write(tmp_path, files))
     assert str(error.value).startswith("The data file ")
@@ -208,19 +269,68 @@ def test_what_does_not_fit_is_named(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dataset", SMALL)
 @pytest.mark.parametrize("damage", ["altered", "truncated", "empty"])
 def test_a_file_that_is_not_as_published_is_not_read(
-    damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    damage: str, dataset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    files = cifar100_files()
-    publish(monkeypatch, images.CIFAR100_MD5, files)
+    hashes, make = SMALL[dataset]
+    files = make()
+    publish(monkeypatch, hashes, files)
     write(tmp_path, files)
-    path = tmp_path / "cifar-100-python" / "train"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes({"altered": content, "truncated": content[:-9], "empty": bytearray()}[damage])
-    with pytest.raises(InputError, match="its content is not as published"):
-        load_arrays("cifar100", tmp_path)
+    for name in files:
+        content = bytearray(files[name])
+        content[len(content) // 2] ^= 1
+        damaged = {"altered": content, "truncated": content[:-9], "empty": bytearray()}[damage]
+        write(tmp_path, {name: bytes(damaged)})
+        with pytest.raises(InputError, match="its content is not as published") as error:
+            load_arrays(dataset, tmp_path)
+        assert repr(str(tmp_path / name)) in str(error.value)
+        write(tmp_path, {name: files[name]})
+
+
+def idx(value: int, *shape: int) -> bytes:
+    """A gzipped file in the IDX format."""
+    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    return gzip.compress(header + bytes([value]) * math.prod(shape), compresslevel=1)
+
+
+@pytest.fixture(scope="module")
+def blank() -> dict[str, bytes]:
+    """The images and labels of MNIST and Fashion-MNIST by the ends of their names, all 0."""
+    return {
+        "train-images-idx3-ubyte.gz": idx(0, 60000, 28, 28),
+        "train-labels-idx1-ubyte.gz": idx(0, 60000),
+        "t10k-images-idx3-ubyte.gz": idx(0, 10000, 28, 28),
+        "t10k-labels-idx1-ubyte.gz": idx(0, 10000),
+    }
+
+
+IDX_DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "higher": ("train-images-idx3-ubyte.gz", lambda c: idx(0, 60000, 32, 28), "IDX format"),
+    "fewer": ("train-images-idx3-ubyte.gz", lambda c: idx(0, 59999, 28, 28), "IDX format"),
+    "label 10": ("train-labels-idx1-ubyte.gz", lambda c: idx(10, 60000), "labels from 10 to 10"),
+    "truncated": ("train-images-idx3-ubyte.gz", lambda c: c[:-9], ""),
+    "altered": ("train-labels-idx1-ubyte.gz", lambda c: c[:-5] + b"\xff" + c[-4:], ""),
+    "empty": ("train-images-idx3-ubyte.gz", lambda c: b"", "IDX format"),
+}
+
+
+@pytest.mark.parametrize("case", IDX_DAMAGES)
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
+def test_what_does_not_fit_in_the_idx_format_is_named(
+    dataset: str, case: str, blank: dict[str, bytes], tmp_path: Path
+) -> None:
+    ending, damage, message = IDX_DAMAGES[case]
+    folder = str(Path(DATASETS[dataset].files[0]).parent)
+    files = {**blank, ending: damage(blank[ending])}
+    write(tmp_path, {f"{folder}/{name}": content for name, content in files.items()})
+    with pytest.raises(InputError) as error:
+        load_arrays(dataset, tmp_path)
+    place = repr(str(tmp_path / folder / ending))
+    assert str(error.value).startswith(f"The data file {place} is damaged (")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_archive_is_unpacked_whole_or_not_at_all(

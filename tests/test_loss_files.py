@@ -36,6 +36,9 @@ FIELDS = {
     "link": "identity",
     "activation": "identity",
     "reduction": "mean",
+    "inputs": [],
+    "weight": None,
+    "ignore_index": -100,
 }
 
 
@@ -219,7 +222,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, place: str) -> No
     [
         ("version", FORMAT_VERSION + 1, "upgrade"),
         ("version", ABSENT, "version"),
-        *((name, ABSENT, f"damaged.*{name}") for name in list(FIELDS)[2:]),
+        *((name, ABSENT, f"damaged.*{name}") for name in list(FIELDS)[2:-3]),
         ("kind", "polynomial", "damaged.*polynomial"),
         ("kind", ["symbolic"], "damaged"),
         ("expression", "exp(y)", "damaged.*Unknown name 'exp'"),
@@ -246,6 +249,11 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, place: str) -> No
         ("link", "relu", "damaged.*Unknown link"),
         ("activation", None, "damaged.*Unknown activation"),
         ("reduction", [], "damaged.*Unknown reduction"),
+        ("inputs", ["f"], "damaged.*cannot be called 'f'"),
+        ("inputs", 3, "damaged"),
+        ("weight", [1.0], "damaged.*need the link 'softmax'"),
+        ("weight", ["a"], "damaged"),
+        ("ignore_index", "none", "damaged.*ignore_index"),
     ],
 )
 def test_a_damaged_field_is_refused(

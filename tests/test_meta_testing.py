@@ -57,9 +57,9 @@ def test_both_losses_see_the_same_learner_and_batches() -> None:
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {"learned": [], "task_loss": []}
 
     class Watched(SymbolicLoss):
-        def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
             seen["learned"].append((pred.detach(), target))
-            return super().forward(pred, target)
+            return super().forward(pred, target, **inputs)
 
     def task_loss(pred: Tensor, target: Tensor) -> Tensor:
         seen["task_loss"].append((pred.detach(), target))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from evomal.expressions.operators import correct, half_and_half
+from evomal.losses.base import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Archive, Candidate, Method, Outcome
 from evomal.methods.registry import METHODS
@@ -44,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
         executor = ShuffledExecutor(by_key, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
-        searcher = METHODS[method](tiny_settings(), "identity", 7)
+        searcher = METHODS[method](tiny_settings(), Form("identity"), 7)
         rows: list[list[Row]] = []
         for candidates in as_candidates(generations):
             dispatcher = Dispatcher(executor, Execution())
@@ -303,7 +304,7 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
 def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = ShuffledExecutor({SymbolicLoss(A).key: Fate("promising", "a", 0.5)}, 1, 0)
     monkeypatch.setattr(dispatch, "wait", executor.wait)
-    method = METHODS["evomal"](tiny_settings(), "identity", 0)
+    method = METHODS["evomal"](tiny_settings(), Form("identity"), 0)
     dispatcher = Dispatcher(executor, Execution())
     (outcome,) = GenerationSchedule(method, [new_candidate(0, A)], dispatcher).outcomes()
     assert (outcome.correlation, outcome.gradient_key) == (0.5, "a")
@@ -403,7 +404,7 @@ def test_no_more_is_trained_than_may_be_evaluated(
     for seed in range(6):
         executor = ShuffledExecutor(fates, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
-        method = METHODS["evomal"](tiny_settings(), "identity", 0)
+        method = METHODS["evomal"](tiny_settings(), Form("identity"), 0)
         dispatcher = Dispatcher(executor, Execution(max_evaluations=most))
         schedule = GenerationSchedule(method, as_candidates([texts])[0], dispatcher)
         with pytest.raises(SearchStopped, match=f"max_evaluations of {most} is reached"):

@@ -241,7 +241,7 @@ def test_damage_anywhere_is_an_input_error(run_dir: Path) -> None:
     assert len(Run(run_dir).hall_of_fame) == 1
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
 def test_another_version_is_an_input_error(store: RunStore, run_dir: Path, version: Any) -> None:
     store.write_facts({"format_version": version})
     with pytest.raises(InputError, match=f"format version {version}, but this evomal reads"):

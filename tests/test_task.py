@@ -16,8 +16,9 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from evomal.errors import InputError
 from evomal.losses.base import Link
+from evomal.tasks.data import Data, Source
 from evomal.tasks.metrics import error_rate, mean_squared_error
-from evomal.tasks.task import SGD, Data, Source, Task
+from evomal.tasks.task import SGD, Task
 from tasks_for_tests import TASK_BY_LINK, ConvNet, Perceptron, image_task, regression_task
 
 X = torch.arange(12.0).reshape(4, 3) / 10
@@ -217,8 +218,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "float classes": (THREE | {"train": (X, CLASSES.float())}, "class indices of shape (n,)"),
     "one-hot classes": (
-        THREE | {"train": (X, torch.eye(3).long()[CLASSES])},
-        "but have shape (4, 3)",
+        THREE | {"train": (X, torch.eye(3).long()[CLASSES]), "validation": (X, CLASSES)},
+        "for targets of shape (2, 3) it returns shape (2, 3)",
     ),
     "no parameters": ({"model": nn.Flatten}, "no trainable parameters"),
     "binary above 1": (BINARY | {"train": (X, Y)}, "training targets must lie in [0, 1]"),

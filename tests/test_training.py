@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
-from evomal.tasks.task import SGD, Data, Task
+from evomal.tasks.data import Data
+from evomal.tasks.task import SGD, Task
 from evomal.training.filters import correlation
 from evomal.training.numerics import (
     DeadlineError,

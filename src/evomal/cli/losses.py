@@ -37,7 +37,7 @@ class Show:
                 console.print("\nThe best loss")
                 console.print(loss_details(summary["best"]))
             return 0
-        details = describe_loss(resolve_loss(self.what, "identity"))
+        details = describe_loss(resolve_loss(self.what))
         if self.json_output:
             print_json(details)
         else:
@@ -92,7 +92,7 @@ class Train:
             if value is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, but is {value}.")
         task = self.data.load(self.task)
-        loss = resolve_loss(self.loss, task.link)
+        loss = resolve_loss(self.loss, task.form)
         torch.set_num_threads(self.threads)
         console = new_console()
 

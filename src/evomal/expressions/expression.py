@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from evomal.errors import InputError
-from evomal.expressions.primitives import CONSTANTS, PRIMITIVES, TERMINALS, VARIABLES, arity
+from evomal.expressions.primitives import (
+    CONSTANTS,
+    PRIMITIVES,
+    TERMINALS,
+    VARIABLES,
+    arity,
+    is_input_name,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,18 +29,19 @@ _KNOWN = ", ".join((*PRIMITIVES, *TERMINALS))
 
 @dataclass(frozen=True)
 class Expression:
-    """A tree of primitives over the terminals `y`, `f`, `1` and `-1`, as a value.
+    """A tree of primitives over the terminals `y`, `f`, `1`, `-1` and further inputs, as a value.
 
     Attributes
     ----------
     nodes
         The names of the nodes in prefix order: a node, then its arguments' subtrees. Node 0 is
-        the root; edge i - 1 leads from node i to its parent.
+        the root; edge i - 1 leads from node i to its parent. Any word that is no primitive and no
+        other terminal is a further input of the loss, such as a weight of the sample.
 
     Raises
     ------
     InputError
-        If `nodes` is not exactly one tree of known names.
+        If `nodes` is not exactly one tree of such names.
     """
 
     nodes: tuple[str, ...]
@@ -40,7 +49,7 @@ class Expression:
     def __post_init__(self) -> None:
         missing = 1  # arguments still to come
         for index, node in enumerate(self.nodes):
-            if node not in PRIMITIVES and node not in TERMINALS:
+            if not (node in PRIMITIVES or node in TERMINALS or is_input_name(node)):
                 raise InputError(f"Unknown name {node!r} in the expression; known are {_KNOWN}.")
             missing += arity(node) - 1
             if missing == 0 and index + 1 < len(self.nodes):
@@ -91,11 +100,23 @@ class Expression:
 
         return Expression(self.fold(sort))
 
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The terminals beside `y`, `f` and the constants, sorted."""
+        others = {node for node in self.nodes if arity(node) == 0 and node not in TERMINALS}
+        return tuple(sorted(others))
+
     def uses_both_arguments(self) -> bool:
         """Whether both `y` and `f` occur (paper, section 3.2.3)."""
         return all(name in self.nodes for name in VARIABLES)
 
-    def evaluate(self, y: Tensor, f: Tensor, weights: Tensor | None = None) -> Tensor:
+    def evaluate(
+        self,
+        y: Tensor,
+        f: Tensor,
+        weights: Tensor | None = None,
+        inputs: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Tensor:
         """The value of the expression, or of its meta-loss network, for every element.
 
         Parameters
@@ -105,6 +126,8 @@ class Expression:
         weights
             φ, shape (nodes - 1,): ``weights[i - 1]`` scales the value of node i on its way to its
             parent (paper, section 3.3). None means all ones.
+        inputs
+            The further inputs by name, each of a shape that broadcasts to that of `f`.
 
         Returns
         -------
@@ -113,7 +136,7 @@ class Expression:
         """
         import torch
 
-        variables = {"y": y, "f": f}
+        variables = {**inputs, "y": y, "f": f}
         scales = None if weights is None else weights.unbind()
 
         def apply(index: int, node: str, args: list[Tensor]) -> Tensor:
@@ -141,8 +164,15 @@ _TOKEN = re.compile(r"\s*(?:(?P<name>-?\w+)|(?P<mark>[(),])|(?P<other>\S))")
 
 
 @lru_cache(maxsize=1024)  # a stored loss names its expression twice
-def parse(text: str) -> Expression:
+def parse(text: str, inputs: tuple[str, ...] = ()) -> Expression:
     """Read the prefix form, such as ``"square(sub(y, f))"``; ``parse(str(e)) == e``.
+
+    Parameters
+    ----------
+    text
+        The prefix form.
+    inputs
+        Names that stand for further inputs of the loss; ``parse(str(e), e.inputs) == e``.
 
     Raises
     ------
@@ -156,8 +186,9 @@ def parse(text: str) -> Expression:
         token = match.group().strip()
         place = f"at position {match.end() - len(token) + 1} of {text!r}"
         if match["name"] and expected == "name":
-            if token not in PRIMITIVES and token not in TERMINALS:
-                raise InputError(f"Unknown name {token!r} {place}; known are {_KNOWN}.")
+            if token not in PRIMITIVES and token not in TERMINALS and token not in inputs:
+                known = ", ".join([_KNOWN, *inputs])
+                raise InputError(f"Unknown name {token!r} {place}; known are {known}.")
             nodes.append(token)
             if arity(token):
                 waiting.append(arity(token))

@@ -11,39 +11,55 @@ from evomal.expressions.primitives import PRIMITIVES, TERMINALS, VARIABLES, arit
 
 _FUNCTIONS = tuple(PRIMITIVES)
 _BINARY = tuple(name for name in PRIMITIVES if arity(name) == 2)
-_TERMINAL_RATIO = len(TERMINALS) / (len(TERMINALS) + len(_FUNCTIONS))
 
 
 def random_tree(
-    rng: np.random.Generator, min_height: int, height: int, *, full: bool
+    rng: np.random.Generator,
+    min_height: int,
+    height: int,
+    *,
+    full: bool,
+    inputs: Sequence[str] = (),
 ) -> Expression:
-    """A random tree: every leaf at depth `height` (full), or at `min_height` to `height` (grow)."""
+    """A random tree: every leaf at depth `height` (full), or at `min_height` to `height` (grow).
+
+    `inputs`, here and below, are names of further inputs of the loss: terminals like all others.
+    """
+    terminals = (*TERMINALS, *inputs)
+    terminal_ratio = len(terminals) / (len(terminals) + len(_FUNCTIONS))
     nodes: list[str] = []
     depths = [0]
     while depths:
         depth = depths.pop()
         is_leaf = depth == height or (
-            not full and depth >= min_height and rng.random() < _TERMINAL_RATIO
+            not full and depth >= min_height and rng.random() < terminal_ratio
         )
-        node = _choice(rng, TERMINALS if is_leaf else _FUNCTIONS)
+        node = _choice(rng, terminals if is_leaf else _FUNCTIONS)
         nodes.append(node)
         depths.extend([depth + 1] * arity(node))
     return Expression(tuple(nodes))
 
 
-def half_and_half(rng: np.random.Generator, min_height: int, max_height: int) -> Expression:
+def half_and_half(
+    rng: np.random.Generator, min_height: int, max_height: int, inputs: Sequence[str] = ()
+) -> Expression:
     """A full or a grown tree with equal chance, its height limit uniform in the given range."""
     height = int(rng.integers(min_height, max_height + 1))
-    return random_tree(rng, min_height, height, full=bool(rng.random() < 0.5))
+    full = bool(rng.random() < 0.5)
+    return random_tree(rng, min_height, height, full=full, inputs=inputs)
 
 
 def ramped_half_and_half(
-    rng: np.random.Generator, size: int, min_height: int, max_height: int
+    rng: np.random.Generator,
+    size: int,
+    min_height: int,
+    max_height: int,
+    inputs: Sequence[str] = (),
 ) -> list[Expression]:
     """`size` random trees, the heights in equal shares and each height half full, half grown."""
     heights = range(min_height, max_height + 1)
     return [
-        random_tree(rng, min_height, heights[i // 2 % len(heights)], full=i % 2 == 0)
+        random_tree(rng, min_height, heights[i // 2 % len(heights)], full=i % 2 == 0, inputs=inputs)
         for i in range(size)
     ]
 
@@ -56,10 +72,12 @@ def one_point_crossover(
     return first.replace(here, second.subtree(there))
 
 
-def uniform_mutation(rng: np.random.Generator, parent: Expression, max_height: int) -> Expression:
+def uniform_mutation(
+    rng: np.random.Generator, parent: Expression, max_height: int, inputs: Sequence[str] = ()
+) -> Expression:
     """`parent` with a random subtree replaced by a new one of height 0 to `max_height`."""
     index = int(rng.integers(len(parent)))
-    return parent.replace(index, half_and_half(rng, 0, max_height).nodes)
+    return parent.replace(index, half_and_half(rng, 0, max_height, inputs).nodes)
 
 
 def correct(rng: np.random.Generator, expression: Expression) -> Expression:
@@ -70,7 +88,7 @@ def correct(rng: np.random.Generator, expression: Expression) -> Expression:
     """
     if expression.uses_both_arguments():
         return expression
-    leaves = [i for i, node in enumerate(expression.nodes) if node in TERMINALS]
+    leaves = [i for i, node in enumerate(expression.nodes) if arity(node) == 0]
     index = leaves[int(rng.integers(len(leaves)))]
     arguments = VARIABLES if rng.random() < 0.5 else VARIABLES[::-1]
     return expression.replace(index, (_choice(rng, _BINARY), *arguments))

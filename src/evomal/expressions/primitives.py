@@ -6,6 +6,7 @@ compute with as their first argument, so this table imports neither torch nor sy
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,17 +93,17 @@ CONSTANTS: dict[str, float] = {"1": 1.0, "-1": -1.0}
 """Terminals that are numbers."""
 
 TERMINALS: tuple[str, ...] = (*VARIABLES, *CONSTANTS)
-"""The terminal set."""
+"""The terminal set; a task can declare further inputs of the loss, which are terminals too."""
+
+_PARAMETERS = ("self", "pred", "target")  # of a loss that is called
 
 
 def arity(node: str) -> int:
-    """Number of arguments of a node; 0 for a terminal.
+    """Number of arguments of a node; 0 for all that is not a primitive."""
+    return PRIMITIVES[node].arity if node in PRIMITIVES else 0
 
-    Raises
-    ------
-    KeyError
-        If `node` is neither a primitive nor a terminal.
-    """
-    if node in TERMINALS:
-        return 0
-    return PRIMITIVES[node].arity
+
+def is_input_name(name: str) -> bool:
+    """Whether a further input of a loss can have this name: a word that means nothing else."""
+    word = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+    return word and not (name in PRIMITIVES or name in TERMINALS or name in _PARAMETERS)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomal.expressions.expression import Expression, parse
-from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES
+from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES, VARIABLES
 
 SIGNIFICANT_DIGITS = 4
 TIME_LIMIT = 20.0  # seconds for one expression
@@ -68,7 +68,7 @@ def to_sympy(
     """
     import sympy
 
-    domain = {"nonnegative": True} if probabilities else {"real": True}
+    domains = dict.fromkeys(VARIABLES, {"nonnegative": True} if probabilities else {"real": True})
 
     def combine(index: int, node: str, args: list[Any]) -> Any:
         if node in PRIMITIVES:
@@ -76,7 +76,7 @@ def to_sympy(
         elif node in CONSTANTS:
             value = sympy.Integer(int(CONSTANTS[node]))
         else:
-            value = sympy.Symbol(node, **domain)
+            value = sympy.Symbol(node, **domains.get(node, {"real": True}))
         return value if weights is None or index == 0 else value * sympy.Float(weights[index - 1])
 
     return expression.fold(combine)
@@ -146,6 +146,7 @@ def _encode(request: PrintRequest) -> dict[str, object]:
     weights = None if request.weights is None else list(request.weights)
     return {
         "expression": str(request.expression),
+        "inputs": request.expression.inputs,
         "weights": weights,
         "probabilities": request.probabilities,
     }
@@ -190,7 +191,8 @@ def _serve() -> None:
     """Answer requests, one JSON object per line, until the input ends."""
     for line in sys.stdin:
         fields = json.loads(line)
-        request = PrintRequest(**{**fields, "expression": parse(fields["expression"])})
+        expression = parse(fields.pop("expression"), tuple(fields.pop("inputs")))
+        request = PrintRequest(expression, **fields)
         form = _simplified_form(request)
         sys.stdout.write(json.dumps({"formula": form.formula, "latex": form.latex}) + "\n")
         sys.stdout.flush()

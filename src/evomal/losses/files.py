@@ -12,7 +12,7 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.losses.symbolic import SymbolicLoss
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LOSS_KINDS: dict[str, type[Loss]] = {"symbolic": SymbolicLoss}
 """The classes that can be saved, by their name in the file."""
 
@@ -85,10 +85,10 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
         raise InputError(f"{str(path)!r} is not a loss file: it is not JSON text.") from error
     if not isinstance(fields, dict) or fields.get("format") != "evomal-loss":
         raise InputError(f"{str(path)!r} is not a loss file that evomal wrote.")
-    if fields.get("version") != FORMAT_VERSION:
+    if fields.get("version") not in range(1, FORMAT_VERSION + 1):
         raise InputError(
             f"{str(path)!r} has format version {fields.get('version')!r}, but this evomal reads "
-            f"version {FORMAT_VERSION}; upgrade evomal."
+            f"versions up to {FORMAT_VERSION}; upgrade evomal."
         )
     try:
         loss = loss_from_dict(fields)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression, parse
-from evomal.losses.base import Activation, Link, Loss, Reduction
+from evomal.losses.base import IGNORE_INDEX, NO_INPUTS, Activation, Form, Link, Loss, Reduction
 
 INITIAL_DEVIATION = 1e-3
 """Standard deviation of φ₀ around 1."""
@@ -28,8 +29,10 @@ class SymbolicLoss(Loss):
         φ, one weight per edge in the prefix order of the child node: ``weights[i - 1]`` scales
         node i on its way to its parent. None means all ones, which is the bare expression. A
         tensor keeps its dtype.
-    link, activation, reduction
+    link, activation, reduction, weight, ignore_index
         As in `Loss`.
+    inputs
+        Names of further inputs that the expression may use; those in an `Expression` are added.
 
     Raises
     ------
@@ -44,8 +47,13 @@ class SymbolicLoss(Loss):
         link: Link = "identity",
         activation: Activation = "identity",
         reduction: Reduction = "mean",
+        inputs: Sequence[str] = (),
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
     ) -> None:
-        expression = parse(expression) if isinstance(expression, str) else expression
+        if isinstance(expression, str):
+            expression = parse(expression, tuple(inputs))
+        inputs = tuple(dict.fromkeys([*inputs, *expression.inputs]))
         edges = len(expression) - 1
         phi = torch.ones(edges) if weights is None else torch.as_tensor(weights).detach().clone()
         if not phi.is_floating_point():
@@ -55,8 +63,15 @@ class SymbolicLoss(Loss):
                 f"The expression {expression} takes {edges} weights, one per edge, "
                 f"but the weights given have shape {tuple(phi.shape)}."
             )
-        super().__init__(phi, link, activation, reduction)
+        super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)
         self.expression = expression
+
+    @classmethod
+    def of_form(
+        cls, expression: Expression | str, form: Form, activation: Activation = "identity"
+    ) -> Self:
+        """The bare expression as a loss for the tasks of a form."""
+        return cls(expression, activation=activation, **dataclasses.asdict(form))
 
     @property
     def key(self) -> str:
@@ -68,14 +83,27 @@ class SymbolicLoss(Loss):
         """Number of nodes."""
         return len(self.expression)
 
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """The further inputs that occur in the expression."""
+        return self.expression.inputs
+
     def initial_weights(self, rng: np.random.Generator) -> Tensor:
         """φ₀ ~ N(1, 0.001²): the bare expression but for a little noise (paper, section 3.3)."""
         phi = rng.normal(1.0, INITIAL_DEVIATION, len(self.weights))
         return torch.from_numpy(phi).to(self.weights)
 
-    def elementwise(self, y: Tensor, f: Tensor, weights: Tensor) -> Tensor:
+    def elementwise(
+        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+    ) -> Tensor:
         """M_φ(y, f) for every element; `y`, `f` and the result have the same shape."""
-        return self.expression.evaluate(y, f, weights)
+        missing = [name for name in self.required_inputs if name not in inputs]
+        if missing:
+            raise InputError(
+                f"The loss also depends on {', '.join(missing)}; call it as "
+                f"loss(pred, target, {missing[0]}=…)."
+            )
+        return self.expression.evaluate(y, f, weights, inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Expression, weights and settings as JSON values."""
@@ -86,6 +114,9 @@ class SymbolicLoss(Loss):
             "link": self.link,
             "activation": self.activation,
             "reduction": self.reduction,
+            "inputs": list(self.inputs),
+            "weight": None if self.weight is None else self.weight.tolist(),
+            "ignore_index": self.ignore_index,
         }
 
     @classmethod
@@ -100,14 +131,19 @@ class SymbolicLoss(Loss):
         dtype = getattr(torch, fields["dtype"])
         if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             raise InputError(f"weights of type {fields['dtype']!r} make no loss.")
+        weight = fields.get("weight")
         return cls(
-            parse(fields["expression"]),
+            fields["expression"],
             torch.tensor(fields["weights"], dtype=dtype),
             fields["link"],
             fields["activation"],
             fields["reduction"],
+            tuple(fields.get("inputs", ())),  # this and the rest: since version 2
+            None if weight is None else torch.tensor(weight, dtype=dtype),
+            fields.get("ignore_index", IGNORE_INDEX),
         )
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
-        return f"{self.expression}, link={self.link!r}, reduction={self.reduction!r}"
+        more = f", inputs={self.inputs!r}" if self.inputs else ""
+        return f"{self.expression}, link={self.link!r}, reduction={self.reduction!r}{more}"

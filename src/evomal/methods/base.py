@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
-from evomal.losses.base import Link, Loss
+from evomal.losses.base import Form, Loss
 from evomal.methods.settings import SearchSettings
 
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "diverged", "failed"]
@@ -153,8 +153,8 @@ class Method(ABC):
     ----------
     settings
         Sizes, rates and limits.
-    link
-        Link of the losses that the method proposes.
+    form
+        Form of the losses that the method proposes.
     seed
         The run's seed; all of a method's draws derive from it.
     """
@@ -171,9 +171,9 @@ class Method(ABC):
     filters: ClassVar[bool]
     """Whether the rejection protocol and gradient equivalence apply."""
 
-    def __init__(self, settings: SearchSettings, link: Link, seed: int) -> None:
+    def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
         self.settings = settings
-        self.link: Link = link
+        self.form = form
         self.seed = seed
         self.archive = Archive()
         self.generation = 0

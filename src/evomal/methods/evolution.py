@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
-from evomal.losses.base import Link
+from evomal.losses.base import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Method, Outcome
 from evomal.methods.settings import SearchSettings
@@ -38,16 +38,14 @@ class EvoMAL(Method):
     optimizes_weights: ClassVar[bool] = True
     filters: ClassVar[bool] = True
 
-    def __init__(self, settings: SearchSettings, link: Link, seed: int) -> None:
-        super().__init__(settings, link, seed)
+    def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
+        super().__init__(settings, form, seed)
         self.population: list[Individual] = []
         self._rng = derive_generator(seed, "variation")
 
     def _ask(self) -> list[SymbolicLoss]:
         offspring = self._offspring() if self.population else self._initial_population()
-        return [
-            SymbolicLoss(e, link=self.link, activation=self.settings.activation) for e in offspring
-        ]
+        return [SymbolicLoss.of_form(e, self.form, self.settings.activation) for e in offspring]
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         offspring = []
@@ -63,12 +61,15 @@ class EvoMAL(Method):
     def _initial_population(self) -> list[Expression]:
         rng, settings = self._rng, self.settings
         heights = settings.min_initial_height, settings.max_initial_height
-        trees = operators.ramped_half_and_half(rng, settings.population_size, *heights)
+        trees = operators.ramped_half_and_half(
+            rng, settings.population_size, *heights, self.form.inputs
+        )
         population = [operators.correct(rng, tree) for tree in trees]
         for i in range(len(population)):  # the correction can add an edge; there is no parent yet
             while population[i].height > settings.max_height:
-                population[i] = operators.correct(rng, operators.half_and_half(rng, *heights))
-        given = [parse(text) for text in settings.initial_losses]
+                tree = operators.half_and_half(rng, *heights, self.form.inputs)
+                population[i] = operators.correct(rng, tree)
+        given = [parse(text, self.form.inputs) for text in settings.initial_losses]
         return [*given, *population[len(given) :]]  # all others are as they would be without
 
     def _offspring(self) -> list[Expression]:
@@ -82,7 +83,8 @@ class EvoMAL(Method):
         if operator < settings.crossover_rate:
             child = operators.one_point_crossover(rng, parent, self._select())
         elif operator < settings.crossover_rate + settings.mutation_rate:
-            child = operators.uniform_mutation(rng, parent, settings.max_mutation_height)
+            height = settings.max_mutation_height
+            child = operators.uniform_mutation(rng, parent, height, self.form.inputs)
         else:
             child = parent
         child = operators.correct(rng, child)
@@ -111,7 +113,7 @@ class EvoMAL(Method):
         self._rng.bit_generator.state = state["generator"]
         self.population = [
             Individual(
-                parse(member["expression"]),
+                parse(member["expression"], self.form.inputs),
                 math.inf if member["fitness"] is None else member["fitness"],
                 member["number"],
             )

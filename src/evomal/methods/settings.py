@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,8 +52,11 @@ class SearchSettings(EvaluationSettings):
     """Losses that take the first places of generation 0: expressions in quotes, names of known
     losses, loss files or run directories."""
 
-    def validate(self) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+    def validate(self, inputs: Sequence[str] = ()) -> None:
+        """Raise an `InputError` for the first setting that makes no sense.
+
+        `inputs` are the further inputs that the initial losses may use.
+        """
         super().validate()
         require_at_least(self, 1, "population_size", "generations", "tournament_size")
         heights = "min_initial_height", "max_initial_height", "max_mutation_height", "max_height"
@@ -73,16 +77,16 @@ class SearchSettings(EvaluationSettings):
             )
         if self.activation not in ("identity", "softplus"):
             raise InputError("The setting activation must be identity or softplus.")
-        self._validate_initial_losses()
+        self._validate_initial_losses(tuple(inputs))
 
-    def _validate_initial_losses(self) -> None:
+    def _validate_initial_losses(self, inputs: tuple[str, ...]) -> None:
         if len(self.initial_losses) > self.population_size:
             raise InputError(
                 f"There are {len(self.initial_losses)} initial losses for a population of "
                 f"{self.population_size}; raise population_size."
             )
         for text in self.initial_losses:
-            expression = parse(text)
+            expression = parse(text, inputs)
             if not expression.uses_both_arguments():
                 raise InputError(f"The initial loss {text} must use both y and f.")
             if expression.height > self.max_height:

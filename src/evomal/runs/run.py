@@ -13,7 +13,7 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
-from evomal.losses.base import Link, Loss
+from evomal.losses.base import Form, Loss
 from evomal.losses.files import load_loss
 from evomal.losses.known import KNOWN_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
@@ -174,15 +174,15 @@ def is_run_dir(text: str) -> bool:
     return os.path.isdir(text)  # noqa: PTH112 - Path.is_dir raises an error for a long text
 
 
-def resolve_loss(text: str, link: Link) -> Loss:
+def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B008 - immutable
     """The loss that a user names: a run directory, a loss file, a known loss, or an expression.
 
     Parameters
     ----------
     text
         Any of the four.
-    link
-        The link of an expression; files and most known losses have their own.
+    form
+        The form of an expression; files and most known losses have their own.
 
     Raises
     ------
@@ -195,9 +195,10 @@ def resolve_loss(text: str, link: Link) -> Loss:
         return load_loss(text)
     if text in KNOWN_LOSSES:
         known = KNOWN_LOSSES[text]
-        return SymbolicLoss(known.expression, link=known.link or link)
+        own = form if known.link in (None, form.link) else Form(known.link)
+        return SymbolicLoss.of_form(known.expression, own)
     try:
-        return SymbolicLoss(text, link=link)
+        return SymbolicLoss.of_form(text, form)
     except InputError as error:
         raise InputError(
             f"{error} (There is no file, run directory or known loss of that name; "
@@ -205,7 +206,7 @@ def resolve_loss(text: str, link: Link) -> Loss:
         ) from error
 
 
-def expression_of(text: str) -> str:
+def expression_of(text: str, form: Form) -> str:
     """The prefix form of a loss that a user names, as in `resolve_loss`; its weights are dropped.
 
     Raises
@@ -213,7 +214,7 @@ def expression_of(text: str) -> str:
     InputError
         If it is no loss, or one without an expression.
     """
-    loss = resolve_loss(text, "identity")
+    loss = resolve_loss(text, form)
     if not isinstance(loss, SymbolicLoss):
         raise InputError(f"The loss {text!r} is no expression, so it cannot begin a search.")
     return str(loss.expression)
@@ -224,6 +225,7 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "nodes": loss.size,
         "link": loss.link,
+        "inputs": list(loss.inputs),
         "weights": loss.weights.tolist(),
     }
     if isinstance(loss, SymbolicLoss):

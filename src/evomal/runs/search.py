@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from evomal.errors import InputError
+from evomal.losses.base import Form
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback
@@ -95,14 +96,18 @@ def search(
     settings, execution = _apply(
         settings or choose_preset(preset), execution or Execution(), overrides
     )
-    initial = tuple(map(expression_of, settings.initial_losses))
+    if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
+        raise InputError(
+            "A search needs tasks with different names and one and the same link, loss inputs, "
+            "class weights and class to ignore."
+        )
+    form = tasks[0].form
+    initial = tuple(expression_of(text, form) for text in settings.initial_losses)
     settings = dataclasses.replace(settings, initial_losses=initial)
-    settings.validate()
+    settings.validate(form.inputs)
     execution.validate()
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
-    if len({task.link for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
-        raise InputError("A search needs tasks with different names and one and the same link.")
     facts = _facts(tasks, method, settings, seed)
     with contextlib.closing(_open(tasks, settings, execution)) as executor:
         directory = Path(run_dir) if run_dir is not None else new_run_dir()
@@ -195,7 +200,9 @@ def _drive(
 ) -> None:
     """Bring the run in a store to its end."""
     facts = store.facts()
-    method = METHODS[facts["method"]](_settings_of(facts), facts["link"], facts["seed"])
+    method = METHODS[facts["method"]](
+        _settings_of(facts), Form.from_dict(facts["form"]), facts["seed"]
+    )
     names = [task["name"] for task in facts["tasks"]]
     try:
         Driver(method, names, store, directory, callbacks).run(dispatcher)
@@ -311,7 +318,7 @@ def _facts(
         "task": _common([task["name"] for task in described]),
         "split": _common([task["split"] for task in described]),
         "metric": _common([function_name(task.metric) for task in tasks]),
-        "link": tasks[0].link,
+        "form": tasks[0].form.to_dict(),
         "tasks": described,
         "method": method,
         "seed": seed,

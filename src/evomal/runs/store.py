@@ -20,7 +20,7 @@ from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.methods.base import Candidate, Generation, Outcome
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, lock_run_dir
 
-FORMAT_VERSION = 2  # 2: failed candidates with their reason, tasks described one by one
+FORMAT_VERSION = 3  # 2: failed candidates, tasks described one by one; 3: the form of losses
 _DRAFT = ".run.sqlite.draft"
 
 _SCHEMA = """

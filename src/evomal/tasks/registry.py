@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from evomal.errors import InputError
+from evomal.tasks.data import Data
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 from evomal.tasks.files import Array
 from evomal.tasks.models.alexnet import AlexNet
@@ -29,7 +30,7 @@ from evomal.tasks.models.squeezenet import SqueezeNet
 from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
-from evomal.tasks.task import SGD, Data, Task
+from evomal.tasks.task import SGD, Task
 
 Split = Literal["honest", "published"]
 

@@ -8,37 +8,22 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, default_collate
 
 from evomal.errors import InputError
-from evomal.losses.base import Link
+from evomal.losses.base import IGNORE_INDEX, Form, Link, Loss, class_weights, require_input_name
 from evomal.seeding import isolated_torch_rng
 from evomal.tasks.checks import available_device, first_line, require_separate
+from evomal.tasks.data import Data, Source, read_extras, read_rows
 from evomal.tasks.functions import identity
-from evomal.tasks.metrics import error_rate, mean_squared_error
+from evomal.tasks.metrics import cross_entropy, error_rate, mean_squared_error
 
-TensorLoss = Callable[[Tensor, Tensor], Tensor]
+TensorLoss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], "Tensor | float"]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Rows held as two tensors: `inputs` (n, …) and `targets` (n,) or (n, …)."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.inputs)
-
-
-Source = Data | Dataset[Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,7 @@ class SGD:
 
 
 _DEFAULTS: dict[Link, tuple[TensorLoss, Metric]] = {
-    "softmax": (nn.functional.cross_entropy, error_rate),
+    "softmax": (nn.functional.cross_entropy, error_rate),  # with torch's default settings
     "sigmoid": (nn.functional.binary_cross_entropy_with_logits, error_rate),
     "identity": (nn.functional.mse_loss, mean_squared_error),
 }
@@ -74,15 +59,17 @@ class Task:
     ----------
     model
         A function without arguments that returns a new, randomly initialised module; its output
-        must be raw: logits (B, C) with ``link="softmax"``, else the shape of the target. It may
-        use torch's global generator, which is seeded and restored around every call.
+        must be raw: with ``link="softmax"`` logits (B, C) or, for dense prediction, (B, C, d₁, …),
+        else the shape of the target. It may use torch's global generator, which is seeded and
+        restored around every call.
     train, validation, test
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
         map-style ``torch.utils.data.Dataset`` of such pairs. Only `test` may be absent; it is
         never used while a loss is learned.
     link
-        How a learned loss reads raw outputs: ``"softmax"`` for classes, ``"sigmoid"`` for binary
-        targets of the output's shape, ``"identity"`` for regression.
+        How a learned loss reads raw outputs: ``"softmax"`` for class indices (B,) or (B, d₁, …),
+        ``"sigmoid"`` for binary targets of the output's shape, one or many labels a row,
+        ``"identity"`` for regression on one or many values a row.
     task_loss
         L_T, a differentiable function of (pred, target). Default by link: cross-entropy, binary
         cross-entropy with logits, or squared error.
@@ -98,6 +85,16 @@ class Task:
     augment
         Applied to the inputs of every training batch on the device, before `preprocess`, such as
         random crops. It may use torch's global generator, which is seeded and restored around it.
+    loss_inputs
+        Further inputs of the learned loss by name, each a terminal of the search space: a tensor
+        or array with one value per training row (or per target), such as a weight, or
+        ``"progress"`` for the share of the training steps that are done, from 0 to 1.
+    weight
+        With ``"softmax"`` only: one weight per class, as in ``torch.nn.CrossEntropyLoss``, for
+        learned losses and the default task loss.
+    ignore_index
+        With ``"softmax"`` only: targets of this class, such as padding, count for nothing in
+        learned losses, the default task loss and the default metric.
     rejection_steps
         Steps of the rejection protocol (paper, section 3.5.2).
     testing_steps
@@ -133,6 +130,9 @@ class Task:
         batch_size: int = 128,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         augment: Callable[[Tensor], Tensor] | None = None,
+        loss_inputs: Mapping[str, Any] | None = None,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
         rejection_steps: int = 1000,
         testing_steps: int = 10_000,
         milestones: Sequence[float] = (),
@@ -149,10 +149,14 @@ class Task:
             raise InputError("The rejection steps and the testing steps must be at least 1.")
         if not all(0 < share < 1 for share in milestones):
             raise InputError("Milestones are shares of the testing steps, between 0 and 1.")
+        given = dict(loss_inputs or {})
+        for input_name in given:
+            require_input_name(input_name)
         self.model = model
-        self.link: Link = link
-        self.task_loss = task_loss or _DEFAULTS[link][0]
-        self.metric = metric or _DEFAULTS[link][1]
+        by_class = None if weight is None else tuple(class_weights(weight, link).tolist())
+        self.form = Form(link, tuple(given), by_class, ignore_index)
+        self.task_loss = task_loss or _default_task_loss(self.form)
+        self.metric = metric or _default_metric(self.form)
         self.optimizer = optimizer or SGD()
         self.batch_size = batch_size
         self.preprocess = preprocess
@@ -172,6 +176,9 @@ class Task:
         self.train = self._read(train, "training", dtype)
         self.validation = self._read(validation, "validation", dtype)
         self.test = None if test is None else self._read(test, "test", dtype)
+        self.progress_inputs = tuple(k for k, v in given.items() if isinstance(v, str))
+        extras = read_extras(given, self.train, dtype)
+        self.train = dataclasses.replace(self.train, extras=extras).to(self.device)
         parts = {"training": self.train, "validation": self.validation, "test": self.test}
         for part, data in parts.items():
             if data is not None:
@@ -203,7 +210,33 @@ class Task:
         if self.augment and data is self.train:
             inputs = self.augment(inputs)
         inputs = self.preprocess(inputs) if self.preprocess else inputs
-        return Data(inputs, data.targets[rows])
+        extras = {name: values[rows] for name, values in data.extras.items()}
+        return Data(inputs, data.targets[rows], extras)
+
+    def loss_inputs(self, batch: Data, progress: float) -> dict[str, Tensor | float]:
+        """What a learned loss takes beside prediction and target, by name.
+
+        `progress` is the share of the training that is done, from 0 to 1.
+        """
+        return {**batch.extras, **dict.fromkeys(self.progress_inputs, progress)}
+
+    def require_fit(self, loss: Loss) -> None:
+        """Raise an `InputError` if a loss reads raw outputs or takes inputs that are not here."""
+        if loss.link != self.link:
+            raise InputError(
+                f"The loss has link {loss.link!r}, but the task {self.name!r} needs {self.link!r}."
+            )
+        missing = [name for name in loss.required_inputs if name not in self.form.inputs]
+        if missing:
+            raise InputError(
+                f"The loss depends on {', '.join(missing)}, which the task {self.name!r} does not "
+                "give."
+            )
+
+    @property
+    def link(self) -> Link:
+        """How a learned loss reads raw outputs."""
+        return self.form.link
 
     def to(self, device: str | torch.device) -> Task:
         """The same task with its data, and every new base learner, on another device."""
@@ -212,8 +245,7 @@ class Task:
         for part in ("train", "validation", "test"):
             data: Data | None = getattr(self, part)
             if data is not None:
-                moved = Data(data.inputs.to(twin.device), data.targets.to(twin.device))
-                setattr(twin, part, moved)
+                setattr(twin, part, data.to(twin.device))
         return twin
 
     def description(self) -> dict[str, Any]:
@@ -227,7 +259,8 @@ class Task:
         return {
             "name": self.name,
             "split": self.split,
-            "link": self.link,
+            "form": self.form.to_dict(),
+            "progress inputs": list(self.progress_inputs),
             "metric": identity(self.metric),
             "task loss": identity(self.task_loss),
             "preprocess": self.preprocess and identity(self.preprocess),
@@ -243,53 +276,13 @@ class Task:
         """A digest of all data, equal if and only if every value is."""
         digest = hashlib.blake2b(digest_size=16)
         parts = [data for data in (self.train, self.validation, self.test) if data]
-        for tensor in [t for data in parts for t in (data.inputs, data.targets)]:
+        for tensor in [t for data in parts for t in data.tensors()]:
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
-        """A data split as tensors on the device; floating values in the model's type."""
-        try:
-            if isinstance(source, Dataset):
-                source = default_collate([source[i] for i in range(len(source))])  # type: ignore[arg-type]
-            elif isinstance(source, Data):
-                source = (source.inputs, source.targets)
-            inputs, targets = map(_as_tensor, source)
-            rows = len(inputs), len(targets)
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise InputError(
-                f"The {part} data must be a pair (inputs, targets) of tensors or a map-style "
-                f"Dataset of such pairs ({first_line(error)})."
-            ) from error
-        if rows[0] != rows[1] or rows[0] == 0:
-            raise InputError(
-                f"The {part} data has {rows[0]} inputs and {rows[1]} targets; "
-                "it needs equally many, at least one."
-            )
-        if inputs.is_floating_point():
-            inputs = inputs.to(dtype)
-        targets = self._read_targets(targets, part, dtype)
-        for kind, values in [("inputs", inputs), ("targets", targets)]:
-            if values.is_floating_point() and not values.isfinite().all():
-                raise InputError(
-                    f"The {part} {kind} hold NaN, infinity or numbers too large for {dtype}; "
-                    "remove or impute those rows first."
-                )
-        return Data(inputs.to(self.device), targets.to(self.device))
-
-    def _read_targets(self, targets: Tensor, part: str, dtype: torch.dtype) -> Tensor:
-        if self.link == "softmax":
-            if targets.is_floating_point() or targets.ndim != 1:
-                raise InputError(
-                    f"With link 'softmax' the {part} targets must be class indices of shape (n,), "
-                    f"but have shape {tuple(targets.shape)} and type {targets.dtype}."
-                )
-            return targets.long()
-        targets = targets.to(dtype)
-        if self.link == "sigmoid" and bool(((targets < 0) | (targets > 1)).any()):
-            raise InputError(f"With link 'sigmoid' the {part} targets must lie in [0, 1].")
-        return targets
+        return read_rows(source, part, self.form, dtype).to(self.device)
 
     def _check_fit(self, learner: nn.Module, data: Data, part: str) -> None:
         """Compare the model's output on two rows with the targets."""
@@ -313,12 +306,21 @@ class Task:
         if not isinstance(pred, Tensor):
             raise InputError(f"The model must return one tensor, not a {type(pred).__name__}.")
         if self.link == "softmax":
-            if pred.ndim != 2 or len(pred) != len(target):
+            if pred.ndim < 2 or (len(pred), *pred.shape[2:]) != tuple(target.shape):
                 raise InputError(
-                    "With link 'softmax' the model must return logits (B, C), but for "
-                    f"{len(target)} rows it returns shape {tuple(pred.shape)}."
+                    "With link 'softmax' the model must return logits (B, C) or (B, C, d1, ...), "
+                    f"but for targets of shape {tuple(target.shape)} it returns shape "
+                    f"{tuple(pred.shape)}."
                 )
-            low, high = int(data.targets.min()), int(data.targets.max())
+            if self.form.weight is not None and len(self.form.weight) != pred.shape[1]:
+                raise InputError(
+                    f"There are {len(self.form.weight)} class weights, but the model returns "
+                    f"{pred.shape[1]} logits."
+                )
+            classes = data.targets[data.targets != self.form.ignore_index]
+            if not len(classes):
+                raise InputError(f"All {part} targets are the class to ignore.")
+            low, high = int(classes.min()), int(classes.max())
             if low < 0 or high >= pred.shape[1]:
                 raise InputError(
                     f"The model returns {pred.shape[1]} logits, but the {part} targets hold "
@@ -331,8 +333,13 @@ class Task:
             )
 
 
-def _as_tensor(values: Any) -> Tensor:
-    """A tensor of an array; a read-only array, such as a memory map, is copied."""
-    if isinstance(values, np.ndarray) and not values.flags.writeable:
-        values = values.copy()
-    return torch.as_tensor(values).detach()
+def _default_task_loss(form: Form) -> TensorLoss:
+    if form.link == "softmax" and (form.weight, form.ignore_index) != (None, IGNORE_INDEX):
+        return partial(cross_entropy, weight=form.weight, ignore_index=form.ignore_index)
+    return _DEFAULTS[form.link][0]
+
+
+def _default_metric(form: Form) -> Metric:
+    if form.link == "softmax" and form.ignore_index != IGNORE_INDEX:
+        return partial(error_rate, ignore_index=form.ignore_index)
+    return _DEFAULTS[form.link][1]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.base import NO_INPUTS, Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
-from evomal.tasks.task import Data, Task
+from evomal.tasks.data import Data
+from evomal.tasks.task import Task
 from evomal.training.numerics import check_deadline, draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
 from evomal.training.training import finite_metric
+
+PROGRESS_IN_KEY = (0.0, 0.5, 1.0)
+"""Where the gradients are compared of losses that depend on the progress of the training."""
 
 
 def raw_outputs(task: Task, count: int, seed: int) -> Data:
@@ -26,7 +30,7 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
     learner = task.new_model(derive_seed(*stream, "theta"))
     with torch.no_grad(), isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
         batch = task.batch(task.train, rows)
-        return Data(learner(batch.inputs), batch.targets)
+        return Data(learner(batch.inputs), batch.targets, batch.extras)
 
 
 def correlation(
@@ -45,25 +49,21 @@ def correlation(
     for task in tasks:
         outputs = raw_outputs(task, settings.rejection_batch, seed)
         steps = settings.rejection_steps
-        optimized = _optimize_outputs(
-            loss,
-            outputs,
-            task.optimizer.learning_rate,
-            task.rejection_steps if steps is None else steps,
-        )
+        steps = task.rejection_steps if steps is None else steps
+        optimized = _optimize_outputs(loss, task, outputs, steps)
         require_finite([optimized])
         total += finite_metric(task, outputs.inputs, outputs.targets)
         total -= finite_metric(task, optimized, outputs.targets)
     return total / len(tasks)
 
 
-def _optimize_outputs(loss: Loss, outputs: Data, learning_rate: float, steps: int) -> Tensor:
+def _optimize_outputs(loss: Loss, task: Task, outputs: Data, steps: int) -> Tensor:
     """ŷ*: the outputs after `steps` steps of Adam on the loss."""
     pred = outputs.inputs.clone().requires_grad_()
-    optimizer = torch.optim.Adam([pred], lr=learning_rate)
-    for _ in range(steps):
+    optimizer = torch.optim.Adam([pred], lr=task.optimizer.learning_rate)
+    for step in range(steps):
         check_deadline()
-        value = loss(pred, outputs.targets)
+        value = loss(pred, outputs.targets, **task.loss_inputs(outputs, step / steps))
         (pred.grad,) = torch.autograd.grad(value, pred, materialize_grads=True)
         optimizer.step()
     return pred.detach()
@@ -82,12 +82,17 @@ def gradient_key(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings
     rounded: list[str] = []
     for task in tasks:
         outputs = raw_outputs(task, settings.rejection_batch, seed)
-        rounded += [f"{norm:.1e}" for norm in gradient_norms(loss, outputs).tolist()]
+        for progress in PROGRESS_IN_KEY if task.progress_inputs else (0.0,):
+            inputs = task.loss_inputs(outputs, progress)
+            norms = gradient_norms(loss, outputs, inputs)
+            rounded += [f"{norm:.1e}" for norm in norms.tolist()]
     return hashlib.blake2b(" ".join(rounded).encode(), digest_size=16).hexdigest()
 
 
-def gradient_norms(loss: Loss, outputs: Data) -> Tensor:
-    """‖∂M_φ/∂ŷ_b‖₂ for every instance b, shape (B,).
+def gradient_norms(
+    loss: Loss, outputs: Data, inputs: Mapping[str, Tensor | float] = NO_INPUTS
+) -> Tensor:
+    """‖∂M_φ/∂ŷ_b‖₂ for every instance b, shape (B,), with the loss's further inputs as given.
 
     Raises
     ------
@@ -95,7 +100,7 @@ def gradient_norms(loss: Loss, outputs: Data) -> Tensor:
         If the loss or a gradient is not finite.
     """
     pred = outputs.inputs.clone().requires_grad_()
-    value = loss(pred, outputs.targets)
+    value = loss(pred, outputs.targets, **inputs)
     (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
     require_finite([value, gradient])
     return gradient.flatten(1).norm(dim=1) if gradient.ndim > 1 else gradient.abs()

@@ -117,10 +117,7 @@ def compare(
     """
     if task.test is None:
         raise InputError(f"The task {task.name!r} has no test data to compare losses on.")
-    if loss.link != task.link:
-        raise InputError(
-            f"The loss has link {loss.link!r}, but the task {task.name!r} needs {task.link!r}."
-        )
+    task.require_fit(loss)
     steps = task.testing_steps if steps is None else steps
     seeds = [operator.index(seed) for seed in seeds]
     if not seeds:

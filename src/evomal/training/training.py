@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
+from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
-from evomal.tasks.task import SGD, Data, Task, TensorLoss
+from evomal.tasks.data import Data
+from evomal.tasks.task import SGD, Task, TensorLoss
 from evomal.training.numerics import (
     DivergedError,
     check_deadline,
@@ -84,7 +86,7 @@ def train(
                     group["lr"] *= 0.1
             batch = task.batch(task.train, rows)
             pred = learner(batch.inputs)
-            value = loss(pred, batch.targets)
+            value = loss(pred, batch.targets, **_loss_inputs(task, loss, batch, (step - 1) / steps))
             if not value.requires_grad:
                 raise InputError("The loss does not depend on the prediction, so nothing trains.")
             sgd.zero_grad()
@@ -96,6 +98,16 @@ def train(
                     raise DivergedError
                 require_finite(parameters)  # where a non-finite gradient leaves its mark
     return learner
+
+
+def _loss_inputs(
+    task: Task, loss: TensorLoss, batch: Data, progress: float
+) -> dict[str, Tensor | float]:
+    """What a loss takes beside prediction and target; nothing if it is not one of evomal's."""
+    if not isinstance(loss, Loss):
+        return {}
+    given = task.loss_inputs(batch, progress)
+    return {name: value for name, value in given.items() if name in loss.inputs}
 
 
 @torch.no_grad()

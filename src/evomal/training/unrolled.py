@@ -22,7 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
-from evomal.tasks.task import SGD, Data, Task
+from evomal.tasks.data import Data
+from evomal.tasks.task import SGD, Task
 from evomal.training.numerics import check_deadline, draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
 
@@ -41,6 +42,9 @@ class MetaStep:
         The batch on which L_T judges the updated learner.
     seed
         Seeds the learner's own randomness, such as dropout.
+    progress
+        Share of the training that is done, for losses that depend on it. Drawn afresh for every
+        meta step: a learner is new in each, so that its own progress would always be 0.
     """
 
     task: Task
@@ -48,6 +52,12 @@ class MetaStep:
     training: Sequence[Data]
     judging: Data
     seed: int
+    progress: float = 0.0
+
+    def value(self, loss: Loss, pred: Tensor, batch: Data, phi: Tensor) -> Tensor:
+        """The loss of raw outputs for a training batch, differentiable in φ as well."""
+        inputs = self.task.loss_inputs(batch, self.progress)
+        return loss.evaluate(pred, batch.targets, phi, inputs)
 
     def parameters(self) -> dict[str, Tensor]:
         """θ₀: the trainable parameters by name."""
@@ -130,7 +140,8 @@ class MetaSchedule:
         with isolated_torch_rng(task.device, derive_seed(seed, "preprocess")):
             training = [task.batch(task.train, rows) for rows in self._training_rows[i]]
             judging = task.batch(self._judges, self._judging_rows[i])
-        return MetaStep(task, task.new_model(seed), training, judging, seed)
+        progress = float(derive_generator(seed, "progress").random())
+        return MetaStep(task, task.new_model(seed), training, judging, seed, progress)
 
 
 def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
@@ -149,7 +160,7 @@ def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
             pred = functional_call(
                 step.learner, dict(zip(names, values, strict=True)), batch.inputs
             )
-            value = loss.evaluate(pred, batch.targets, phi)
+            value = step.value(loss, pred, batch, phi)
             gradients = torch.autograd.grad(
                 value, values, create_graph=True, materialize_grads=True
             )
@@ -178,7 +189,7 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     with isolated_torch_rng(step.task.device, step.seed):
         output = step.learner(batch.inputs)
         pred = output.detach().requires_grad_()
-        value = loss.evaluate(pred, batch.targets, phi)
+        value = step.value(loss, pred, batch, phi)
         (u,) = torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)
         gradients = torch.autograd.grad(output, values, u.detach(), materialize_grads=True)
         require_finite([pred, value, u, *gradients])
