@@ -174,7 +174,7 @@ def test_tasks_and_methods_are_listed(evomal: Evomal, data_dir: Path) -> None:
 
 def test_show_describes_a_loss(evomal: Evomal) -> None:
     save_loss(SymbolicLoss(SQUARED_ERROR, [1.0, 2.0, 3.0], link="softmax"), "loss.json")
-    keys = {"expression", "formula", "latex", "nodes", "link", "weights"}
+    keys = {"expression", "formula", "latex", "nodes", "link", "inputs", "weights"}
     for what, link, weights in [
         ("loss.json", "softmax", [1.0, 2.0, 3.0]),
         (SQUARED_ERROR, "identity", [1.0, 1.0, 1.0]),
