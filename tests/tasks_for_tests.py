@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomal.losses.base import Link
+from evomal.losses.form import Link
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
 

@@ -13,7 +13,7 @@ import pytest
 
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
-from evomal.losses.base import Form
+from evomal.losses.form import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Method
 from evomal.methods.evolution import EvoMAL, Individual

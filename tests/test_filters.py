@@ -11,7 +11,8 @@ from hypothesis import given
 from torch import Tensor
 
 from evomal.expressions.expression import Expression
-from evomal.losses.base import Link, Loss
+from evomal.losses.base import Loss
+from evomal.losses.form import Link
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data

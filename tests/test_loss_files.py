@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from evomal import SymbolicLoss, load_loss, save_loss
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression
-from evomal.losses.base import Activation, Link, Reduction
+from evomal.losses.base import Activation, Reduction
 from evomal.losses.files import (
     FORMAT_VERSION,
     loss_from_dict,
     loss_is_finite,
     loss_to_dict,
 )
+from evomal.losses.form import Link
 from strategies import fast, weighted_losses
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

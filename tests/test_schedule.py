@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evomal.expressions.operators import correct, half_and_half
-from evomal.losses.base import Form
+from evomal.losses.form import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Archive, Candidate, Method, Outcome
 from evomal.methods.registry import METHODS

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from evomal.errors import InputError
-from evomal.losses.base import Link
+from evomal.losses.form import Link
 from evomal.tasks.data import Data, Source
 from evomal.tasks.metrics import error_rate, mean_squared_error
 from evomal.tasks.task import SGD, Task

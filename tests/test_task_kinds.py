@@ -19,7 +19,8 @@ import evomal
 from evomal import SymbolicLoss, Task, parse
 from evomal.errors import InputError
 from evomal.expressions import operators
-from evomal.losses.base import Form, Reduction
+from evomal.losses.base import Reduction
+from evomal.losses.form import Form
 from evomal.methods.base import Candidate
 from evomal.seeding import derive_generator
 from evomal.tasks.metrics import error_rate

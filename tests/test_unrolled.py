@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evomal.expressions.expression import Expression
-from evomal.losses.base import Link, Loss
+from evomal.losses.base import Loss
+from evomal.losses.form import Link
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator, isolated_torch_rng
 from evomal.tasks.task import SGD, Task

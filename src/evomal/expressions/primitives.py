@@ -32,6 +32,9 @@ class Primitive:
         ``sympy(sympy_module, epsilon, *expressions) -> expression``, the same function.
     commutative
         Whether the order of the arguments is without meaning.
+    factor
+        Where factors of the arguments become one of the value, which factor that is, as in
+        ``|a x| = |a| |x|``; None where they do not. Only for products can an argument be a number.
     """
 
     name: str
@@ -39,12 +42,20 @@ class Primitive:
     torch: Callable[..., Any]
     sympy: Callable[..., Any]
     commutative: bool = False
+    factor: Callable[..., Any] | None = None
 
 
 _ROWS = [
     Primitive("add", 2, lambda _, a, b: a + b, lambda _, eps, a, b: a + b, commutative=True),
     Primitive("sub", 2, lambda _, a, b: a - b, lambda _, eps, a, b: a - b),
-    Primitive("mul", 2, lambda _, a, b: a * b, lambda _, eps, a, b: a * b, commutative=True),
+    Primitive(
+        "mul",
+        2,
+        lambda _, a, b: a * b,
+        lambda _, eps, a, b: a * b,
+        commutative=True,
+        factor=lambda a, b: a * b,
+    ),
     Primitive(  # the analytic quotient
         "div",
         2,
@@ -66,8 +77,8 @@ _ROWS = [
         commutative=True,
     ),
     Primitive("sign", 1, lambda t, a: t.sign(a), lambda s, eps, a: s.sign(a)),
-    Primitive("square", 1, lambda _, a: a * a, lambda _, eps, a: a**2),
-    Primitive("abs", 1, lambda t, a: t.abs(a), lambda s, eps, a: s.Abs(a)),
+    Primitive("square", 1, lambda _, a: a * a, lambda _, eps, a: a**2, factor=lambda a: a * a),
+    Primitive("abs", 1, lambda t, a: t.abs(a), lambda s, eps, a: s.Abs(a), factor=abs),
     Primitive(
         "log",
         1,

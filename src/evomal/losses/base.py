@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -14,40 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
-from evomal.expressions.primitives import is_input_name
+from evomal.losses.form import (
+    IGNORE_INDEX,
+    NO_INPUTS,
+    Link,
+    class_weights,
+    require_input_name,
+)
 
-Link = Literal["softmax", "sigmoid", "identity"]
 Activation = Literal["identity", "softplus"]
 Reduction = Literal["mean", "sum", "none"]
-
-IGNORE_INDEX = -100
-"""The class index that torch's losses ignore by default."""
-
-NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a loss reads what it is given; a task fixes it for all losses that are learned on it.
-
-    The fields are those of `Loss`, but that `weight` holds numbers.
-    """
-
-    link: Link
-    inputs: tuple[str, ...] = ()
-    weight: tuple[float, ...] | None = None
-    ignore_index: int = IGNORE_INDEX
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        weight = None if self.weight is None else list(self.weight)
-        return {**vars(self), "inputs": list(self.inputs), "weight": weight}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Form:
-        """The form that `to_dict` described."""
-        weight = None if fields["weight"] is None else tuple(fields["weight"])
-        return cls(**{**fields, "inputs": tuple(fields["inputs"]), "weight": weight})
 
 
 class Loss(nn.Module, ABC):
@@ -145,6 +119,15 @@ class Loss(nn.Module, ABC):
         The further `inputs` have shapes that broadcast to it.
         """
 
+    def factored(
+        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+    ) -> tuple[Any, Tensor]:
+        """`elementwise` as factor × tensor, where a factor is cheaper applied after the reduction.
+
+        The factor is a number, a tensor without dimensions, or None for 1.
+        """
+        return None, self.elementwise(y, f, weights, inputs)
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """All that `from_dict` needs, as JSON values."""
@@ -191,31 +174,39 @@ class Loss(nn.Module, ABC):
         """As `forward`, with φ given: differentiable in `weights` as well as in `pred`."""
         if self.link == "softmax" and not target.is_floating_point():
             target = target.long()  # smaller integers would compare and index otherwise
-        y, f = self._arguments(pred, target)
-        values = self.elementwise(y, f, weights, self._expanded(inputs, pred))
+        y, f, kept = self._arguments(pred, target)
+        further = self._expanded(inputs, pred) if inputs else NO_INPUTS
         if self.activation == "softplus":
-            values = nn.functional.softplus(values)
+            factor, values = None, nn.functional.softplus(self.elementwise(y, f, weights, further))
+        else:
+            factor, values = self.factored(y, f, weights, further)
+        if self.reduction == "mean" and kept is None and self.weight is None:
+            count = values.numel()
+            if self.link == "softmax":
+                count //= values.shape[_class_dim(values)]
+            return values.sum() * ((1.0 if factor is None else factor) / count)
         if self.link == "softmax":
-            return self._reduce_classes(values, target)
-        if self.reduction == "mean":
-            return values.mean()
-        return values.sum() if self.reduction == "sum" else values
+            values = self._reduce_classes(values, target, kept)
+        elif self.reduction != "none":
+            values = values.mean() if self.reduction == "mean" else values.sum()
+        return values if factor is None else values * factor
 
-    def _reduce_classes(self, values: Tensor, target: Tensor) -> Tensor:
+    def _reduce_classes(self, values: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
         """Sum over the classes, then the reduction over what is not ignored, all as torch does."""
         dim = _class_dim(values)
+        classes = values.shape[dim]
         if self.weight is not None:
-            if len(self.weight) != values.shape[dim]:
+            if len(self.weight) != classes:
                 raise InputError(
-                    f"The loss has {len(self.weight)} class weights, but pred has "
-                    f"{values.shape[dim]} classes."
+                    f"The loss has {len(self.weight)} class weights, but pred has {classes} "
+                    "classes."
                 )
             by_class = (-1, *[1] * (values.ndim - dim - 1))
             values = values * self.weight.to(values.dtype).reshape(by_class)
         values = values.sum(dim=dim)
         count: Tensor | int = values.numel()
         if not target.is_floating_point():
-            kept = target != self.ignore_index
+            kept = torch.ones_like(target, dtype=torch.bool) if kept is None else kept
             values = torch.where(kept, values, 0.0)
             if self.weight is None:
                 count = kept.sum()
@@ -243,29 +234,46 @@ class Loss(nn.Module, ABC):
         twin.weights = phi.detach().clone()
         return twin
 
-    def _arguments(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Target y and prediction f of raw outputs, both of the shape of `pred`."""
+    def _arguments(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Target y and prediction f of raw outputs, both of the shape of `pred`.
+
+        Also which samples are not ignored, of the shape of `target`; None if all.
+        """
         if self.link == "softmax":
             if pred.ndim == 0:
                 raise InputError("A softmax loss takes logits (B, C, …), but pred has shape ().")
             dim = _class_dim(pred)
             f = torch.softmax(pred, dim)
             if target.is_floating_point() and target.shape == pred.shape:
-                return target.to(f.dtype), f
+                return target.to(f.dtype), f, None
             if target.is_floating_point() or target.shape != self._samples(pred):
                 raise InputError(
                     f"A softmax loss takes class indices of shape {tuple(self._samples(pred))} for "
                     f"logits of shape {_shape(pred)}, but target has shape {_shape(target)} and "
                     f"type {target.dtype}."
                 )
-            classes = torch.where(target == self.ignore_index, 0, target)
-            return torch.zeros_like(f).scatter_(dim, classes.unsqueeze(dim), 1.0), f
+            y, kept = self._one_hot(f, target, dim)
+            return y, f, kept
         if target.shape != pred.shape:
             raise InputError(
                 f"A loss with link {self.link!r} takes a target of pred's shape {_shape(pred)}, "
                 f"but target has shape {_shape(target)}."
             )
-        return target.to(pred.dtype), torch.sigmoid(pred) if self.link == "sigmoid" else pred
+        f = torch.sigmoid(pred) if self.link == "sigmoid" else pred
+        return target.to(pred.dtype), f, None
+
+    def _one_hot(self, f: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
+        """One-hot targets, of any class where ignored, and what is not ignored, None for all."""
+        zeros = torch.zeros_like(f)
+        if self.ignore_index < 0 and f.device.type == "cpu" and not torch.compiler.is_compiling():
+            try:  # a CPU tells an index out of range by itself, at no cost
+                return zeros.scatter_(dim, target.unsqueeze(dim), 1.0), None
+            except RuntimeError:
+                if bool((target != self.ignore_index).all()):
+                    raise
+        kept = target != self.ignore_index
+        classes = torch.where(kept, target, 0)
+        return torch.zeros_like(f).scatter_(dim, classes.unsqueeze(dim), 1.0), kept
 
     def _samples(self, pred: Tensor) -> torch.Size:
         """The shape of what has one target each: that of `pred` without its classes."""
@@ -295,35 +303,9 @@ class Loss(nn.Module, ABC):
         return expanded
 
 
-def require_input_name(name: object) -> None:
-    """Raise an `InputError` if a further input of a loss cannot be called so."""
-    if not (isinstance(name, str) and is_input_name(name)):
-        raise InputError(
-            f"A further input of a loss cannot be called {name!r}; choose a word that is no "
-            "primitive, not y and not f."
-        )
-
-
 def _class_dim(pred: Tensor) -> int:
     """The dimension of the classes, as in torch's cross-entropy."""
     return 0 if pred.ndim == 1 else 1
-
-
-def class_weights(weight: Tensor | Sequence[float], link: Link) -> Tensor:
-    """Class weights as a tensor of their own, (C,).
-
-    Raises
-    ------
-    InputError
-        If they are no finite numbers of at least 0, or the link is not ``"softmax"``.
-    """
-    tensor = torch.as_tensor(weight).detach().clone()
-    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
-    if link != "softmax":
-        raise InputError(f"Class weights need the link 'softmax', not {link!r}.")
-    if tensor.ndim != 1 or not bool((tensor >= 0).all()) or not bool(tensor.isfinite().all()):
-        raise InputError("The class weights must be finite numbers of at least 0, one per class.")
-    return tensor
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evomal.losses.base import Link
+from evomal.losses.form import Link
 
 
 @dataclass(frozen=True)

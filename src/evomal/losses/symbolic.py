@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from evomal.errors import InputError
+from evomal.expressions import program
 from evomal.expressions.expression import Expression, parse
-from evomal.losses.base import IGNORE_INDEX, NO_INPUTS, Activation, Form, Link, Loss, Reduction
+from evomal.losses.base import Activation, Loss, Reduction
+from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link
 
 INITIAL_DEVIATION = 1e-3
 """Standard deviation of φ₀ around 1."""
@@ -65,6 +67,7 @@ class SymbolicLoss(Loss):
             )
         super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)
         self.expression = expression
+        self._steps = program.steps_of(expression)
 
     @classmethod
     def of_form(
@@ -97,13 +100,29 @@ class SymbolicLoss(Loss):
         self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> Tensor:
         """M_φ(y, f) for every element; `y`, `f` and the result have the same shape."""
+        self._require_inputs(inputs)
+        return self.expression.evaluate(y, f, weights, inputs)
+
+    def factored(
+        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+    ) -> tuple[Any, Tensor]:
+        """`elementwise` as factor × tensor, in fewer operations."""
+        fixed = not weights.requires_grad and weights.device.type == "cpu"
+        as_numbers = fixed and not torch.compiler.is_compiling()
+        phi = weights.tolist() if as_numbers else weights.unbind()
+        try:
+            return program.evaluate(self._steps, {**inputs, "y": y, "f": f}, phi, f)
+        except KeyError:
+            self._require_inputs(inputs)
+            raise
+
+    def _require_inputs(self, inputs: Mapping[str, Tensor]) -> None:
         missing = [name for name in self.required_inputs if name not in inputs]
         if missing:
             raise InputError(
                 f"The loss also depends on {', '.join(missing)}; call it as "
                 f"loss(pred, target, {missing[0]}=…)."
             )
-        return self.expression.evaluate(y, f, weights, inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Expression, weights and settings as JSON values."""

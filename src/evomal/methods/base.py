@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
-from evomal.losses.base import Form, Loss
+from evomal.losses.base import Loss
+from evomal.losses.form import Form
 from evomal.methods.settings import SearchSettings
 
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "diverged", "failed"]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
-from evomal.losses.base import Form
+from evomal.losses.form import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Method, Outcome
 from evomal.methods.settings import SearchSettings

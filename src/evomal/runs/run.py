@@ -13,8 +13,9 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
-from evomal.losses.base import Form, Loss
+from evomal.losses.base import Loss
 from evomal.losses.files import load_loss
+from evomal.losses.form import Form
 from evomal.losses.known import KNOWN_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from evomal.errors import InputError
-from evomal.losses.base import Form
+from evomal.losses.form import Form
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback

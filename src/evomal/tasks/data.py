@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from evomal.errors import InputError
-from evomal.losses.base import Form
+from evomal.losses.form import Form
 from evomal.tasks.checks import first_line
 
 

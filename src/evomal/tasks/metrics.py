@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evomal.losses.base import IGNORE_INDEX
+from evomal.losses.form import IGNORE_INDEX
 
 
 def cross_entropy(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
-from evomal.losses.base import IGNORE_INDEX, Form, Link, Loss, class_weights, require_input_name
+from evomal.losses.base import Loss
+from evomal.losses.form import IGNORE_INDEX, Form, Link, class_weights, require_input_name
 from evomal.seeding import isolated_torch_rng
 from evomal.tasks.checks import available_device, first_line, require_separate
 from evomal.tasks.data import Data, Source, read_extras, read_rows

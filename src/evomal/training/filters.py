@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from evomal.losses.base import NO_INPUTS, Loss
+from evomal.losses.base import Loss
+from evomal.losses.form import NO_INPUTS
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
