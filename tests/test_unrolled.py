@@ -18,7 +18,7 @@ from evomal.expressions.expression import Expression
 from evomal.losses.base import Loss
 from evomal.losses.form import Link
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.seeding import derive_generator, isolated_torch_rng
+from evomal.seeding import derive_generator
 from evomal.tasks.task import SGD, Task
 from evomal.training import unrolled
 from evomal.training.numerics import DivergedError
@@ -81,12 +81,13 @@ def judged(step: MetaStep, loss: Loss, phi: Tensor) -> Tensor:
     """L_T after ordinary training with torch's own SGD on the batches of a meta step."""
     learner, settings = copy.deepcopy(step.learner), step.task.optimizer
     sgd = torchs(settings, [p for p in learner.parameters() if p.requires_grad])
-    with isolated_torch_rng(step.task.device, step.seed):
+    with step.rng("training"):
         for batch in step.training:
             sgd.zero_grad()
             value = loss.evaluate(learner(batch.inputs), batch.targets, phi)
             value.backward()  # type: ignore[no-untyped-call]
             sgd.step()
+    with step.rng("judging"):
         return step.task.task_loss(learner(step.judging.inputs), step.judging.targets).detach()
 
 

@@ -60,9 +60,14 @@ def draw_batches(
 
 def require_finite(tensors: Iterable[Tensor]) -> None:
     """Raise `DivergedError` if an element is NaN or infinite."""
+    if not all_finite(tensors):
+        raise DivergedError
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no element is NaN or infinite."""
     tensors = [tensor.detach() for tensor in tensors]
     # A finite sum proves all its terms finite, and is the cheapest pass over large gradients; the
     # sum of large finite terms can overflow, so that a non-finite one proves nothing.
     total = torch.stack([tensor.sum() for tensor in tensors]).sum()
-    if not total.isfinite() and not all(tensor.isfinite().all() for tensor in tensors):
-        raise DivergedError
+    return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -11,8 +11,10 @@ under M_φ (paper, section 3.3.1). Two ways compute it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,21 @@ class MetaStep:
     def parameters(self) -> dict[str, Tensor]:
         """θ₀: the trainable parameters by name."""
         return {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the learner's buffers by name, for `call` to change."""
+        return {name: b.clone() for name, b in self.learner.named_buffers()}
+
+    def call(
+        self, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
+    ) -> Tensor:
+        """The learner's outputs with other parameters; it changes `buffers`, not the learner."""
+        out: Tensor = functional_call(self.learner, {**theta, **buffers}, inputs)
+        return out
+
+    def rng(self, part: Literal["training", "judging"]) -> AbstractContextManager[None]:
+        """Seeds the learner's own randomness for its calls in one part of the meta step."""
+        return isolated_torch_rng(self.task.device, derive_seed(self.seed, part))
 
 
 def optimize_weights(
@@ -154,21 +171,19 @@ def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     """
     theta = step.parameters()
     names, values = list(theta), list(theta.values())
+    buffers = step.buffers()
     momenta: list[Tensor | None] = [None] * len(names)
-    with isolated_torch_rng(step.task.device, step.seed):
+    with step.rng("training"):
         for batch in step.training:
-            pred = functional_call(
-                step.learner, dict(zip(names, values, strict=True)), batch.inputs
-            )
+            pred = step.call(dict(zip(names, values, strict=True)), buffers, batch.inputs)
             value = step.value(loss, pred, batch, phi)
             gradients = torch.autograd.grad(
                 value, values, create_graph=True, materialize_grads=True
             )
             require_finite([pred, value, *gradients])
             values, momenta = sgd_step(step.task.optimizer, values, list(gradients), momenta)
-        pred = functional_call(
-            step.learner, dict(zip(names, values, strict=True)), step.judging.inputs
-        )
+    with step.rng("judging"):
+        pred = step.call(dict(zip(names, values, strict=True)), buffers, step.judging.inputs)
     judgement = step.task.task_loss(pred, step.judging.targets)
     (hypergradient,) = torch.autograd.grad(judgement, phi, materialize_grads=True)
     require_finite([pred, judgement, hypergradient])
@@ -184,22 +199,22 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
         If a loss, prediction or gradient on the way is non-finite.
     """
     (batch,) = step.training
-    theta = step.parameters()
+    theta, buffers = step.parameters(), step.buffers()
     values = list(theta.values())
-    with isolated_torch_rng(step.task.device, step.seed):
-        output = step.learner(batch.inputs)
-        pred = output.detach().requires_grad_()
-        value = step.value(loss, pred, batch, phi)
-        (u,) = torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)
-        gradients = torch.autograd.grad(output, values, u.detach(), materialize_grads=True)
-        require_finite([pred, value, u, *gradients])
-        updated = _first_step(step.task.optimizer, values, gradients)
-        theta_1 = dict(zip(theta, updated, strict=True))
-        judged = functional_call(step.learner, theta_1, step.judging.inputs)
-        judgement = step.task.task_loss(judged, step.judging.targets)
-        v = torch.autograd.grad(judgement, updated, materialize_grads=True)
-    with isolated_torch_rng(step.task.device, step.seed):  # the randomness of the first forward
-        tangent = _jacobian_product(step.learner, theta, v, batch.inputs)
+    with step.rng("training"):
+        output = step.call(theta, buffers, batch.inputs)
+    pred = output.detach().requires_grad_()
+    value = step.value(loss, pred, batch, phi)
+    (u,) = torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)
+    gradients = torch.autograd.grad(output, values, u.detach(), materialize_grads=True)
+    require_finite([pred, value, u, *gradients])
+    updated = first_step(step.task.optimizer, values, gradients)
+    with step.rng("judging"):
+        judged = step.call(dict(zip(theta, updated, strict=True)), buffers, step.judging.inputs)
+    judgement = step.task.task_loss(judged, step.judging.targets)
+    v = torch.autograd.grad(judgement, updated, materialize_grads=True)
+    with step.rng("training"):
+        tangent = _jacobian_product(step, theta, v, batch.inputs)
     if not u.requires_grad:  # M_φ is linear in f with slopes free of φ, or flat
         return torch.zeros_like(phi)
     alpha = first_step_size(step.task.optimizer)
@@ -211,24 +226,36 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
 
 def supports_forward_mode(task: Task) -> bool:
     """Whether every layer of the base learner has a forward-mode rule; tried on a few rows."""
-    learner = task.new_model(seed=0)
-    theta: dict[str, Tensor] = {n: p for n, p in learner.named_parameters() if p.requires_grad}
+    step = small_step(task)
+    theta = step.parameters()
+    with unsupported() as refused, step.rng("training"):
+        _jacobian_product(step, theta, list(theta.values()), step.judging.inputs)
+    return not refused
+
+
+def small_step(task: Task) -> MetaStep:
+    """A meta step on a few training rows, for trying what a base learner supports."""
     with isolated_torch_rng(task.device, 0):
-        inputs = task.batch(task.train, slice(0, 4)).inputs
+        rows = task.batch(task.train, slice(0, 4))
+    return MetaStep(task, task.new_model(seed=0), [rows], rows, seed=0)
+
+
+@contextmanager
+def unsupported() -> Iterator[list[Exception]]:
+    """Catches the error of an operation that has no rule for a kind of differentiation."""
+    refused: list[Exception] = []
     try:
-        with isolated_torch_rng(task.device, 0):
-            _jacobian_product(learner, theta, list(theta.values()), inputs)
-    except NotImplementedError:
-        return False
-    except RuntimeError as error:  # an operation that is not for dual numbers, or bad luck
+        yield refused
+    except NotImplementedError as error:
+        refused.append(error)
+    except RuntimeError as error:  # an operation that is not for such tensors, or bad luck
         if any(word in str(error).lower() for word in ("memory", "alloc", "cuda", "cublas")):
             raise
-        return False
-    return True
+        refused.append(error)
 
 
 def _jacobian_product(
-    learner: nn.Module, theta: dict[str, Tensor], v: Sequence[Tensor], inputs: Tensor
+    step: MetaStep, theta: dict[str, Tensor], v: Sequence[Tensor], inputs: Tensor
 ) -> Tensor:
     """J v: the change of the outputs when θ moves along `v`; shape of the outputs."""
     with torch.no_grad(), forward_ad.dual_level():
@@ -236,20 +263,23 @@ def _jacobian_product(
             name: forward_ad.make_dual(value.detach(), direction.detach())  # type: ignore[no-untyped-call]
             for (name, value), direction in zip(theta.items(), v, strict=True)
         }
-        dual = functional_call(learner, duals, inputs)
+        dual = step.call(duals, step.buffers(), inputs)
         output, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
         return torch.zeros_like(output) if tangent is None else tangent
 
 
-def _first_step(
+def first_step(
     optimizer: SGD, theta: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> list[Tensor]:
-    """θ₁ after the first step of SGD, as new leaves; parameters may share a gradient's memory."""
+    """θ₁ after the first step of SGD, as new leaves; gradients may have further dimensions before.
+
+    Parameters may share a gradient's memory.
+    """
     alpha = first_step_size(optimizer)
     decay = 1 - alpha * optimizer.weight_decay
     with torch.no_grad():
         updated = [
-            torch.mul(value, decay).add_(gradient, alpha=-alpha)
+            torch.add(value if decay == 1 else value * decay, gradient, alpha=-alpha)
             for value, gradient in zip(theta, gradients, strict=True)
         ]
     return [value.requires_grad_() for value in updated]
