@@ -28,7 +28,7 @@ import torch
 import evomal
 from evomal.methods.base import Generation, Method, Outcome
 from evomal.runs import search as search_module
-from evomal.runs.schedule import screen_candidate
+from evomal.runs.schedule import screen_candidates
 from evomal.seeding import derive_seed
 from evomal.training.screening import Screening
 
@@ -96,11 +96,10 @@ class Instant:
         """Make something up."""
         self.starts.append(time.perf_counter())
         future: Future[Any] = Future()
-        loss = args[0]
-        key = "task loss" if loss is None else loss.key
-        if function is screen_candidate:
-            future.set_result(Screening(loss, "promising", 1.0, key))
+        if function is screen_candidates:
+            future.set_result([Screening(loss, "promising", 1.0, loss.key) for loss in args[0]])
         else:
+            key = "task loss" if args[0] is None else args[0].key
             future.set_result((1 + derive_seed(key) / 2**63, 0.0))
         return future
 

@@ -26,7 +26,7 @@ from evomal.methods.evolution import GPLFL
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import WorkError
-from evomal.runs.schedule import screen_candidate, train_candidate
+from evomal.runs.schedule import screen_candidates, train_candidate
 from evomal.seeding import derive_seed
 from evomal.training.screening import Screening
 
@@ -224,6 +224,7 @@ class ShuffledExecutor:
     def __init__(self, fates: Mapping[str, Fate], workers: int, seed: int) -> None:
         self.workers = workers
         self.screened: list[str] = []
+        self.groups: list[tuple[str, ...]] = []
         self.trained: list[str] = []
         self.arguments: list[tuple[Any, ...]] = []
         self._fates = fates
@@ -235,16 +236,20 @@ class ShuffledExecutor:
         self, function: Callable[..., T], *args: Any, timeout: float | None = None
     ) -> Future[T]:
         assert len(self._pending) < self.workers, "more work than workers"
-        loss: Loss | None = args[0]
-        key = "task loss" if loss is None else loss.key
-        fate = self._fates.get(key, Fate())
         future: Future[Any] = Future()
         self.arguments.append(args[1:])
-        if function is screen_candidate:
-            assert loss is not None
-            self.screened.append(key)
-            self._pending[future] = self._or_fault(fate, "screening", fate.screening(loss))
+        if function is screen_candidates:
+            losses: list[Loss] = args[0]
+            self.screened += [loss.key for loss in losses]
+            self.groups.append(tuple(loss.key for loss in losses))
+            fates = [self._fates.get(loss.key, Fate()) for loss in losses]
+            result = [fate.screening(loss) for fate, loss in zip(fates, losses, strict=True)]
+            faulty = next((fate for fate in fates if self._has_fault(fate, "screening")), fates[0])
+            self._pending[future] = self._or_fault(faulty, "screening", result)
         else:
+            loss: Loss | None = args[0]
+            key = "task loss" if loss is None else loss.key
+            fate = self._fates.get(key, Fate())
             assert function is train_candidate
             assert loss is None or bool((loss.weights == 2.0).all()), "not the screened loss"
             self.trained.append(key)
@@ -254,8 +259,13 @@ class ShuffledExecutor:
 
     def _or_fault(self, fate: Fate, stage: str, result: Any) -> Any:
         """The result, or as often as the fate has it, what went wrong instead."""
-        left = self._faults.setdefault((id(fate), stage), list(fate.faults.get(stage, ())))
-        return left.pop(0) if left else result
+        return self._left(fate, stage).pop(0) if self._has_fault(fate, stage) else result
+
+    def _has_fault(self, fate: Fate, stage: str) -> bool:
+        return bool(self._left(fate, stage))
+
+    def _left(self, fate: Fate, stage: str) -> list[WorkError]:
+        return self._faults.setdefault((id(fate), stage), list(fate.faults.get(stage, ())))
 
     def close(self) -> None:
         self._pending.clear()

@@ -292,7 +292,8 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
         "testing_steps": 500,
         "threads": 1,
     }
-    assert asdict(PRESETS["paper"]) == {**expected, "prescreen": False, "initial_losses": ()}
+    ours = {"prescreen": False, "initial_losses": (), "engine": "auto", "group_size": None}
+    assert asdict(PRESETS["paper"]) == {**expected, **ours}
     assert PRESETS["paper"] == SearchSettings()
 
 

@@ -28,6 +28,9 @@ Row = tuple[int, str, float, int | None, str | None]
 Run = Callable[..., tuple[list[list[Row]], ShuffledExecutor]]
 
 
+DIED = WorkError("its worker died")
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run generations of expressions on a stand-in executor."""
@@ -41,11 +44,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         tasks: int = 1,
         finished: Mapping[int, Sequence[Outcome]] = MappingProxyType({}),
         keep: list[Outcome] | None = None,
+        group: int | None = 1,
     ) -> tuple[list[list[Row]], ShuffledExecutor]:
         by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
         executor = ShuffledExecutor(by_key, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
-        searcher = METHODS[method](tiny_settings(), Form("identity"), 7)
+        grouped = {} if group == 1 else {"engine": "batched", "group_size": group}
+        searcher = METHODS[method](tiny_settings(**grouped), Form("identity"), 7)
         rows: list[list[Row]] = []
         for candidates in as_candidates(generations):
             dispatcher = Dispatcher(executor, Execution())
@@ -315,6 +320,49 @@ def test_no_candidates_give_no_outcomes(run: Run) -> None:
     assert run([[], [A], []], {A: OK})[0] == [[], [(0, "evaluated", 0.5, None, None)], []]
 
 
+@pytest.mark.parametrize("group", [2, 3, None])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_groups_decide_as_single_candidates_do(run: Run, workers: int, group: int | None) -> None:
+    for seed in range(20):
+        generations, fates = random_world(seed)
+        singly, one = run(generations, fates, workers, seed)
+        together, other = run(generations, fates, workers, seed, group=group)
+        assert together == singly
+        assert sorted(other.screened) == sorted(one.screened)
+        assert all(len(keys) <= (group or 99) for keys in other.groups)
+
+
+def test_a_group_is_the_same_whatever_of_it_is_finished(run: Run) -> None:
+    for seed in range(10):
+        generations, fates = random_world(seed)
+        outcomes: list[Outcome] = []
+        rows, executor = run(generations[:1], fates, seed=seed, keep=outcomes, group=3)
+        for done in range(len(outcomes) + 1):
+            known = {0: outcomes[:done]}
+            again, other = run(generations[:1], fates, 2, seed, finished=known, group=3)
+            assert again == rows
+            assert {*other.groups} <= {*executor.groups}
+            known_keys = {o.candidate.key for o in outcomes[:done]}
+            assert {*executor.groups} - {*other.groups} == {
+                keys for keys in executor.groups if known_keys.issuperset(keys)
+            }
+
+
+def test_a_group_that_fails_twice_is_tried_singly(run: Run) -> None:
+    fates = {
+        A: Fate("promising", "a", 0.5, {"screening": [DIED] * 2}),
+        B: Fate("promising", "b", 0.25, {"screening": [DIED] * 4}),
+        C: Fate("promising", "c", 0.1),
+    }
+    rows, executor = run([[A, B, C]], fates, group=None)
+    keys = [SymbolicLoss(text).key for text in (A, B, C)]
+    assert executor.groups[:2] == [tuple(keys)] * 2
+    assert sorted(executor.groups[2:]) == sorted(
+        (key,) for key in (keys[0], *keys[1:2] * 2, keys[2])
+    )
+    assert [row[1] for row in rows[0]] == ["evaluated", "failed", "evaluated"]
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_generation_is_taken_up_wherever_it_was_left(run: Run, workers: int) -> None:
     for seed in range(20):
@@ -347,7 +395,6 @@ def test_several_tasks_are_trained_on_one_by_one(run: Run, workers: int) -> None
         assert sorted(executor.trained) == sorted([SymbolicLoss(A).key, SymbolicLoss(B).key] * 3)
 
 
-DIED = WorkError("its worker died")
 LOST = WorkError("its machine was lost", machine_lost=True)
 FAULTS: dict[str, tuple[list[WorkError], bool]] = {
     "never": ([], False),

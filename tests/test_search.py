@@ -82,11 +82,11 @@ def test_every_outcome_has_its_reason(tmp_path: Path) -> None:
 def test_overflow_is_a_diverged_candidate(task: Task, optimize: bool) -> None:
     loss = SymbolicLoss(OVERFLOW, link=task.link)
     settings = tiny_settings()
-    screening = screen(loss, [task], settings, 0, optimize=optimize, filters=True)
+    (screening,) = screen([loss], [task], settings, 0, optimize=optimize, filters=True)
     assert screening.verdict == "diverged"
     assert screening.gradient_key is None
     assert ("filters" in screening.seconds) is not optimize
-    unfiltered = screen(loss, [task], settings, 0, optimize=False, filters=False)
+    (unfiltered,) = screen([loss], [task], settings, 0, optimize=False, filters=False)
     assert unfiltered.verdict == "promising"
     assert train_candidate([task], unfiltered.loss, settings, 0, 0)[0] == math.inf
 
@@ -95,7 +95,8 @@ def test_overflow_is_a_diverged_candidate(task: Task, optimize: bool) -> None:
 def test_prescreening_saves_the_local_search_of_hopeless_losses(prescreen: bool) -> None:
     settings, task = tiny_settings(prescreen=prescreen), regression_task()
     for text, hopeless in [("mul(-1, square(sub(y, f)))", True), ("square(sub(y, f))", False)]:
-        screening = screen(SymbolicLoss(text), [task], settings, 0, optimize=True, filters=True)
+        loss = SymbolicLoss(text)
+        (screening,) = screen([loss], [task], settings, 0, optimize=True, filters=True)
         assert (screening.verdict == "rejected") is hopeless
         assert ("local_search" in screening.seconds) is not (hopeless and prescreen)
         untouched = bool((screening.loss.weights == 1).all())

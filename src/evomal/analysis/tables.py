@@ -43,7 +43,7 @@ def run_overview(run: Run) -> Group:
     else:
         lines.append(Text("No learned loss was good enough to be trained to the end."))
     counts = ", ".join(f"{count} {status}" for status, count in run.archive.counts.items())
-    lines.append(Text(f"Candidates: {counts}"))
+    lines += [Text(f"Candidates: {counts}"), Text(_engine(facts["settings"]))]
     lines += [
         Text(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]
@@ -51,6 +51,13 @@ def run_overview(run: Run) -> Group:
     if facts["status"] not in ("finished", "running"):
         lines.append(Text(f"To go on: evomal resume {run.run_dir}"))
     return Group(*lines)
+
+
+def _engine(settings: Mapping[str, Any]) -> str:
+    if settings["engine"] == "loop":
+        return "Engine: loop, one candidate after the other"
+    size = settings["group_size"]
+    return f"Engine: batched, in groups of {size or 'a generation'}"
 
 
 PUBLISHED_WARNING = (

@@ -28,6 +28,7 @@ class _Piece:
     label: Hashable
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    candidates: int
     attempt: int = 1
     machines_lost: int = 0
 
@@ -55,9 +56,11 @@ class Dispatcher:
         """Whether work is under way."""
         return bool(self._running)
 
-    def start(self, label: Hashable, function: Callable[..., Any], *args: Any) -> None:
-        """Begin a piece of work, ``function(tasks, *args)``."""
-        self._submit(_Piece(label, function, args))
+    def start(
+        self, label: Hashable, function: Callable[..., Any], *args: Any, candidates: int = 1
+    ) -> None:
+        """Begin a piece of work, ``function(tasks, *args)``, on so many candidates."""
+        self._submit(_Piece(label, function, args, candidates))
 
     def finished(self) -> Iterator[tuple[Any, Any]]:
         """Wait; then the label of every finished piece with its value, or with its `WorkError`.
@@ -93,7 +96,8 @@ class Dispatcher:
 
     def _submit(self, piece: _Piece) -> None:
         self.stop.check_time()
-        limits = [self._candidate_timeout, self.stop.seconds_left()]
+        own = self._candidate_timeout
+        limits = [own and own * piece.candidates, self.stop.seconds_left()]
         timeout = min((limit for limit in limits if limit is not None), default=None)
         future = self._executor.submit(piece.function, *piece.args, timeout=timeout)
         self._running[future] = piece

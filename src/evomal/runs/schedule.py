@@ -26,7 +26,8 @@ from evomal.training.screening import Screening, screen
 from evomal.training.settings import EvaluationSettings
 from evomal.training.training import partial_training
 
-Label = tuple[Literal["screening", "training"], Candidate, int]
+Group = tuple[Candidate, ...]
+Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Candidate, int]
 
 
 class GenerationSchedule:
@@ -66,14 +67,29 @@ class GenerationSchedule:
         self._first_with_key: dict[str, Candidate] = {}
         self._first_with_gradient: dict[str, Candidate] = {}
         self._followers: dict[int, list[Outcome]] = {}  # wait for the fitness of a candidate
-        self._to_screen: deque[Candidate] = deque()
+        self._to_screen: deque[Group] = deque(self._groups(finished))
         self._to_train: deque[Candidate] = deque()
-        self._next: deque[Label] = deque()  # the trainings of one candidate
+        self._next: deque[tuple[Candidate, int]] = deque()  # the trainings of one candidate
         for candidate in self._undecided:
-            first = self._first_with_key.setdefault(candidate.key, candidate)
-            is_new = first is candidate and method.archive.find(candidate) is None
-            if is_new and candidate.loss is not None:
-                self._to_screen.append(candidate)
+            self._first_with_key.setdefault(candidate.key, candidate)
+
+    def _groups(self, finished: Sequence[Outcome]) -> Iterator[Group]:
+        """The candidates to screen, in groups that are the same whatever is finished already."""
+        own = {outcome.candidate.number for outcome in finished}
+        seen: set[str] = set()
+        new: list[Candidate] = []
+        for candidate in self._candidates:
+            equal = self._method.archive.find(candidate)
+            is_old = equal is not None and equal.candidate.number not in own
+            if not is_old and candidate.key not in seen and candidate.loss is not None:
+                new.append(candidate)
+            seen.add(candidate.key)
+        settings = self._method.settings
+        size = (settings.group_size or max(len(new), 1)) if settings.engine == "batched" else 1
+        for start in range(0, len(new), size):
+            group = tuple(new[start : start + size])
+            if any(candidate.number not in own for candidate in group):
+                yield group
 
     def outcomes(self) -> Iterator[Outcome]:
         """The outcome of every candidate that is not finished, each as soon as it is known.
@@ -99,22 +115,23 @@ class GenerationSchedule:
         if not self._next and self._to_train and len(self._trainings) < self._trainings_left():
             candidate = self._to_train.popleft()
             self._trainings[candidate.number] = {}
-            self._next.extend(("training", candidate, task) for task in range(self._tasks))
+            self._next.extend((candidate, task) for task in range(self._tasks))
         if self._next:
-            label = self._next.popleft()
-            _, candidate, task = label
+            candidate, task = self._next.popleft()
             loss = self._outcome(candidate).loss
+            label: Label = ("training", candidate, task)
             self._dispatcher.start(label, train_candidate, loss, method.settings, method.seed, task)
         elif self._to_screen:
-            candidate = self._to_screen.popleft()
+            group = self._to_screen.popleft()
             self._dispatcher.start(
-                ("screening", candidate, 0),
-                screen_candidate,
-                candidate.loss,
+                ("screening", group),
+                screen_candidates,
+                [candidate.loss for candidate in group],
                 method.settings,
                 method.seed,
                 method.optimizes_weights,
                 method.filters,
+                candidates=len(group),
             )
         else:
             return False
@@ -126,10 +143,10 @@ class GenerationSchedule:
 
     def _collect(self, label: Label, result: Any) -> Iterator[Outcome]:
         """Take the result of a finished piece of work."""
-        stage, candidate, task = label
-        if stage == "screening":
-            self._screenings[candidate.number] = result
+        if label[0] == "screening":
+            self._collect_screenings(label[1], result)
             return
+        _, candidate, task = label
         results = self._trainings[candidate.number]
         results[task] = result
         if len(results) == self._tasks:
@@ -137,6 +154,16 @@ class GenerationSchedule:
             yield from self._finish(
                 self._trained(candidate, [results[i] for i in range(self._tasks)])
             )
+
+    def _collect_screenings(self, group: Group, result: list[Screening] | WorkError) -> None:
+        """Take the result of a group; if something went wrong, its candidates are tried singly."""
+        if not isinstance(result, WorkError):
+            for candidate, screening in zip(group, result, strict=True):
+                self._screenings[candidate.number] = screening
+        elif len(group) == 1:
+            self._screenings[group[0].number] = result
+        else:
+            self._to_screen.extendleft((candidate,) for candidate in reversed(group))
 
     def _trained(
         self, candidate: Candidate, results: Sequence[tuple[float, float] | WorkError]
@@ -236,16 +263,16 @@ class GenerationSchedule:
             yield from self._finish(replace(follower, fitness=first.fitness, loss=loss))
 
 
-def screen_candidate(
+def screen_candidates(
     tasks: Sequence[Task],
-    loss: Loss,
+    losses: Sequence[Loss],
     settings: EvaluationSettings,
     seed: int,
     optimize: bool,
     filters: bool,
-) -> Screening:
+) -> list[Screening]:
     """Work for an executor: `screen`."""
-    return screen(loss, tasks, settings, seed, optimize=optimize, filters=filters)
+    return screen(losses, tasks, settings, seed, optimize=optimize, filters=filters)
 
 
 def train_candidate(

@@ -30,6 +30,7 @@ from evomal.runs.store import RunStore
 from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task
+from evomal.training.together import with_engine
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -108,6 +109,7 @@ def search(
     execution.validate()
     if method not in METHODS:
         raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
+    settings = with_engine(settings, tasks, optimizes=METHODS[method].optimizes_weights)
     facts = _facts(tasks, method, settings, seed)
     with contextlib.closing(_open(tasks, settings, execution)) as executor:
         directory = Path(run_dir) if run_dir is not None else new_run_dir()

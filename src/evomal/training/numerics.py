@@ -38,6 +38,13 @@ def deadline(seconds: float | None) -> Iterator[None]:
         _deadline.reset(token)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the CPU's or a GPU's memory is used up."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def check_deadline() -> None:
     """Raise `DeadlineError` if the time of the enclosing `deadline` is over."""
     if time.monotonic() > _deadline.get():

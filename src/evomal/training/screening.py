@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from evomal.losses.base import Loss
 from evomal.tasks.task import Task
 from evomal.training.filters import correlation, gradient_key
-from evomal.training.numerics import DivergedError
+from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
+from evomal.training.together import optimize_weights_together
 from evomal.training.unrolled import optimize_weights
 
 
@@ -40,22 +43,23 @@ class Screening:
 
 
 def screen(
-    loss: Loss,
+    losses: Sequence[Loss],
     tasks: Sequence[Task],
     settings: EvaluationSettings,
     seed: int,
     *,
     optimize: bool,
     filters: bool,
-) -> Screening:
-    """Optimise a candidate's weights and apply the filters that need no other candidate.
+) -> list[Screening]:
+    """Optimise the weights of a group and apply the filters that need no candidate outside it.
 
-    A pure function of its arguments, the times apart.
+    A pure function of its arguments, the times apart; what a candidate becomes depends on the
+    others of its group by rounding alone.
 
     Parameters
     ----------
-    loss
-        The candidate.
+    losses
+        The candidates; several only with the batched engine.
     tasks
         The tasks of the run.
     settings
@@ -67,21 +71,61 @@ def screen(
     filters
         Whether the rejection protocol and gradient equivalence apply.
     """
-    result = Screening(loss)
+    results = [Screening(loss) for loss in losses]
+    if optimize and filters and settings.prescreen:
+        for result in results:
+            _reject_hopeless(result, tasks, settings, seed)
+    if optimize:
+        _optimize(_promising(results), tasks, settings, seed)
+    if filters:
+        for result in _promising(results):
+            _reject_hopeless(result, tasks, settings, seed)
+        for result in _promising(results):
+            _find_key(result, tasks, settings, seed)
+    return results
+
+
+def _promising(results: Sequence[Screening]) -> list[Screening]:
+    return [result for result in results if result.verdict == "promising"]
+
+
+def _optimize(
+    results: Sequence[Screening], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> None:
+    """Algorithm 1 on the losses, a group that does not fit in the memory in two halves."""
+    start = time.perf_counter()
     try:
-        if optimize and filters and settings.prescreen:
-            _reject_hopeless(result, tasks, settings, seed)
-        if optimize and result.verdict == "promising":
-            with _timed(result, "local_search"):
-                result.loss = loss.with_weights(optimize_weights(loss, tasks, settings, seed))
-        if filters and result.verdict == "promising":
-            _reject_hopeless(result, tasks, settings, seed)
-        if filters and result.verdict == "promising":
-            with _timed(result, "filters"):
-                result.gradient_key = gradient_key(result.loss, tasks, settings, seed)
-    except DivergedError:
-        result.verdict = "diverged"
-    return result
+        weights = _optimized([result.loss for result in results], tasks, settings, seed)
+    except (RuntimeError, MemoryError) as error:
+        if len(results) == 1 or not is_out_of_memory(error):
+            raise
+        weights = None
+    if weights is None:  # outside the handler, whose traceback holds all tensors
+        middle = len(results) // 2
+        _optimize(results[:middle], tasks, settings, seed)
+        _optimize(results[middle:], tasks, settings, seed)
+        return
+    seconds = time.perf_counter() - start
+    for result, phi in zip(results, weights, strict=True):
+        result.seconds["local_search"] = seconds / len(results)
+        if phi is None:
+            result.verdict = "diverged"
+        else:
+            result.loss = result.loss.with_weights(phi)
+
+
+def _optimized(
+    losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> list[Tensor | None]:
+    if settings.engine == "batched" and losses:
+        return optimize_weights_together(losses, tasks, settings, seed)
+    weights: list[Tensor | None] = []
+    for loss in losses:
+        try:
+            weights.append(optimize_weights(loss, tasks, settings, seed))
+        except DivergedError:
+            weights.append(None)
+    return weights
 
 
 def _reject_hopeless(
@@ -89,9 +133,22 @@ def _reject_hopeless(
 ) -> None:
     """The rejection protocol on the loss as it is now."""
     with _timed(result, "filters"):
-        result.correlation = correlation(result.loss, tasks, settings, seed)
-        if result.correlation <= 0:
-            result.verdict = "rejected"
+        try:
+            result.correlation = correlation(result.loss, tasks, settings, seed)
+            result.verdict = "rejected" if result.correlation <= 0 else "promising"
+        except DivergedError:
+            result.verdict = "diverged"
+
+
+def _find_key(
+    result: Screening, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> None:
+    """Gradient equivalence."""
+    with _timed(result, "filters"):
+        try:
+            result.gradient_key = gradient_key(result.loss, tasks, settings, seed)
+        except DivergedError:
+            result.verdict = "diverged"
 
 
 @contextmanager

@@ -38,12 +38,20 @@ class EvaluationSettings:
     testing_steps: int = 500
     """Training steps that decide the fitness (S_testing)."""
 
+    engine: Literal["auto", "loop", "batched"] = "auto"
+    """How weights are optimised: loss by loss (loop), or for a group of losses at once (batched).
+    The results differ by rounding. auto: batched wherever the base learners support it."""
+
+    group_size: int | None = None
+    """Losses in a group of the batched engine; default 4 on CPUs, and a whole generation on a GPU.
+    Another size changes the last bits of a result."""
+
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
 
     def validate(self) -> None:
         """Raise an `InputError` for the first setting that makes no sense."""
-        require_at_least(self, 1, "rejection_steps")
+        require_at_least(self, 1, "rejection_steps", "group_size")
         require_at_least(
             self, 1, "meta_steps", "base_steps", "rejection_batch", "testing_steps", "threads"
         )
@@ -51,6 +59,10 @@ class EvaluationSettings:
             raise InputError("The setting meta_learning_rate must be a number above 0.")
         if self.meta_batch not in ("validation", "training"):
             raise InputError("The setting meta_batch must be validation or training.")
+        if self.engine not in ("auto", "loop", "batched"):
+            raise InputError("The setting engine must be auto, loop or batched.")
+        if self.engine == "batched" and self.base_steps != 1:
+            raise InputError("The engine batched works with base_steps of 1 only; use loop.")
 
 
 def require_at_least(settings: object, least: int, *names: str) -> None:

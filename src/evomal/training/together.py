@@ -14,12 +14,15 @@ there are the same for all of them, and only what J is applied to differs. For P
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator
 from evomal.tasks.task import Task
@@ -34,8 +37,16 @@ from evomal.training.unrolled import (
     unsupported,
 )
 
+Settings = TypeVar("Settings", bound=EvaluationSettings)
+
 CHECK_EVERY = 25
 """Meta steps; a loss that diverged is left out from the next check on."""
+
+GROUP_ON_CPU = 4
+"""Losses in a group; more would save no more than the last twentieth, and balance workers worse."""
+
+MOST_PARAMETERS = 100_000_000
+"""Of a group's learners together, for the batched engine to be chosen; they are held four times."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,47 @@ class GroupGradients:
 
     gradients: list[Tensor]
     finite: Tensor
+
+
+def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -> Settings:
+    """The settings with the engine that ``"auto"`` means, and its group size.
+
+    A fixed rule: batched if weights are optimised at all, through one training step, all base
+    learners support it (`supports_groups`), and a group of them is no larger than
+    `MOST_PARAMETERS`.
+
+    Parameters
+    ----------
+    settings
+        Settings, checked.
+    tasks
+        The tasks of the run.
+    optimizes
+        Whether the method optimises weights.
+
+    Raises
+    ------
+    InputError
+        If the batched engine is asked for and a base learner does not support it.
+    """
+    on_cpu = all(task.device.type == "cpu" for task in tasks)
+    size = settings.group_size or (GROUP_ON_CPU if on_cpu else None)
+    engine = settings.engine
+    if engine == "batched":
+        refusing = [task.name for task in tasks if not supports_groups(task)]
+        if refusing:
+            raise InputError(
+                f"The base learner of {refusing[0]} has a layer that the batched engine cannot "
+                "differentiate; use the engine loop."
+            )
+    if engine == "auto":
+        small = all(
+            (size or 1) * sum(p.numel() for p in task.new_model(0).parameters()) <= MOST_PARAMETERS
+            for task in tasks
+        )
+        fits = optimizes and settings.base_steps == 1 and small
+        engine = "batched" if fits and all(map(supports_groups, tasks)) else "loop"
+    return replace(settings, engine=engine, group_size=size if engine == "batched" else 1)
 
 
 def optimize_weights_together(
@@ -70,22 +122,23 @@ def optimize_weights_together(
         for loss in losses
     ]
     optimizer = torch.optim.Adam(phis, lr=settings.meta_learning_rate)
-    schedules = [MetaSchedule(task, settings, seed) for task in tasks]
     finite = torch.ones(len(losses), dtype=torch.bool, device=tasks[0].device)
     active = list(range(len(losses)))
-    for i in range(settings.meta_steps):
-        check_deadline()
-        if i and i % CHECK_EVERY == 0:
-            active = [p for p in active if finite[p]]
-        if not active:
-            break
-        group, own = [losses[p] for p in active], [phis[p] for p in active]
-        found = [group_hypergradients(group, own, schedule.step(i)) for schedule in schedules]
-        optimizer.zero_grad()
-        for place, phi in enumerate(own):
-            phi.grad = torch.stack([one.gradients[place] for one in found]).mean(dim=0)
-        finite[active] &= torch.stack([one.finite for one in found]).all(dim=0)
-        optimizer.step()
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
+        schedules = [MetaSchedule(task, settings, seed) for task in tasks]
+        for i in range(settings.meta_steps):
+            check_deadline()
+            if i and i % CHECK_EVERY == 0:
+                active = [p for p in active if finite[p]]
+            if not active:
+                break
+            group, own = [losses[p] for p in active], [phis[p] for p in active]
+            found = [group_hypergradients(group, own, schedule.step(i)) for schedule in schedules]
+            optimizer.zero_grad()
+            for place, phi in enumerate(own):
+                phi.grad = torch.stack([one.gradients[place] for one in found]).mean(dim=0)
+            finite[active] &= torch.stack([one.finite for one in found]).all(dim=0)
+            optimizer.step()
     finite &= torch.stack([phi.detach().isfinite().all() for phi in phis])
     return [phi.detach() if ok else None for phi, ok in zip(phis, finite.tolist(), strict=True)]
 
@@ -128,7 +181,7 @@ def supports_groups(task: Task) -> bool:
     """
     step = small_step(task)
     theta, buffers = step.parameters(), step.buffers()
-    with unsupported() as refused:
+    with unsupported() as refused, sdpa_kernel(SDPBackend.MATH):
         with step.rng("training"):
             output = step.call(theta, buffers, step.judging.inputs)
         u = torch.stack([output.detach(), output.detach()])
@@ -184,7 +237,11 @@ def _update_stacked(
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The same in one batched backward pass, and one forward and backward pass of all learners."""
     values = list(theta.values())
-    pulled = torch.autograd.grad(output, values, u, is_grads_batched=True, materialize_grads=True)
+    gradients = torch.autograd.grad(output, values, u, is_grads_batched=True, allow_unused=True)
+    pulled = [
+        torch.zeros(len(u), *value.shape).to(value) if gradient is None else gradient
+        for value, gradient in zip(values, gradients, strict=True)
+    ]
     updated = first_step(step.task.optimizer, values, pulled)
     own = {name: torch.stack([buffer] * len(u)) for name, buffer in buffers.items()}
     with step.rng("judging"):

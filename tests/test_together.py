@@ -1,0 +1,270 @@
+"""Weights optimised for a group of losses at once, against one loss after the other."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import evomal
+from evomal import SymbolicLoss, Task
+from evomal.errors import InputError
+from evomal.expressions.expression import Expression
+from evomal.methods.settings import SearchSettings
+from evomal.seeding import derive_generator
+from evomal.tasks.task import SGD
+from evomal.training import screening, together
+from evomal.training.numerics import DivergedError, is_out_of_memory
+from evomal.training.settings import EvaluationSettings
+from evomal.training.together import (
+    group_hypergradients,
+    optimize_weights_together,
+    supports_groups,
+    with_engine,
+)
+from evomal.training.unrolled import MetaSchedule, forward_hypergradient, optimize_weights
+from run_helpers import OVERFLOW, tiny_settings, without_timing
+from strategies import fast, weighted_losses
+from tasks_for_tests import (
+    NoForwardMode,
+    Perceptron,
+    SharedGradients,
+    SummedParameter,
+    TiedFrozenUnused,
+    binary_task,
+    classification_task,
+    image_task,
+    regression_task,
+)
+
+F64 = torch.float64
+TASKS: dict[str, Callable[[], Task]] = {
+    "regression": partial(regression_task, F64),
+    "classes": partial(classification_task, F64),
+    "binary": partial(binary_task, F64),
+    "batch normalisation and dropout": partial(image_task, F64),
+    "nesterov": partial(regression_task, F64, optimizer=SGD(0.1, 0.9, True, 0.05)),
+    **{
+        model.__name__: partial(regression_task, F64, model=partial(model, 1, F64))
+        for model in (SharedGradients, SummedParameter, TiedFrozenUnused)
+    },
+}
+TEXTS = ["square(sub(y, f))", "mul(tanh(sub(y, f)), sub(square(f), y))", "mul(y, abs(log(f)))"]
+
+
+def losses_for(task: Task, texts: list[str] = TEXTS) -> list[SymbolicLoss]:
+    return [
+        SymbolicLoss(text, torch.ones(len(evomal.parse(text)) - 1, dtype=F64), task.link)
+        for text in texts
+    ]
+
+
+@pytest.fixture(params=["in turn", "stacked"])
+def update(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to update the learners, also that of GPUs."""
+    if request.param == "stacked":
+        monkeypatch.setattr(together, "_update_in_turn", together._update_stacked)
+    name: str = request.param
+    return name
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_gradients_of_a_group_are_those_of_its_losses(name: str, update: str) -> None:
+    task = TASKS[name]()
+    losses = losses_for(task)
+    schedule = MetaSchedule(task, EvaluationSettings(meta_steps=2), seed=3)
+    for i in range(2):
+        step = schedule.step(i)
+        learner = copy.deepcopy(step.learner)
+        phis = [
+            loss.initial_weights(derive_generator(i, loss.key)).requires_grad_() for loss in losses
+        ]
+        found = group_hypergradients(losses, phis, step)
+        assert found.finite.tolist() == [True] * len(losses)
+        for loss, phi, ours in zip(losses, phis, found.gradients, strict=True):
+            # torch leaves a module that is registered under two names changed
+            own = replace(step, learner=copy.deepcopy(learner))
+            reference = forward_hypergradient(loss, phi, own)
+            torch.testing.assert_close(
+                ours, reference, rtol=1e-9, atol=1e-9 * float(reference.abs().max())
+            )
+
+
+@fast
+@given(drawn=st.lists(weighted_losses(3), min_size=1, max_size=4))
+def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> None:
+    task = classification_task(F64)
+    step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=3).step(0)
+    losses = [SymbolicLoss(expression, phi, task.link) for expression, phi in drawn]
+    phis = [loss.weights.clone().requires_grad_() for loss in losses]
+    found = group_hypergradients(losses, phis, step)
+    rows = zip(losses, phis, found.gradients, found.finite.tolist(), strict=True)
+    for loss, phi, ours, finite in rows:
+        try:
+            reference = forward_hypergradient(loss, phi, step)
+        except DivergedError:
+            assert not finite
+            continue
+        assert finite
+        bound = 1e-9 * (1e-3 + float(reference.abs().max()))
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=bound)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_weights_of_a_group_are_those_of_its_losses(name: str) -> None:
+    task = TASKS[name]()
+    settings = EvaluationSettings(meta_steps=4)
+    losses = losses_for(task)
+    ours = optimize_weights_together(losses, [task, task], settings, 5)
+    for loss, phi in zip(losses, ours, strict=True):
+        assert phi is not None
+        torch.testing.assert_close(
+            phi, optimize_weights(loss, [task, task], settings, 5), rtol=1e-9, atol=1e-9
+        )
+
+
+def test_single_precision_is_as_near() -> None:
+    task = image_task()
+    losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
+    settings = EvaluationSettings(meta_steps=4)
+    for loss, phi in zip(
+        losses, optimize_weights_together(losses, [task], settings, 5), strict=True
+    ):
+        assert phi is not None
+        torch.testing.assert_close(
+            phi, optimize_weights(loss, [task], settings, 5), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_loss_that_diverges_leaves_the_others_alone(
+    update: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "CHECK_EVERY", 2)
+    task = regression_task()
+    losses = [SymbolicLoss(text) for text in (TEXTS[0], OVERFLOW, TEXTS[1])]
+    settings = EvaluationSettings(meta_steps=5)
+    first, broken, last = optimize_weights_together(losses, [task], settings, 1)
+    assert broken is None
+    for loss, phi in [(losses[0], first), (losses[2], last)]:
+        assert phi is not None
+        torch.testing.assert_close(phi, optimize_weights(loss, [task], settings, 1))
+    assert optimize_weights_together([losses[1]], [task], settings, 1) == [None]
+
+
+def test_a_group_leaves_the_generators_and_the_learner_alone() -> None:
+    task = image_task()
+    step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=3).step(0)
+    before = {name: t.clone() for name, t in step.learner.state_dict().items()}
+    state = torch.random.get_rng_state()
+    losses = [SymbolicLoss(TEXTS[0], link=task.link)]
+    group_hypergradients(losses, [losses[0].weights.clone().requires_grad_()], step)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, tensor in step.learner.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+# The rule
+
+
+def engine(task: Task, *, optimizes: bool = True, **settings: Any) -> tuple[str, int | None]:
+    chosen = with_engine(SearchSettings(**settings), [task], optimizes=optimizes)
+    return chosen.engine, chosen.group_size
+
+
+def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = regression_task()
+    assert engine(plain) == ("batched", 4)
+    assert engine(image_task()) == ("batched", 4)
+    assert engine(plain, group_size=7) == ("batched", 7)
+    assert engine(plain, engine="batched") == ("batched", 4)
+    assert engine(plain, engine="loop", group_size=7) == ("loop", 1)
+    assert engine(plain, base_steps=2) == ("loop", 1)
+    assert engine(plain, optimizes=False) == ("loop", 1)
+    assert engine(regression_task(model=NoForwardMode)) == ("loop", 1)
+    monkeypatch.setattr(together, "MOST_PARAMETERS", 4 * 26 - 1)
+    assert engine(plain) == ("loop", 1)
+    assert sum(p.numel() for p in Perceptron().parameters()) == 26
+
+
+def test_an_engine_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="batched engine cannot differentiate; use the engine"):
+        engine(regression_task(model=NoForwardMode), engine="batched")
+    assert not supports_groups(regression_task(model=NoForwardMode))
+    assert supports_groups(regression_task())
+    with pytest.raises(InputError, match="base_steps of 1 only"):
+        SearchSettings(engine="batched", base_steps=2).validate()
+    with pytest.raises(InputError, match="engine must be"):
+        SearchSettings(engine="fast").validate()  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="group_size must be"):
+        SearchSettings(group_size=0).validate()
+
+
+def test_a_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    together_as_it_is = optimize_weights_together
+
+    def short_of_memory(losses: Any, *rest: Any) -> list[Tensor | None]:
+        sizes.append(len(losses))
+        if len(losses) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return together_as_it_is(losses, *rest)
+
+    monkeypatch.setattr(screening, "optimize_weights_together", short_of_memory)
+    task = regression_task()
+    losses = [SymbolicLoss(text) for text in (*TEXTS, "abs(sub(y, f))", "square(sub(f, y))")]
+    settings = tiny_settings(engine="batched", group_size=5)
+    found = screening.screen(losses, [task], settings, 0, optimize=True, filters=False)
+    assert sizes == [5, 2, 3, 1, 2]
+    assert [one.verdict for one in found] == ["promising"] * 5
+    assert [len(one.loss.weights) for one in found] == [len(loss.weights) for loss in losses]
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: tried"))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> list[Tensor | None]:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(screening, "optimize_weights_together", broken)
+    losses = [SymbolicLoss(text) for text in TEXTS]
+    settings = tiny_settings(engine="batched")
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        screening.screen(losses, [regression_task()], settings, 0, optimize=True, filters=False)
+
+
+# Whole searches
+
+
+def test_both_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> None:
+    found = {}
+    for name in ("loop", "batched"):
+        settings = tiny_settings(population_size=9, engine=name)
+        run = evomal.search(image_task(F64), settings=settings, run_dir=tmp_path / name, seed=2)
+        found[name] = without_timing(run.summary())
+        assert found[name]["settings"]["engine"] == name
+    assert found["loop"].pop("settings") != found["batched"].pop("settings")
+    fitness = [
+        [entry["fitness"] for entry in found[name]["hall_of_fame"]] for name in ("loop", "batched")
+    ]
+    assert fitness[0] == pytest.approx(fitness[1], rel=1e-6)
+    assert found["loop"]["outcomes"] == found["batched"]["outcomes"]
+
+
+def test_the_choice_is_recorded(tmp_path: Path) -> None:
+    run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
+    assert (run.facts["settings"]["engine"], run.facts["settings"]["group_size"]) == ("batched", 4)
+    again = evomal.search(
+        regression_task(), settings=tiny_settings(), run_dir=tmp_path / "b", workers=2
+    )
+    ours, theirs = without_timing(run.summary()), without_timing(again.summary())
+    assert json.dumps(ours) == json.dumps(theirs)
