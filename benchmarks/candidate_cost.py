@@ -1,10 +1,16 @@
-"""What one candidate costs at paper settings: local search, rejection, partial training.
+"""What a candidate costs at paper settings: ours on all workers against the naive peer, in pairs.
 
 Run: EVOMAL_DATA=… python benchmarks/candidate_cost.py [--tasks diabetes/mlp mnist/lenet5] [--n 5]
 
-Every stage is timed in pieces of `--steps` steps, once to warm up and then n times, and multiplied
-up to the paper's 250 meta steps, the task's rejection steps and 500 training steps. Prints
-hardware, versions, n, median and spread.
+Every stage is timed in pieces of `--steps` steps, ours and the peer's in turn, once to warm up and
+then n times, and multiplied up to the paper's 250 meta steps, the task's rejection steps and 500
+training steps. Ours works as a search does, with one thread on each of `--workers` processes (on a
+GPU: in this process); the time of a piece divided by the candidates done in it is what one costs.
+The peer (`naive_peer.py`) has all cores as threads. The losses are four of 4 to 13 nodes.
+
+The last lines put the stages together: for a candidate that passes all of them, and for the mean
+candidate of a generation in which the share `--promising` is promising, without and with
+`--prescreen`. Prints hardware, versions, n, medians, spreads and ratios from the one run.
 """
 
 from __future__ import annotations
@@ -14,81 +20,198 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import torch
 
 import evomal
-from evomal.losses.base import Loss
-from evomal.methods.settings import PRESETS
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.settings import PRESETS, SearchSettings
+from evomal.runs.executors import Executor, InProcess
+from evomal.runs.processes import LocalProcesses
 from evomal.tasks.task import Task
 from evomal.training.filters import correlation
+from evomal.training.screening import optimized
+from evomal.training.together import with_engine
 from evomal.training.training import performance, train
-from evomal.training.unrolled import optimize_weights
 
-LOSSES = {"identity": "square(sub(y, f))", "softmax": "mul(y, abs(log(f)))"}
-
-
-def stages(task: Task, loss: Loss, steps: int) -> dict[str, tuple[Callable[[], object], float]]:
-    """By stage: the work of one timed piece, and how many pieces a candidate needs."""
-    paper = PRESETS["paper"]
-    piece = replace(paper, meta_steps=steps, rejection_steps=steps)
-    learner = task.new_model(seed=0)
-    return {
-        "local search": (
-            lambda: optimize_weights(loss, [task], piece, seed=0),
-            paper.meta_steps / steps,
-        ),
-        "rejection": (
-            lambda: correlation(loss, [task], piece, seed=0),
-            task.rejection_steps / steps,
-        ),
-        "partial training": (
-            lambda: train(task, loss, steps, stream=(0, "benchmark")),
-            paper.testing_steps / steps,
-        ),
-        "validation": (lambda: performance(task, learner, task.validation), 1.0),
-    }
+LOSSES = {
+    "identity": [
+        "square(sub(y, f))",
+        "sqrt(square(sub(y, f)))",
+        "mul(square(sub(y, f)), add(1, square(tanh(sub(f, y)))))",
+        "add(abs(sub(y, f)), log(add(1, square(sub(f, y)))))",
+    ],
+    "softmax": [
+        "mul(y, abs(log(f)))",
+        "square(sub(y, f))",
+        "add(mul(y, abs(log(f))), square(sub(y, mul(f, tanh(f)))))",
+        "sub(mul(y, abs(log(f))), mul(f, sub(y, f)))",
+    ],
+}
+Losses = list[SymbolicLoss]
+Piece = Callable[[], float]
+STAGES = ("local search", "rejection", "partial training", "validation")
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def local_search(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+    """In a worker: a group of candidates."""
+    return len(optimized(losses, tasks, settings, 0))
+
+
+def rejection(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+    """In a worker: one candidate after the other."""
+    for loss in losses:
+        correlation(loss, tasks, settings, 0)
+    return len(losses)
+
+
+def training(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+    """In a worker: one candidate."""
+    train(tasks[0], losses[0], settings.testing_steps, stream=(0, "benchmark"))
+    return 1
+
+
+def validation(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+    """In a worker: one candidate."""
+    performance(tasks[0], tasks[0].new_model(0), tasks[0].validation)
+    return 1
+
+
+def ours(executor: Executor, losses: Losses, settings: SearchSettings) -> dict[str, Piece]:
+    """By stage: seconds of a piece per candidate, all workers busy."""
+
+    def timed(work: Callable[..., int]) -> Piece:
+        def piece() -> float:
+            start = time.perf_counter()
+            futures = [executor.submit(work, losses, settings) for _ in range(executor.workers)]
+            done = sum(future.result() for future in futures)
+            return (time.perf_counter() - start) / done
+
+        return piece
+
+    work = (local_search, rejection, training, validation)
+    return dict(zip(STAGES, map(timed, work), strict=True))
+
+
+def peers(task: Task, losses: Losses, steps: int) -> dict[str, Piece]:
+    """The same of the naive peer: one candidate, the losses in turn."""
+    import naive_peer
+
+    learner = task.model().to(task.device)
+    naive_peer.datasets(task)
+
+    def timed(work: Callable[[SymbolicLoss], object]) -> Piece:
+        turn = cycle(losses)
+
+        def piece() -> float:
+            loss = next(turn)
+            start = time.perf_counter()
+            work(loss)
+            if task.device.type == "cuda":
+                torch.cuda.synchronize(task.device)
+            return time.perf_counter() - start
+
+        return piece
+
+    work: list[Callable[[SymbolicLoss], object]] = [
+        lambda loss: naive_peer.local_search(task, loss.expression, 0, steps),
+        lambda loss: naive_peer.rejection(task, loss.expression, loss.weights, steps),
+        lambda loss: naive_peer.train(task, loss.expression, loss.weights, steps),
+        lambda _: naive_peer.validation_metric(task, learner),
+    ]
+    return dict(zip(STAGES, map(timed, work), strict=True))
 
 
 def main() -> None:
     """Print one table per task."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", nargs="+", default=["diabetes/mlp", "mnist/lenet5"])
-    parser.add_argument("--n", type=int, default=5, help="timed pieces per stage")
+    parser.add_argument("--tasks", nargs="+", default=["diabetes/mlp", "mnist/mlp", "mnist/lenet5"])
+    parser.add_argument("--n", type=int, default=5, help="timed pairs per stage")
     parser.add_argument("--steps", type=int, default=25, help="steps in a piece")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--engine", choices=["auto", "loop", "batched"], default="auto")
+    parser.add_argument("--promising", type=float, default=0.25, help="share of the candidates")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(
-        f"{cpu_name()}, {os.cpu_count()} cores, {options.threads} thread(s); "
-        f"evomal {evomal.__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}; n = {options.n}"
-    )
     for name in options.tasks:
-        task = evomal.load_task(name)
-        loss = evomal.SymbolicLoss(LOSSES[task.link], link=task.link)
-        print(f"\n{name}, seconds per candidate at paper settings (ms per step in brackets)")
-        print(f"{'stage':<18}{'median':>9}{'min':>9}{'max':>9}{'ms/step':>10}")
-        total = 0.0
-        for stage, (work, pieces) in stages(task, loss, options.steps).items():
-            work()
-            times = [seconds(work) for _ in range(options.n)]
-            median = statistics.median(times)
-            total += median * pieces
-            cells = [median * pieces, min(times) * pieces, max(times) * pieces]
-            per_step = "" if pieces == 1 else f"({1e3 * median / options.steps:.2f})"
-            print(f"{stage:<18}" + "".join(f"{cell:9.2f}" for cell in cells) + f"{per_step:>10}")
-        print(f"{'sum':<18}{total:9.2f}")
+        task = evomal.load_task(name, device=options.device)
+        paper = PRESETS["paper"]
+        piece = replace(
+            paper,
+            meta_steps=options.steps,
+            rejection_steps=options.steps,
+            testing_steps=options.steps,
+            engine=options.engine,
+        )
+        piece = with_engine(piece, [task], optimizes=True)
+        losses = [SymbolicLoss.of_form(text, task.form) for text in LOSSES[task.link]]
+        on_cpu = task.device.type == "cpu"
+        executor: Executor = (
+            LocalProcesses([task], 1, options.workers) if on_cpu else InProcess([task], 1)
+        )
+        torch.set_num_threads(os.cpu_count() or 1)  # the peer's
+        print_machine(f"{name}, {task.device}, n = {options.n}")
+        print(
+            f"ours: engine {piece.engine}, groups of {piece.group_size or 'all'}, "
+            f"{executor.workers} workers with one thread; peer: {torch.get_num_threads()} threads"
+        )
+        pieces = [
+            paper.meta_steps / options.steps,
+            task.rejection_steps / options.steps,
+            paper.testing_steps / options.steps,
+            1.0,
+        ]
+        a, b = ours(executor, losses, piece), peers(task, losses, options.steps)
+        times = {stage: pairs(a[stage], b[stage], options.n) for stage in STAGES}
+        executor.close()
+        report(times, dict(zip(STAGES, pieces, strict=True)), options)
+
+
+def pairs(first: Piece, second: Piece, n: int) -> list[tuple[float, float]]:
+    """Seconds per piece of both, n times in turn after one to warm up."""
+    return [(first(), second()) for _ in range(n + 1)][1:]
+
+
+def report(
+    times: dict[str, list[tuple[float, float]]],
+    pieces: dict[str, float],
+    options: argparse.Namespace,
+) -> None:
+    """Print one task's table."""
+    print(f"{'seconds per candidate':<34}{'ours':>8}{'peer':>8}{'ratio':>7}  min to max, ms a step")
+    cost: dict[str, tuple[float, float]] = {}
+    for stage, found in times.items():
+        own, peer = (statistics.median(pair[i] for pair in found) for i in (0, 1))
+        cost[stage] = own * pieces[stage], peer * pieces[stage]
+        ratios = [second / first for first, second in found]
+        more = f"  {min(ratios):.2f} to {max(ratios):.2f}"
+        if stage != "validation":
+            more += f", {1e3 * own / options.steps:.2f} and {1e3 * peer / options.steps:.2f}"
+        row(stage, *cost[stage], more)
+    first, last = ([cost[stage][i] for stage in STAGES] for i in (0, 1))
+    row("a candidate that passes all", sum(first), sum(last))
+    share = options.promising
+    mean = [sum(one[:2]) + share * sum(one[2:]) for one in (first, last)]
+    row(f"mean, {share:.0%} promising", mean[0], mean[1])
+    row("the same, ours with --prescreen", first[1] + share * sum(first), mean[1])
+    print()
+
+
+def row(label: str, own: float, peer: float, more: str = "") -> None:
+    """Print one line."""
+    print(f"{label:<34}{own:8.3f}{peer:8.3f}{peer / own:7.2f}{more}")
+
+
+def print_machine(more: str) -> None:
+    """Print hardware and versions."""
+    print(
+        f"{cpu_name()}, {os.cpu_count()} cores; evomal {evomal.__version__}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}; {more}"
+    )
 
 
 def cpu_name() -> str:

@@ -22,8 +22,10 @@ from evomal.errors import InputError
 from evomal.expressions.expression import Expression
 from evomal.methods.settings import SearchSettings
 from evomal.seeding import derive_generator
+from evomal.tasks.metrics import error_rate
 from evomal.tasks.task import SGD
 from evomal.training import screening, together
+from evomal.training.filters import _optimize_outputs, correlations, raw_outputs
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
 from evomal.training.together import (
@@ -171,6 +173,28 @@ def test_a_group_leaves_the_generators_and_the_learner_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, tensor in step.learner.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_the_rejection_protocol_is_the_same_side_by_side() -> None:
+    """Against plain Adam on one loss after the other."""
+    task = image_task(F64)
+    losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
+    settings = EvaluationSettings(rejection_steps=15, rejection_batch=12)
+    found = correlations(losses, [task, task], settings, 4)
+    outputs = raw_outputs(task, 12, 4)
+    optimized = _optimize_outputs(losses, task, outputs, 15)
+    assert [g is None for g in found] == [not bool(ours.isfinite().all()) for ours in optimized]
+    for loss, ours, g in list(zip(losses, optimized, found, strict=True))[:-1]:
+        pred = outputs.inputs.clone().requires_grad_()
+        adam = torch.optim.Adam([pred], lr=task.optimizer.learning_rate)
+        for _ in range(15):
+            adam.zero_grad()
+            loss(pred, outputs.targets).backward()
+            adam.step()
+        torch.testing.assert_close(ours, pred.detach(), rtol=1e-9, atol=1e-9)
+        change = error_rate(outputs.inputs, outputs.targets) - error_rate(ours, outputs.targets)
+        assert g == pytest.approx(change)
+    assert found[-1] is None
 
 
 # The rule

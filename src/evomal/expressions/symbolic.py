@@ -1,28 +1,19 @@
 """Sympy and LaTeX forms of expressions, simplified within a time limit.
 
-Sympy's simplification can take minutes on a deep tree, and Python cannot stop a computation from
-outside. So `printed_forms` lets a second process do it and ends that process when it is late.
+Sympy's simplification can take minutes on a deep tree, so `printed_forms` asks a second process.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
-import os
-import queue
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evomal.expressions.expression import Expression, parse
 from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES, VARIABLES
+from evomal.expressions.sympy_process import TIME_LIMIT, ask, serve
 
 SIGNIFICANT_DIGITS = 4
-TIME_LIMIT = 20.0  # seconds for one expression
 MOST_SIMPLIFIED_NODES = 15  # a larger one is only put together, which folds constants: seconds each
 
 
@@ -91,54 +82,10 @@ def printed_forms(
     """
     forms: list[PrintedForm] = []
     while len(forms) < len(requests):
-        forms += _ask_sympy(requests[len(forms) :], time_limit)
+        waiting = list(map(_encode, requests[len(forms) :]))
+        forms += [PrintedForm(**answer) for answer in ask(__name__, waiting, time_limit)]
         if len(forms) < len(requests):
             forms.append(_prefix_form(requests[len(forms)]))
-    return forms
-
-
-def _ask_sympy(requests: Sequence[PrintRequest], time_limit: float) -> list[PrintedForm]:
-    """The answers of one helper process, up to the first expression that it does not manage."""
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    # Sympy orders some terms by hash: a fixed seed makes the printed form reproducible.
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
-    helper = subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-    assert helper.stdin is not None
-    assert helper.stdout is not None
-    answers: queue.Queue[str] = queue.Queue()
-    questions, output = helper.stdin, helper.stdout
-
-    def read() -> None:
-        for line in itertools.chain(output, [""]):
-            answers.put(line)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    forms: list[PrintedForm] = []
-    try:
-        for request in requests:
-            questions.write(json.dumps(_encode(request)) + "\n")
-            questions.flush()
-            answer = answers.get(timeout=time_limit)
-            if not answer:  # the helper ended
-                break
-            forms.append(PrintedForm(**json.loads(answer)))
-    except (queue.Empty, BrokenPipeError):
-        pass
-    finally:
-        helper.kill()
-        helper.wait()
-        reader.join()
-        output.close()
-        with contextlib.suppress(BrokenPipeError):
-            questions.close()
     return forms
 
 
@@ -187,16 +134,12 @@ def _simplified_form(request: PrintRequest) -> PrintedForm:
     return PrintedForm(str(rounded), sympy.latex(rounded))
 
 
-def _serve() -> None:
-    """Answer requests, one JSON object per line, until the input ends."""
-    for line in sys.stdin:
-        fields = json.loads(line)
-        expression = parse(fields.pop("expression"), tuple(fields.pop("inputs")))
-        request = PrintRequest(expression, **fields)
-        form = _simplified_form(request)
-        sys.stdout.write(json.dumps({"formula": form.formula, "latex": form.latex}) + "\n")
-        sys.stdout.flush()
+def _answer(fields: dict[str, Any]) -> dict[str, str]:
+    """What the helper process says to an encoded request."""
+    expression = parse(fields.pop("expression"), tuple(fields.pop("inputs")))
+    form = _simplified_form(PrintRequest(expression, **fields))
+    return {"formula": form.formula, "latex": form.latex}
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(_answer)

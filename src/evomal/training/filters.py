@@ -13,7 +13,12 @@ from evomal.losses.form import NO_INPUTS
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training.numerics import check_deadline, draw_batches, require_finite
+from evomal.training.numerics import (
+    DivergedError,
+    check_deadline,
+    draw_batches,
+    require_finite,
+)
 from evomal.training.settings import EvaluationSettings
 from evomal.training.training import finite_metric
 
@@ -46,28 +51,50 @@ def correlation(
     DivergedError
         If an optimised output or the metric is not finite.
     """
-    total = 0.0
+    (g,) = correlations([loss], tasks, settings, seed)
+    if g is None:
+        raise DivergedError
+    return g
+
+
+def correlations(
+    losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> list[float | None]:
+    """`correlation` of every loss of a group, all optimised side by side; None for a divergence."""
+    totals: list[float | None] = [0.0] * len(losses)
     for task in tasks:
         outputs = raw_outputs(task, settings.rejection_batch, seed)
-        steps = settings.rejection_steps
-        steps = task.rejection_steps if steps is None else steps
-        optimized = _optimize_outputs(loss, task, outputs, steps)
-        require_finite([optimized])
-        total += finite_metric(task, outputs.inputs, outputs.targets)
-        total -= finite_metric(task, optimized, outputs.targets)
-    return total / len(tasks)
+        before = finite_metric(task, outputs.inputs, outputs.targets)
+        steps = settings.rejection_steps or task.rejection_steps
+        for place, optimized in enumerate(_optimize_outputs(losses, task, outputs, steps)):
+            total = totals[place]
+            if total is None:
+                continue
+            try:
+                require_finite([optimized])
+                totals[place] = total + before - finite_metric(task, optimized, outputs.targets)
+            except DivergedError:
+                totals[place] = None
+    return [None if total is None else total / len(tasks) for total in totals]
 
 
-def _optimize_outputs(loss: Loss, task: Task, outputs: Data, steps: int) -> Tensor:
-    """ŷ*: the outputs after `steps` steps of Adam on the loss."""
-    pred = outputs.inputs.clone().requires_grad_()
-    optimizer = torch.optim.Adam([pred], lr=task.optimizer.learning_rate)
+def _optimize_outputs(
+    losses: Sequence[Loss], task: Task, outputs: Data, steps: int
+) -> tuple[Tensor, ...]:
+    """ŷ* of every loss: the outputs after `steps` steps of Adam on it."""
+    pred = torch.stack([outputs.inputs] * len(losses)).requires_grad_()
+    optimizer = torch.optim.Adam([pred], lr=task.optimizer.learning_rate, fused=True)
     for step in range(steps):
         check_deadline()
-        value = loss(pred, outputs.targets, **task.loss_inputs(outputs, step / steps))
-        (pred.grad,) = torch.autograd.grad(value, pred, materialize_grads=True)
+        inputs = task.loss_inputs(outputs, step / steps)
+        values = [
+            loss(own, outputs.targets, **inputs)
+            for loss, own in zip(losses, pred.unbind(), strict=True)
+        ]
+        total = torch.stack(values).sum()  # one that is not finite leaves the others' slopes alone
+        (pred.grad,) = torch.autograd.grad(total, pred, materialize_grads=True)
         optimizer.step()
-    return pred.detach()
+    return pred.detach().unbind()
 
 
 def gradient_key(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> str:

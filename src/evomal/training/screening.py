@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from evomal.losses.base import Loss
 from evomal.tasks.task import Task
-from evomal.training.filters import correlation, gradient_key
+from evomal.training.filters import correlations, gradient_key
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
 from evomal.training.together import optimize_weights_together
@@ -73,13 +72,11 @@ def screen(
     """
     results = [Screening(loss) for loss in losses]
     if optimize and filters and settings.prescreen:
-        for result in results:
-            _reject_hopeless(result, tasks, settings, seed)
+        _reject_hopeless(results, tasks, settings, seed)
     if optimize:
         _optimize(_promising(results), tasks, settings, seed)
     if filters:
-        for result in _promising(results):
-            _reject_hopeless(result, tasks, settings, seed)
+        _reject_hopeless(_promising(results), tasks, settings, seed)
         for result in _promising(results):
             _find_key(result, tasks, settings, seed)
     return results
@@ -93,9 +90,11 @@ def _optimize(
     results: Sequence[Screening], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> None:
     """Algorithm 1 on the losses, a group that does not fit in the memory in two halves."""
+    if not results:
+        return
     start = time.perf_counter()
     try:
-        weights = _optimized([result.loss for result in results], tasks, settings, seed)
+        weights = optimized([result.loss for result in results], tasks, settings, seed)
     except (RuntimeError, MemoryError) as error:
         if len(results) == 1 or not is_out_of_memory(error):
             raise
@@ -107,17 +106,18 @@ def _optimize(
         return
     seconds = time.perf_counter() - start
     for result, phi in zip(results, weights, strict=True):
-        result.seconds["local_search"] = seconds / len(results)
+        _add_seconds(result, "local_search", seconds / len(results))
         if phi is None:
             result.verdict = "diverged"
         else:
             result.loss = result.loss.with_weights(phi)
 
 
-def _optimized(
+def optimized(
     losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> list[Tensor | None]:
-    if settings.engine == "batched" and losses:
+    """φ of every loss with the engine of the settings; None for those that diverged."""
+    if settings.engine == "batched":
         return optimize_weights_together(losses, tasks, settings, seed)
     weights: list[Tensor | None] = []
     for loss in losses:
@@ -129,34 +129,33 @@ def _optimized(
 
 
 def _reject_hopeless(
-    result: Screening, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+    results: Sequence[Screening], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> None:
-    """The rejection protocol on the loss as it is now."""
-    with _timed(result, "filters"):
-        try:
-            result.correlation = correlation(result.loss, tasks, settings, seed)
-            result.verdict = "rejected" if result.correlation <= 0 else "promising"
-        except DivergedError:
+    """The rejection protocol on the losses as they are now."""
+    if not results:
+        return
+    start = time.perf_counter()
+    found = correlations([result.loss for result in results], tasks, settings, seed)
+    for result, g in zip(results, found, strict=True):
+        result.correlation = g
+        if g is None:
             result.verdict = "diverged"
+        elif g <= 0:
+            result.verdict = "rejected"
+        _add_seconds(result, "filters", (time.perf_counter() - start) / len(results))
 
 
 def _find_key(
     result: Screening, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> None:
     """Gradient equivalence."""
-    with _timed(result, "filters"):
-        try:
-            result.gradient_key = gradient_key(result.loss, tasks, settings, seed)
-        except DivergedError:
-            result.verdict = "diverged"
-
-
-@contextmanager
-def _timed(result: Screening, stage: str) -> Iterator[None]:
-    """Add the time spent inside the block to a stage."""
     start = time.perf_counter()
     try:
-        yield
-    finally:
-        seconds = time.perf_counter() - start
-        result.seconds[stage] = result.seconds.get(stage, 0.0) + seconds
+        result.gradient_key = gradient_key(result.loss, tasks, settings, seed)
+    except DivergedError:
+        result.verdict = "diverged"
+    _add_seconds(result, "filters", time.perf_counter() - start)
+
+
+def _add_seconds(result: Screening, stage: str, seconds: float) -> None:
+    result.seconds[stage] = result.seconds.get(stage, 0.0) + seconds
