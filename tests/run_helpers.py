@@ -26,7 +26,7 @@ from evomal.methods.evolution import GPLFL
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import WorkError
-from evomal.runs.schedule import screen_candidates, train_candidate
+from evomal.runs.schedule import screen_candidates, train_candidates
 from evomal.seeding import derive_seed
 from evomal.training.screening import Screening
 
@@ -225,6 +225,7 @@ class ShuffledExecutor:
         self.workers = workers
         self.screened: list[str] = []
         self.groups: list[tuple[str, ...]] = []
+        self.trained_groups: list[tuple[str, ...]] = []
         self.trained: list[str] = []
         self.arguments: list[tuple[Any, ...]] = []
         self._fates = fates
@@ -247,14 +248,17 @@ class ShuffledExecutor:
             faulty = next((fate for fate in fates if self._has_fault(fate, "screening")), fates[0])
             self._pending[future] = self._or_fault(faulty, "screening", result)
         else:
-            loss: Loss | None = args[0]
-            key = "task loss" if loss is None else loss.key
-            fate = self._fates.get(key, Fate())
-            assert function is train_candidate
-            assert loss is None or bool((loss.weights == 2.0).all()), "not the screened loss"
-            self.trained.append(key)
-            value = fate.fitness * (1 + args[-1])  # a task's index, 0 where there is one
-            self._pending[future] = self._or_fault(fate, "training", (value, 0.0))
+            assert function is train_candidates
+            given: list[Loss | None] = args[0]
+            for loss in given:
+                assert loss is None or bool((loss.weights == 2.0).all()), "not the screened loss"
+            keys = ["task loss" if loss is None else loss.key for loss in given]
+            self.trained += keys
+            self.trained_groups.append(tuple(keys))
+            fates = [self._fates.get(key, Fate()) for key in keys]
+            values = [(fate.fitness * (1 + args[-1]), 0.0) for fate in fates]  # by a task's index
+            faulty = next((fate for fate in fates if self._has_fault(fate, "training")), fates[0])
+            self._pending[future] = self._or_fault(faulty, "training", values)
         return future
 
     def _or_fault(self, fate: Fate, stage: str, result: Any) -> Any:

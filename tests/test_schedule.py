@@ -45,11 +45,12 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         finished: Mapping[int, Sequence[Outcome]] = MappingProxyType({}),
         keep: list[Outcome] | None = None,
         group: int | None = 1,
+        engine: str = "batched",
     ) -> tuple[list[list[Row]], ShuffledExecutor]:
         by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
         executor = ShuffledExecutor(by_key, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
-        grouped = {} if group == 1 else {"engine": "batched", "group_size": group}
+        grouped = {} if group == 1 else {"engine": engine, "group_size": group}
         searcher = METHODS[method](tiny_settings(**grouped), Form("identity"), 7)
         rows: list[list[Row]] = []
         for candidates in as_candidates(generations):
@@ -320,16 +321,36 @@ def test_no_candidates_give_no_outcomes(run: Run) -> None:
     assert run([[], [A], []], {A: OK})[0] == [[], [(0, "evaluated", 0.5, None, None)], []]
 
 
+@pytest.mark.parametrize("engine", ["batched", "stacked"])
 @pytest.mark.parametrize("group", [2, 3, None])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_groups_decide_as_single_candidates_do(run: Run, workers: int, group: int | None) -> None:
+def test_groups_decide_as_single_candidates_do(
+    run: Run, workers: int, group: int | None, engine: str
+) -> None:
     for seed in range(20):
         generations, fates = random_world(seed)
         singly, one = run(generations, fates, workers, seed)
-        together, other = run(generations, fates, workers, seed, group=group)
+        together, other = run(generations, fates, workers, seed, group=group, engine=engine)
         assert together == singly
         assert sorted(other.screened) == sorted(one.screened)
         assert all(len(keys) <= (group or 99) for keys in other.groups)
+
+
+def test_a_training_group_is_the_same_whatever_of_it_is_finished(run: Run) -> None:
+    options: dict[str, Any] = {"group": 3, "engine": "stacked"}
+    for seed in range(10):
+        generations, fates = random_world(seed)
+        outcomes: list[Outcome] = []
+        rows, executor = run(generations[:1], fates, seed=seed, keep=outcomes, **options)
+        for done in range(len(outcomes) + 1):
+            known = {0: outcomes[:done]}
+            again, other = run(generations[:1], fates, 2, seed, finished=known, **options)
+            assert again == rows
+            trained = {o.candidate.key for o in outcomes[:done] if "training" in o.seconds}
+            assert {*executor.trained_groups} - {*other.trained_groups} == {
+                keys for keys in executor.trained_groups if trained.issuperset(keys)
+            }
+            assert {*other.trained_groups} <= {*executor.trained_groups}
 
 
 def test_a_group_is_the_same_whatever_of_it_is_finished(run: Run) -> None:

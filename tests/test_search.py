@@ -19,7 +19,7 @@ from evomal.methods.base import STATUSES
 from evomal.methods.registry import METHODS
 from evomal.runs import run as run_module
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
-from evomal.runs.schedule import train_candidate
+from evomal.runs.schedule import train_candidates
 from evomal.runs.store import RunStore
 from evomal.training.screening import screen
 from run_helpers import (
@@ -88,7 +88,7 @@ def test_overflow_is_a_diverged_candidate(task: Task, optimize: bool) -> None:
     assert ("filters" in screening.seconds) is not optimize
     (unfiltered,) = screen([loss], [task], settings, 0, optimize=False, filters=False)
     assert unfiltered.verdict == "promising"
-    assert train_candidate([task], unfiltered.loss, settings, 0, 0)[0] == math.inf
+    assert train_candidates([task], [unfiltered.loss], settings, 0, 0)[0][0] == math.inf
 
 
 @pytest.mark.parametrize("prescreen", [True, False])
@@ -156,7 +156,9 @@ def test_the_fitness_is_the_mean_over_tasks(tmp_path: Path) -> None:
     run = run_tiny(tmp_path, tasks, method="gp-lfl", seed=1)
     assert run.summary()["task"] == ["a", "b"]
     for entry in run.hall_of_fame:
-        values = [train_candidate(tasks, entry.loss, tiny_settings(), 1, i)[0] for i in range(2)]
+        values = [
+            train_candidates(tasks, [entry.loss], tiny_settings(), 1, i)[0][0] for i in range(2)
+        ]
         assert values[0] != values[1]
         assert entry.fitness == pytest.approx(sum(values) / 2)
 

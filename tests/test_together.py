@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,16 +25,18 @@ from evomal.methods.settings import SearchSettings
 from evomal.seeding import derive_generator
 from evomal.tasks.metrics import error_rate
 from evomal.tasks.task import SGD
-from evomal.training import screening, together
+from evomal.training import screening, stacked, together
 from evomal.training.filters import _optimize_outputs, correlations, raw_outputs
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
+from evomal.training.stacked import partial_training_stacked
 from evomal.training.together import (
     group_hypergradients,
     optimize_weights_together,
     supports_groups,
     with_engine,
 )
+from evomal.training.training import partial_training
 from evomal.training.unrolled import MetaSchedule, forward_hypergradient, optimize_weights
 from run_helpers import OVERFLOW, tiny_settings, without_timing
 from strategies import fast, weighted_losses
@@ -50,7 +53,7 @@ from tasks_for_tests import (
 )
 
 F64 = torch.float64
-TASKS: dict[str, Callable[[], Task]] = {
+TASKS: dict[str, Callable[..., Task]] = {
     "regression": partial(regression_task, F64),
     "classes": partial(classification_task, F64),
     "binary": partial(binary_task, F64),
@@ -71,17 +74,12 @@ def losses_for(task: Task, texts: list[str] = TEXTS) -> list[SymbolicLoss]:
     ]
 
 
-@pytest.fixture(params=["in turn", "stacked"])
-def update(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to update the learners, also that of GPUs."""
-    if request.param == "stacked":
-        monkeypatch.setattr(together, "_update_in_turn", together._update_stacked)
-    name: str = request.param
-    return name
+ENGINES: list[Any] = ["batched", "stacked"]
 
 
+@pytest.mark.parametrize("in_one", [False, True])
 @pytest.mark.parametrize("name", TASKS)
-def test_gradients_of_a_group_are_those_of_its_losses(name: str, update: str) -> None:
+def test_gradients_of_a_group_are_those_of_its_losses(name: str, in_one: bool) -> None:
     task = TASKS[name]()
     losses = losses_for(task)
     schedule = MetaSchedule(task, EvaluationSettings(meta_steps=2), seed=3)
@@ -91,7 +89,7 @@ def test_gradients_of_a_group_are_those_of_its_losses(name: str, update: str) ->
         phis = [
             loss.initial_weights(derive_generator(i, loss.key)).requires_grad_() for loss in losses
         ]
-        found = group_hypergradients(losses, phis, step)
+        found = group_hypergradients(losses, phis, step, stacked=in_one)
         assert found.finite.tolist() == [True] * len(losses)
         for loss, phi, ours in zip(losses, phis, found.gradients, strict=True):
             # torch leaves a module that is registered under two names changed
@@ -109,7 +107,7 @@ def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> N
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=3).step(0)
     losses = [SymbolicLoss(expression, phi, task.link) for expression, phi in drawn]
     phis = [loss.weights.clone().requires_grad_() for loss in losses]
-    found = group_hypergradients(losses, phis, step)
+    found = group_hypergradients(losses, phis, step, stacked=len(losses) % 2 == 0)
     rows = zip(losses, phis, found.gradients, found.finite.tolist(), strict=True)
     for loss, phi, ours, finite in rows:
         try:
@@ -122,10 +120,11 @@ def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> N
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=bound)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", TASKS)
-def test_weights_of_a_group_are_those_of_its_losses(name: str) -> None:
+def test_weights_of_a_group_are_those_of_its_losses(name: str, engine: Any) -> None:
     task = TASKS[name]()
-    settings = EvaluationSettings(meta_steps=4)
+    settings = EvaluationSettings(meta_steps=4, engine=engine)
     losses = losses_for(task)
     ours = optimize_weights_together(losses, [task, task], settings, 5)
     for loss, phi in zip(losses, ours, strict=True):
@@ -148,13 +147,14 @@ def test_single_precision_is_as_near() -> None:
         )
 
 
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_loss_that_diverges_leaves_the_others_alone(
-    update: str, monkeypatch: pytest.MonkeyPatch
+    name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(together, "CHECK_EVERY", 2)
     task = regression_task()
     losses = [SymbolicLoss(text) for text in (TEXTS[0], OVERFLOW, TEXTS[1])]
-    settings = EvaluationSettings(meta_steps=5)
+    settings = EvaluationSettings(meta_steps=5, engine=name)
     first, broken, last = optimize_weights_together(losses, [task], settings, 1)
     assert broken is None
     for loss, phi in [(losses[0], first), (losses[2], last)]:
@@ -169,7 +169,7 @@ def test_a_group_leaves_the_generators_and_the_learner_alone() -> None:
     before = {name: t.clone() for name, t in step.learner.state_dict().items()}
     state = torch.random.get_rng_state()
     losses = [SymbolicLoss(TEXTS[0], link=task.link)]
-    group_hypergradients(losses, [losses[0].weights.clone().requires_grad_()], step)
+    group_hypergradients(losses, [losses[0].weights.clone().requires_grad_()], step, stacked=True)
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, tensor in step.learner.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -221,10 +221,10 @@ def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_engine_that_cannot_be_is_refused() -> None:
-    with pytest.raises(InputError, match="batched engine cannot differentiate; use the engine"):
+    with pytest.raises(InputError, match="engine batched cannot differentiate; use the"):
         engine(regression_task(model=NoForwardMode), engine="batched")
-    assert not supports_groups(regression_task(model=NoForwardMode))
-    assert supports_groups(regression_task())
+    assert not supports_groups(regression_task(model=NoForwardMode), stacked=False)
+    assert supports_groups(regression_task(), stacked=True)
     with pytest.raises(InputError, match="base_steps of 1 only"):
         SearchSettings(engine="batched", base_steps=2).validate()
     with pytest.raises(InputError, match="engine must be"):
@@ -266,22 +266,68 @@ def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Monke
         screening.screen(losses, [regression_task()], settings, 0, optimize=True, filters=False)
 
 
+# Stacked trainings
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_trainings_of_a_group_are_those_of_its_losses(name: str) -> None:
+    task = TASKS[name](metric=mean_output)
+    losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
+    *ours, diverged = partial_training_stacked(task, losses, 12, 6)
+    assert ours == pytest.approx(
+        [partial_training(task, loss, 12, 6) for loss in losses[:-1]], rel=1e-9
+    )
+    assert diverged == math.inf
+
+
+def mean_output(pred: Tensor, _: Tensor) -> Tensor:
+    """A metric that tells the slightest difference."""
+    return pred.square().mean()
+
+
+def test_a_training_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    as_it_is = stacked._partial_training
+
+    def short_of_memory(task: Task, losses: Any, *rest: Any) -> list[float]:
+        sizes.append(len(losses))
+        if len(losses) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return as_it_is(task, losses, *rest)
+
+    monkeypatch.setattr(stacked, "_partial_training", short_of_memory)
+    task = regression_task(F64)
+    losses = losses_for(task)
+    found = partial_training_stacked(task, losses, 5, 0)
+    assert sizes == [3, 1, 2, 1, 1]
+    assert found == pytest.approx([partial_training(task, loss, 5, 0) for loss in losses])
+
+
+def test_further_inputs_reach_stacked_trainings() -> None:
+    weights = torch.linspace(0, 1, 40, dtype=F64)
+    task = regression_task(F64, loss_inputs={"w": weights, "t": "progress"})
+    text = "mul(add(w, t), square(sub(y, f)))"
+    loss = SymbolicLoss(text, torch.ones(7, dtype=F64), inputs=task.form.inputs)
+    (ours,) = partial_training_stacked(task, [loss], 7, 0)
+    assert ours == pytest.approx(partial_training(task, loss, 7, 0), rel=1e-9)
+
+
 # Whole searches
 
 
-def test_both_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> None:
+def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> None:
     found = {}
-    for name in ("loop", "batched"):
+    for name in ("loop", *ENGINES):
         settings = tiny_settings(population_size=9, engine=name)
         run = evomal.search(image_task(F64), settings=settings, run_dir=tmp_path / name, seed=2)
         found[name] = without_timing(run.summary())
         assert found[name]["settings"]["engine"] == name
-    assert found["loop"].pop("settings") != found["batched"].pop("settings")
-    fitness = [
-        [entry["fitness"] for entry in found[name]["hall_of_fame"]] for name in ("loop", "batched")
-    ]
-    assert fitness[0] == pytest.approx(fitness[1], rel=1e-6)
-    assert found["loop"]["outcomes"] == found["batched"]["outcomes"]
+    for name in ENGINES:
+        assert found[name]["outcomes"] == found["loop"]["outcomes"]
+        ours, theirs = (
+            [entry["fitness"] for entry in found[one]["hall_of_fame"]] for one in (name, "loop")
+        )
+        assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 def test_the_choice_is_recorded(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def _engine(settings: Mapping[str, Any]) -> str:
     if settings["engine"] == "loop":
         return "Engine: loop, one candidate after the other"
     size = settings["group_size"]
-    return f"Engine: batched, in groups of {size or 'a generation'}"
+    return f"Engine: {settings['engine']}, in groups of {size or 'a generation'}"
 
 
 PUBLISHED_WARNING = (

@@ -20,7 +20,7 @@ from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.run import describe
-from evomal.runs.schedule import GenerationSchedule, train_candidate
+from evomal.runs.schedule import GenerationSchedule, train_candidates
 from evomal.runs.store import RunStore
 
 FAILURES_IN_A_ROW = 10
@@ -131,14 +131,15 @@ class Driver:
         while len(values) < len(self._tasks):
             while waiting and dispatcher.has_room:
                 index = waiting.popleft()
-                dispatcher.start(index, train_candidate, None, method.settings, method.seed, index)
+                settings = method.settings
+                dispatcher.start(index, train_candidates, [None], settings, method.seed, index)
             for index, result in dispatcher.finished():
                 if isinstance(result, WorkError):
                     raise InputError(
                         f"The task {self._tasks[index]!r} cannot be trained under its own loss: "
                         f"{result}."
                     ) from result
-                values[index] = result[0]
+                values[index] = result[0][0]
         mean = sum(values[index] for index in range(len(values))) / len(values)
         own = mean if math.isfinite(mean) else None
         self._store.write_facts({"task_loss_fitness": own})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,14 +20,15 @@ from evomal.losses.base import Loss
 from evomal.methods.base import Candidate, Method, Outcome
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
-from evomal.tasks.task import Task
+from evomal.tasks.task import Task, TensorLoss
 from evomal.training.numerics import DivergedError
 from evomal.training.screening import Screening, screen
 from evomal.training.settings import EvaluationSettings
+from evomal.training.stacked import partial_training_stacked
 from evomal.training.training import partial_training
 
 Group = tuple[Candidate, ...]
-Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Candidate, int]
+Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, int]
 
 
 class GenerationSchedule:
@@ -69,7 +70,8 @@ class GenerationSchedule:
         self._followers: dict[int, list[Outcome]] = {}  # wait for the fitness of a candidate
         self._to_screen: deque[Group] = deque(self._groups(finished))
         self._to_train: deque[Candidate] = deque()
-        self._next: deque[tuple[Candidate, int]] = deque()  # the trainings of one candidate
+        self._training_groups: deque[Group] | None = None
+        self._next: deque[tuple[Group, int]] = deque()  # the trainings of one group
         for candidate in self._undecided:
             self._first_with_key.setdefault(candidate.key, candidate)
 
@@ -84,11 +86,17 @@ class GenerationSchedule:
             if not is_old and candidate.key not in seen and candidate.loss is not None:
                 new.append(candidate)
             seen.add(candidate.key)
+        yield from self._chunks(new, own)
+
+    def _chunks(self, candidates: Sequence[Candidate], known: Collection[int]) -> Iterator[Group]:
+        """Groups of the size that is set, but those all of whose candidates are known."""
         settings = self._method.settings
-        size = (settings.group_size or max(len(new), 1)) if settings.engine == "batched" else 1
-        for start in range(0, len(new), size):
-            group = tuple(new[start : start + size])
-            if any(candidate.number not in own for candidate in group):
+        size = 1
+        if settings.engine in ("batched", "stacked"):
+            size = settings.group_size or max(len(candidates), 1)
+        for start in range(0, len(candidates), size):
+            group = tuple(candidates[start : start + size])
+            if any(candidate.number not in known for candidate in group):
                 yield group
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -112,15 +120,23 @@ class GenerationSchedule:
     def _start_next(self) -> bool:
         """Start the next piece of work, trainings first; False if there is none."""
         method = self._method
-        if not self._next and self._to_train and len(self._trainings) < self._trainings_left():
-            candidate = self._to_train.popleft()
-            self._trainings[candidate.number] = {}
-            self._next.extend((candidate, task) for task in range(self._tasks))
+        if not self._next:
+            group = self._group_to_train()
+            self._trainings.update((candidate.number, {}) for candidate in group)
+            self._next.extend((group, task) for task in range(self._tasks) if group)
         if self._next:
-            candidate, task = self._next.popleft()
-            loss = self._outcome(candidate).loss
-            label: Label = ("training", candidate, task)
-            self._dispatcher.start(label, train_candidate, loss, method.settings, method.seed, task)
+            group, task = self._next.popleft()
+            done = self._outcomes  # a candidate can be trained again for the sake of its group
+            losses = [done.get(c.number, self._outcome(c)).loss for c in group]
+            self._dispatcher.start(
+                ("training", group, task),
+                train_candidates,
+                losses,
+                method.settings,
+                method.seed,
+                task,
+                candidates=len(group),
+            )
         elif self._to_screen:
             group = self._to_screen.popleft()
             self._dispatcher.start(
@@ -137,6 +153,31 @@ class GenerationSchedule:
             return False
         return True
 
+    def _group_to_train(self) -> Group:
+        """The next candidates to train together; none if there are none, or none may be trained.
+
+        With stacked learners all candidates of the generation have to be decided first, so that
+        the groups do not depend on what is finished when.
+        """
+        left = self._trainings_left() - len(self._trainings)
+        if left < 1 or not self._to_train:
+            return ()
+        if self._method.settings.engine != "stacked":
+            return (self._to_train.popleft(),)
+        if self._undecided:
+            return ()
+        if self._training_groups is None:
+            known = {n for n, outcome in self._outcomes.items() if "training" in outcome.seconds}
+            waiting = {candidate.number for candidate in self._to_train}
+            trained = [c for c in self._candidates if c.number in known | waiting]
+            self._training_groups = deque(self._chunks(trained, known))
+        group = self._training_groups.popleft()
+        if len(group) > left:
+            self._training_groups.appendleft(group[int(left) :])
+            group = group[: int(left)]
+        self._to_train = deque(c for c in self._to_train if c not in group)
+        return group
+
     def _trainings_left(self) -> float:
         """How many candidates may be in training, so that no evaluation is one too many."""
         return self._dispatcher.stop.trainings_left(self._method.archive)
@@ -146,14 +187,18 @@ class GenerationSchedule:
         if label[0] == "screening":
             self._collect_screenings(label[1], result)
             return
-        _, candidate, task = label
-        results = self._trainings[candidate.number]
-        results[task] = result
-        if len(results) == self._tasks:
-            del self._trainings[candidate.number]
-            yield from self._finish(
-                self._trained(candidate, [results[i] for i in range(self._tasks)])
-            )
+        _, group, task = label
+        if isinstance(result, WorkError) and len(group) > 1:
+            self._next.extendleft(((candidate,), task) for candidate in reversed(group))
+            return
+        for place, candidate in enumerate(group):
+            results = self._trainings[candidate.number]
+            results[task] = result if isinstance(result, WorkError) else result[place]
+            if len(results) == self._tasks:
+                del self._trainings[candidate.number]
+                if candidate.number not in self._outcomes:
+                    values = [results[i] for i in range(self._tasks)]
+                    yield from self._finish(self._trained(candidate, values))
 
     def _collect_screenings(self, group: Group, result: list[Screening] | WorkError) -> None:
         """Take the result of a group; if something went wrong, its candidates are tried singly."""
@@ -275,18 +320,30 @@ def screen_candidates(
     return screen(losses, tasks, settings, seed, optimize=optimize, filters=filters)
 
 
-def train_candidate(
-    tasks: Sequence[Task], loss: Loss | None, settings: EvaluationSettings, seed: int, index: int
-) -> tuple[float, float]:
-    """Work for an executor: L_P of a loss, or of the task loss, on one task, and its seconds.
+def train_candidates(
+    tasks: Sequence[Task],
+    losses: Sequence[Loss | None],
+    settings: EvaluationSettings,
+    seed: int,
+    index: int,
+) -> list[tuple[float, float]]:
+    """Work for an executor: of every loss, None being the task's, L_P on one task, and its seconds.
 
     L_P is infinite if the training diverges.
     """
     start = time.perf_counter()
     task = tasks[index]
+    own = [loss for loss in losses if loss is not None]
+    if settings.engine == "stacked" and len(own) == len(losses):
+        values = partial_training_stacked(task, own, settings.testing_steps, seed)
+    else:
+        values = [_fitness(task, loss or task.task_loss, settings, seed) for loss in losses]
+    seconds = (time.perf_counter() - start) / len(losses)
+    return [(value, seconds) for value in values]
+
+
+def _fitness(task: Task, loss: TensorLoss, settings: EvaluationSettings, seed: int) -> float:
     try:
-        train_loss = task.task_loss if loss is None else loss
-        value = partial_training(task, train_loss, settings.testing_steps, seed)
+        return partial_training(task, loss, settings.testing_steps, seed)
     except DivergedError:
-        value = math.inf
-    return value, time.perf_counter() - start
+        return math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -78,3 +78,9 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     # sum of large finite terms can overflow, so that a non-finite one proves nothing.
     total = torch.stack([tensor.sum() for tensor in tensors]).sum()
     return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def finite_rows(tensors: Sequence[Tensor]) -> Tensor:
+    """Which rows of all tensors (P, …) hold finite numbers only, shape (P,)."""
+    rows = [tensor.detach().reshape(len(tensor), -1).isfinite().all(dim=1) for tensor in tensors]
+    return torch.stack(rows).all(dim=0)

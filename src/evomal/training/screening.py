@@ -117,7 +117,7 @@ def optimized(
     losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> list[Tensor | None]:
     """φ of every loss with the engine of the settings; None for those that diverged."""
-    if settings.engine == "batched":
+    if settings.engine in ("batched", "stacked"):
         return optimize_weights_together(losses, tasks, settings, seed)
     weights: list[Tensor | None] = []
     for loss in losses:

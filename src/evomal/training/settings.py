@@ -38,13 +38,14 @@ class EvaluationSettings:
     testing_steps: int = 500
     """Training steps that decide the fitness (S_testing)."""
 
-    engine: Literal["auto", "loop", "batched"] = "auto"
-    """How weights are optimised: loss by loss (loop), or for a group of losses at once (batched).
-    The results differ by rounding. auto: batched wherever the base learners support it."""
+    engine: Literal["auto", "loop", "batched", "stacked"] = "auto"
+    """How candidates are worked on: loss by loss (loop), a group of losses sharing what they can
+    (batched), or all learners of a group in one pass (stacked). The results differ by rounding.
+    auto: stacked on GPUs, batched on CPUs, where the base learners support it."""
 
     group_size: int | None = None
-    """Losses in a group of the batched engine; default 4 on CPUs, and a whole generation on a GPU.
-    Another size changes the last bits of a result."""
+    """Losses in a group; default 4 on CPUs, and a whole generation on a GPU. Another size changes
+    the last bits of a result."""
 
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
@@ -59,10 +60,10 @@ class EvaluationSettings:
             raise InputError("The setting meta_learning_rate must be a number above 0.")
         if self.meta_batch not in ("validation", "training"):
             raise InputError("The setting meta_batch must be validation or training.")
-        if self.engine not in ("auto", "loop", "batched"):
-            raise InputError("The setting engine must be auto, loop or batched.")
-        if self.engine == "batched" and self.base_steps != 1:
-            raise InputError("The engine batched works with base_steps of 1 only; use loop.")
+        if self.engine not in ("auto", "loop", "batched", "stacked"):
+            raise InputError("The setting engine must be auto, loop, batched or stacked.")
+        if self.engine in ("batched", "stacked") and self.base_steps != 1:
+            raise InputError(f"The engine {self.engine} works with base_steps of 1 only; use loop.")
 
 
 def require_at_least(settings: object, least: int, *names: str) -> None:

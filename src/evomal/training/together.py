@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator
 from evomal.tasks.task import Task
-from evomal.training.numerics import all_finite, check_deadline
+from evomal.training.numerics import all_finite, check_deadline, finite_rows
 from evomal.training.settings import EvaluationSettings
 from evomal.training.unrolled import (
     MetaSchedule,
@@ -60,9 +60,9 @@ class GroupGradients:
 def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -> Settings:
     """The settings with the engine that ``"auto"`` means, and its group size.
 
-    A fixed rule: batched if weights are optimised at all, through one training step, all base
-    learners support it (`supports_groups`), and a group of them is no larger than
-    `MOST_PARAMETERS`.
+    A fixed rule. If weights are optimised at all, and through one training step: stacked on a GPU,
+    batched on CPUs or where stacking is not supported, provided that all base learners support it
+    (`supports_groups`) and a group of them is no larger than `MOST_PARAMETERS`. Else the loop.
 
     Parameters
     ----------
@@ -76,26 +76,28 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -
     Raises
     ------
     InputError
-        If the batched engine is asked for and a base learner does not support it.
+        If an engine is asked for that a base learner does not support.
     """
     on_cpu = all(task.device.type == "cpu" for task in tasks)
     size = settings.group_size or (GROUP_ON_CPU if on_cpu else None)
+
+    def supported(engine: str) -> bool:
+        return all(supports_groups(task, stacked=engine == "stacked") for task in tasks)
+
     engine = settings.engine
-    if engine == "batched":
-        refusing = [task.name for task in tasks if not supports_groups(task)]
-        if refusing:
-            raise InputError(
-                f"The base learner of {refusing[0]} has a layer that the batched engine cannot "
-                "differentiate; use the engine loop."
-            )
-    if engine == "auto":
-        small = all(
-            (size or 1) * sum(p.numel() for p in task.new_model(0).parameters()) <= MOST_PARAMETERS
-            for task in tasks
+    if engine in ("batched", "stacked") and not supported(engine):
+        raise InputError(
+            f"A base learner of {', '.join(task.name for task in tasks)} has a layer that the "
+            f"engine {engine} cannot differentiate; use the engine loop."
         )
-        fits = optimizes and settings.base_steps == 1 and small
-        engine = "batched" if fits and all(map(supports_groups, tasks)) else "loop"
-    return replace(settings, engine=engine, group_size=size if engine == "batched" else 1)
+    if engine == "auto":
+        engine = "loop"
+        largest = max(sum(p.numel() for p in task.new_model(0).parameters()) for task in tasks)
+        if optimizes and settings.base_steps == 1 and (size or 1) * largest <= MOST_PARAMETERS:
+            choices: list[Literal["stacked", "batched"]] = ["stacked", "batched"]
+            fitting = (choice for choice in choices[on_cpu:] if supported(choice))
+            engine = next(fitting, "loop")
+    return replace(settings, engine=engine, group_size=1 if engine == "loop" else size)
 
 
 def optimize_weights_together(
@@ -115,6 +117,7 @@ def optimize_weights_together(
     list
         For every loss its weights, detached, or None if it diverged.
     """
+    stacked = settings.engine == "stacked"
     phis = [
         loss.initial_weights(derive_generator(seed, "phi", loss.key))
         .to(tasks[0].device)
@@ -133,7 +136,10 @@ def optimize_weights_together(
             if not active:
                 break
             group, own = [losses[p] for p in active], [phis[p] for p in active]
-            found = [group_hypergradients(group, own, schedule.step(i)) for schedule in schedules]
+            found = [
+                group_hypergradients(group, own, schedule.step(i), stacked=stacked)
+                for schedule in schedules
+            ]
             optimizer.zero_grad()
             for place, phi in enumerate(own):
                 phi.grad = torch.stack([one.gradients[place] for one in found]).mean(dim=0)
@@ -144,9 +150,12 @@ def optimize_weights_together(
 
 
 def group_hypergradients(
-    losses: Sequence[Loss], phis: Sequence[Tensor], step: MetaStep
+    losses: Sequence[Loss], phis: Sequence[Tensor], step: MetaStep, *, stacked: bool
 ) -> GroupGradients:
-    """`forward_hypergradient` for every loss of a group, on one meta step."""
+    """`forward_hypergradient` for every loss of a group, on one meta step.
+
+    `stacked` says that the updated learners are worked on in one pass.
+    """
     (batch,) = step.training
     theta, buffers = step.parameters(), step.buffers()
     with step.rng("training"):
@@ -158,7 +167,7 @@ def group_hypergradients(
         for value in values
     ]
     u = torch.stack([slope.detach() for slope in slopes])
-    update = _update_stacked if step.task.device.type == "cuda" else _update_in_turn
+    update = _update_stacked if stacked else _update_in_turn
     judgements, v, finite = update(step, output, theta, u, buffers)
     tangents = _jacobian_products(step, theta, v)
     alpha = first_step_size(step.task.optimizer)
@@ -174,10 +183,11 @@ def group_hypergradients(
     return GroupGradients(gradients, finite)
 
 
-def supports_groups(task: Task) -> bool:
+def supports_groups(task: Task, *, stacked: bool) -> bool:
     """Whether a base learner can be differentiated for several losses at once; tried on a few rows.
 
-    It needs forward-mode rules, as in `supports_forward_mode`, that work under ``torch.vmap``.
+    It needs forward-mode rules, as in `supports_forward_mode`, that work under ``torch.vmap``; to
+    be stacked, all of it has to.
     """
     step = small_step(task)
     theta, buffers = step.parameters(), step.buffers()
@@ -185,16 +195,10 @@ def supports_groups(task: Task) -> bool:
         with step.rng("training"):
             output = step.call(theta, buffers, step.judging.inputs)
         u = torch.stack([output.detach(), output.detach()])
-        update = _update_stacked if task.device.type == "cuda" else _update_in_turn
+        update = _update_stacked if stacked else _update_in_turn
         _, v, _ = update(step, output, theta, u, buffers)
         _jacobian_products(step, theta, v)
     return not refused
-
-
-def finite_rows(tensors: Sequence[Tensor]) -> Tensor:
-    """Which rows of all tensors (P, …) hold finite numbers only, shape (P,)."""
-    rows = [tensor.detach().reshape(len(tensor), -1).isfinite().all(dim=1) for tensor in tensors]
-    return torch.stack(rows).all(dim=0)
 
 
 def _update_in_turn(

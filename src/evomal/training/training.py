@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,15 +65,7 @@ def train(
     settings = optimizer or task.optimizer
     learner = task.new_model(derive_seed(*stream, "theta"))
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    sgd = torch.optim.SGD(
-        parameters,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        dampening=settings.dampening,
-        fused=task.device.type in ("cpu", "cuda"),
-    )
+    sgd = new_sgd(parameters, settings, task.device)
     rng = derive_generator(*stream, "batches")
     batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
     decays = {round(share * steps) for share in milestones}
@@ -86,7 +78,7 @@ def train(
                     group["lr"] *= 0.1
             batch = task.batch(task.train, rows)
             pred = learner(batch.inputs)
-            value = loss(pred, batch.targets, **_loss_inputs(task, loss, batch, (step - 1) / steps))
+            value = loss(pred, batch.targets, **own_inputs(task, loss, batch, (step - 1) / steps))
             if not value.requires_grad:
                 raise InputError("The loss does not depend on the prediction, so nothing trains.")
             sgd.zero_grad()
@@ -100,7 +92,20 @@ def train(
     return learner
 
 
-def _loss_inputs(
+def new_sgd(parameters: Sequence[Tensor], settings: SGD, device: torch.device) -> torch.optim.SGD:
+    """The base optimiser, ``torch.optim.SGD``."""
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        dampening=settings.dampening,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def own_inputs(
     task: Task, loss: TensorLoss, batch: Data, progress: float
 ) -> dict[str, Tensor | float]:
     """What a loss takes beside prediction and target; nothing if it is not one of evomal's."""
@@ -122,14 +127,20 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     learner.eval()
     pieces: list[Tensor] = []
     with isolated_torch_rng(task.device, 0):
-        count = _EVALUATION_ROWS[task.device.type]
-        for start in range(0, len(data), count):
+        for rows in evaluation_rows(task, data):
             check_deadline()
-            batch = task.batch(data, slice(start, start + count))
+            batch = task.batch(data, rows)
             pieces.append(learner(batch.inputs))
     pred = torch.cat(pieces)
     require_finite([pred])
     return finite_metric(task, pred, data.targets)
+
+
+def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
+    """The rows of one forward pass after the other, for a metric on a whole data split."""
+    count = _EVALUATION_ROWS[task.device.type]
+    for start in range(0, len(data), count):
+        yield slice(start, start + count)
 
 
 def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
