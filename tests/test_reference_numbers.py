@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 import evomal
+from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.registry import Split
-from evomal.tasks.task import SGD, TensorLoss
+from evomal.tasks.task import SGD
 from evomal.training.training import performance, train
 
 

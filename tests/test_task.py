@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from evomal.errors import InputError
 from evomal.losses.form import Link
+from evomal.seeding import isolated_torch_rng
 from evomal.tasks.data import Data, Source
 from evomal.tasks.metrics import error_rate, mean_squared_error
 from evomal.tasks.task import SGD, Task
@@ -366,3 +367,45 @@ def test_a_task_moves_with_its_data_and_nothing_else_changes() -> None:
     assert twin is not task
     assert twin.description() == task.description()
     assert twin.batch(twin.train, slice(0, 2)).inputs.device.type == "cpu"
+
+
+# Memory format
+
+
+class Viewing(nn.Module):
+    """Flattens by `view`, which only rows that are contiguous allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 2)
+        self.output = nn.Linear(27, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.output(self.conv(x).view(len(x), -1))
+        return out
+
+
+class Flattening(Viewing):
+    """The same by `flatten`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.output(self.conv(x).flatten(1))
+        return out
+
+
+IMAGES = torch.randn(4, 2, 4, 4)
+
+
+@pytest.mark.parametrize(("model", "last"), [(Flattening, True), (Viewing, False)])
+def test_images_go_channels_last_where_the_network_can(model: type[Viewing], last: bool) -> None:
+    task = make(model=model, link="softmax", train=(IMAGES, CLASSES), validation=(IMAGES, CLASSES))
+    learner, batch = task.new_model(0), task.batch(task.train, slice(0, 3))
+    for tensor in (batch.inputs, learner.state_dict()["conv.weight"]):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) is last
+        assert tensor.is_contiguous() is not last
+    with isolated_torch_rng(torch.device("cpu"), 0):
+        plain = model()
+    torch.testing.assert_close(learner(batch.inputs), plain(IMAGES[:3]))
+    assert torch.equal(batch.inputs, IMAGES[:3])
+    twin = pickle.loads(pickle.dumps(task))  # noqa: S301
+    assert twin.description() == task.description()

@@ -20,7 +20,8 @@ from evomal.losses.base import Loss
 from evomal.methods.base import Candidate, Method, Outcome
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
-from evomal.tasks.task import Task, TensorLoss
+from evomal.tasks.metrics import TensorLoss
+from evomal.tasks.task import Task
 from evomal.training.numerics import DivergedError
 from evomal.training.screening import Screening, screen
 from evomal.training.settings import EvaluationSettings

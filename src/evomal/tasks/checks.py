@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evomal.errors import InputError
 
@@ -34,6 +36,32 @@ def require_separate(first: nn.Module, second: nn.Module) -> None:
             "The model factory must return a new module at every call, but two calls share "
             "parameters or buffers; copy.deepcopy what is reused inside the factory."
         )
+
+
+def channels_last(learner: nn.Module) -> nn.Module:
+    """The same network, the channels of its convolutions' weights the last in memory."""
+    return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
+    """Whether a network of convolutions takes images whose channels are the last in memory.
+
+    Not with dropout, which draws its masks in the order of the memory, so that two ways to compute
+    the same would not draw the same.
+    """
+    is_image = inputs.ndim == 4 and inputs.is_floating_point()
+    kinds = [type(module) for module in learner.modules()]
+    convolves = any(issubclass(kind, nn.Conv2d) for kind in kinds)
+    drops = any("Dropout" in kind.__name__ for kind in kinds)
+    if not is_image or not convolves or drops:
+        return False
+    try:
+        twin = channels_last(copy.deepcopy(learner))
+        twin.eval()(inputs.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return False
+    return True
 
 
 def first_line(error: Exception) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from evomal.losses.form import IGNORE_INDEX
+from evomal.losses.form import IGNORE_INDEX, Form, Link
+
+TensorLoss = Callable[..., Tensor]
+Metric = Callable[[Tensor, Tensor], "Tensor | float"]
 
 
 def cross_entropy(
@@ -34,3 +38,24 @@ def error_rate(pred: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX
 def mean_squared_error(pred: Tensor, target: Tensor) -> float:
     """Mean of (pred - target)² over all elements, in squared units of the target."""
     return float(torch.nn.functional.mse_loss(pred, target))
+
+
+_DEFAULTS: dict[Link, tuple[TensorLoss, Metric]] = {
+    "softmax": (nn.functional.cross_entropy, error_rate),  # with torch's default settings
+    "sigmoid": (nn.functional.binary_cross_entropy_with_logits, error_rate),
+    "identity": (nn.functional.mse_loss, mean_squared_error),
+}
+
+
+def default_task_loss(form: Form) -> TensorLoss:
+    """L_T by link: cross-entropy, binary cross-entropy with logits, or squared error."""
+    if form.link == "softmax" and (form.weight, form.ignore_index) != (None, IGNORE_INDEX):
+        return partial(cross_entropy, weight=form.weight, ignore_index=form.ignore_index)
+    return _DEFAULTS[form.link][0]
+
+
+def default_metric(form: Form) -> Metric:
+    """L_P by link: error rate, error rate, or mean squared error."""
+    if form.link == "softmax" and form.ignore_index != IGNORE_INDEX:
+        return partial(error_rate, ignore_index=form.ignore_index)
+    return _DEFAULTS[form.link][1]

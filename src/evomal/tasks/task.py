@@ -8,7 +8,6 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -18,13 +17,16 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, class_weights, require_input_name
 from evomal.seeding import isolated_torch_rng
-from evomal.tasks.checks import available_device, first_line, require_separate
+from evomal.tasks.checks import (
+    available_device,
+    channels_last,
+    first_line,
+    require_separate,
+    runs_channels_last,
+)
 from evomal.tasks.data import Data, Source, read_extras, read_rows
 from evomal.tasks.functions import identity
-from evomal.tasks.metrics import cross_entropy, error_rate, mean_squared_error
-
-TensorLoss = Callable[..., Tensor]
-Metric = Callable[[Tensor, Tensor], "Tensor | float"]
+from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,6 @@ class SGD:
             raise InputError("Momentum and weight decay must not be negative.")
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
             raise InputError("Nesterov momentum needs a momentum above 0 and no dampening.")
-
-
-_DEFAULTS: dict[Link, tuple[TensorLoss, Metric]] = {
-    "softmax": (nn.functional.cross_entropy, error_rate),  # with torch's default settings
-    "sigmoid": (nn.functional.binary_cross_entropy_with_logits, error_rate),
-    "identity": (nn.functional.mse_loss, mean_squared_error),
-}
 
 
 class Task:
@@ -156,8 +151,8 @@ class Task:
         self.model = model
         by_class = None if weight is None else tuple(class_weights(weight, link).tolist())
         self.form = Form(link, tuple(given), by_class, ignore_index)
-        self.task_loss = task_loss or _default_task_loss(self.form)
-        self.metric = metric or _default_metric(self.form)
+        self.task_loss = task_loss or default_task_loss(self.form)
+        self.metric = metric or default_metric(self.form)
         self.optimizer = optimizer or SGD()
         self.batch_size = batch_size
         self.preprocess = preprocess
@@ -169,6 +164,7 @@ class Task:
         self.split = split
         self.origin = origin
         self.device = available_device(device)
+        self._channels_last = False
         learner = self.new_model(seed=0)
         require_separate(learner, self.new_model(seed=0))
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
@@ -184,6 +180,10 @@ class Task:
         for part, data in parts.items():
             if data is not None:
                 self._check_fit(learner, data, part)
+        # Convolutions are faster so on CPUs. Not every network can: one may `view` its features.
+        with isolated_torch_rng(self.device, 0):
+            images = self.batch(self.train, slice(0, 2)).inputs
+            self._channels_last = runs_channels_last(learner, images)
 
     def new_model(self, seed: int) -> nn.Module:
         """A fresh base learner in train mode on the device, its initialisation fixed by `seed`.
@@ -200,6 +200,8 @@ class Task:
                 "The model factory must return a new torch.nn.Module, "
                 f"but returned a {type(learner).__name__}."
             )
+        if self._channels_last and self.device.type == "cpu":
+            learner = channels_last(learner)
         return learner.to(self.device).train()
 
     def batch(self, data: Data, rows: Tensor | slice) -> Data:
@@ -211,6 +213,8 @@ class Task:
         if self.augment and data is self.train:
             inputs = self.augment(inputs)
         inputs = self.preprocess(inputs) if self.preprocess else inputs
+        if self._channels_last and self.device.type == "cpu":
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         extras = {name: values[rows] for name, values in data.extras.items()}
         return Data(inputs, data.targets[rows], extras)
 
@@ -332,15 +336,3 @@ class Task:
                 f"The model returns shape {tuple(pred.shape)} for {part} targets of shape "
                 f"{tuple(target.shape)}; reshape one to fit the other, nothing is broadcast."
             )
-
-
-def _default_task_loss(form: Form) -> TensorLoss:
-    if form.link == "softmax" and (form.weight, form.ignore_index) != (None, IGNORE_INDEX):
-        return partial(cross_entropy, weight=form.weight, ignore_index=form.ignore_index)
-    return _DEFAULTS[form.link][0]
-
-
-def _default_metric(form: Form) -> Metric:
-    if form.link == "softmax" and form.ignore_index != IGNORE_INDEX:
-        return partial(error_rate, ignore_index=form.ignore_index)
-    return _DEFAULTS[form.link][1]

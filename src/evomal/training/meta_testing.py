@@ -11,7 +11,8 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
-from evomal.tasks.task import Task, TensorLoss
+from evomal.tasks.metrics import TensorLoss
+from evomal.tasks.task import Task
 from evomal.training.numerics import DivergedError
 from evomal.training.training import performance, train
 

@@ -12,7 +12,8 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
-from evomal.tasks.task import SGD, Task, TensorLoss
+from evomal.tasks.metrics import TensorLoss
+from evomal.tasks.task import SGD, Task
 from evomal.training.numerics import (
     DivergedError,
     check_deadline,
