@@ -26,6 +26,7 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import evomal
 from evomal.losses.symbolic import SymbolicLoss
@@ -153,8 +154,10 @@ def main() -> None:
         executor: Executor = (
             LocalProcesses([task], 1, options.workers) if on_cpu else InProcess([task], 1)
         )
-        torch.set_num_threads(os.cpu_count() or 1)  # the peer's
         print_machine(f"{name}, {task.device}, n = {options.n}")
+        torch.set_num_threads(1)
+        print_floor(task, executor.workers, piece.group_size)
+        torch.set_num_threads(os.cpu_count() or 1)  # the peer's
         print(
             f"ours: engine {piece.engine}, groups of {piece.group_size or 'all'}, "
             f"{executor.workers} workers with one thread; peer: {torch.get_num_threads()} threads"
@@ -204,6 +207,32 @@ def report(
 def row(label: str, own: float, peer: float, more: str = "") -> None:
     """Print one line."""
     print(f"{label:<34}{own:8.3f}{peer:8.3f}{peer / own:7.2f}{more}")
+
+
+def print_floor(task: Task, workers: int, group: int | None) -> None:
+    """Print what the arithmetic of a meta step and of a training step takes, at that of products.
+
+    A meta step has the forward pass that its group shares, and the equivalent of seven more:
+    pull-back 2, forward at the updated parameters 1, its gradient 2, forward-mode product 2.
+    """
+    size = 2048
+    first, second = torch.randn(2, size, size, device=task.device)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        float((first @ second)[0, 0])
+        times.append(time.perf_counter() - start)
+    rate = 2 * size**3 / min(times)
+    inputs = task.batch(task.train, slice(0, task.batch_size)).inputs
+    with FlopCounterMode(display=False) as counter:
+        task.new_model(0)(inputs)
+    forward = counter.get_total_flops()
+    meta, step = (7 + 1 / (group or 25)) * forward, 3 * forward
+    print(
+        f"floor: {forward / 1e9:.3f} GFLOP a forward pass, {rate / 1e9:.0f} GFLOP/s a worker; "
+        f"meta step {1e3 * meta / rate / workers:.2f} ms, "
+        f"training step {1e3 * step / rate / workers:.2f} ms a candidate"
+    )
 
 
 def print_machine(more: str) -> None:

@@ -28,7 +28,7 @@ import torch
 import evomal
 from evomal.methods.base import Generation, Method, Outcome
 from evomal.runs import search as search_module
-from evomal.runs.schedule import screen_candidates
+from evomal.runs.work import screen_candidates
 from evomal.seeding import derive_seed
 from evomal.training.screening import Screening
 

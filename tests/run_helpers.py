@@ -26,7 +26,7 @@ from evomal.methods.evolution import GPLFL
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import WorkError
-from evomal.runs.schedule import screen_candidates, train_candidates
+from evomal.runs.work import screen_candidates, train_candidates
 from evomal.seeding import derive_seed
 from evomal.training.screening import Screening
 

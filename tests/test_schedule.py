@@ -336,6 +336,14 @@ def test_groups_decide_as_single_candidates_do(
         assert all(len(keys) <= (group or 99) for keys in other.groups)
 
 
+def test_the_last_groups_on_cpus_are_smaller(run: Run) -> None:
+    texts = [f"mul({'square(' * n}sub(y, f){')' * n}, f)" for n in range(25)]
+    _, executor = run([texts], {}, group=4)
+    assert [len(keys) for keys in executor.groups] == [4, 4, 4, 4, 3, 2, 2, 1, 1]
+    _, executor = run([texts], {}, group=4, engine="stacked")
+    assert [len(keys) for keys in executor.groups] == [4] * 6 + [1]
+
+
 def test_a_training_group_is_the_same_whatever_of_it_is_finished(run: Run) -> None:
     options: dict[str, Any] = {"group": 3, "engine": "stacked"}
     for seed in range(10):
@@ -375,7 +383,7 @@ def test_a_group_that_fails_twice_is_tried_singly(run: Run) -> None:
         B: Fate("promising", "b", 0.25, {"screening": [DIED] * 4}),
         C: Fate("promising", "c", 0.1),
     }
-    rows, executor = run([[A, B, C]], fates, group=None)
+    rows, executor = run([[A, B, C]], fates, group=None, engine="stacked")
     keys = [SymbolicLoss(text).key for text in (A, B, C)]
     assert executor.groups[:2] == [tuple(keys)] * 2
     assert sorted(executor.groups[2:]) == sorted(

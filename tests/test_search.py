@@ -19,8 +19,8 @@ from evomal.methods.base import STATUSES
 from evomal.methods.registry import METHODS
 from evomal.runs import run as run_module
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
-from evomal.runs.schedule import train_candidates
 from evomal.runs.store import RunStore
+from evomal.runs.work import train_candidates
 from evomal.training.screening import screen
 from run_helpers import (
     OVERFLOW,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -38,7 +39,7 @@ from evomal.training.together import (
 )
 from evomal.training.training import partial_training
 from evomal.training.unrolled import MetaSchedule, forward_hypergradient, optimize_weights
-from run_helpers import OVERFLOW, tiny_settings, without_timing
+from run_helpers import OVERFLOW, run_python, tiny_settings, without_timing
 from strategies import fast, weighted_losses
 from tasks_for_tests import (
     NoForwardMode,
@@ -264,6 +265,39 @@ def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Monke
     settings = tiny_settings(engine="batched")
     with pytest.raises(RuntimeError, match="shape mismatch"):
         screening.screen(losses, [regression_task()], settings, 0, optimize=True, filters=False)
+
+
+MEMORY = """
+import resource, sys
+import torch
+from torch import nn
+from functools import partial
+from evomal import SymbolicLoss, Task
+from evomal.tasks.models.mlp import MLP
+from evomal.training.settings import EvaluationSettings
+from evomal.training.together import optimize_weights_together
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+torch.set_num_threads(1)
+data = torch.randn(64, 4000), torch.randn(64, 1)
+task = Task(partial(MLP, 4000, 1), data, data, link="identity", batch_size=64)
+count = sum(p.numel() for p in task.new_model(0).parameters()) + 64 * (2 * 1000 + 1)
+losses = [SymbolicLoss("square(sub(y, f))")] * 6
+settings = EvaluationSettings(meta_steps=2, engine=sys.argv[1])
+before = peak()
+optimize_weights_together(losses, [task], settings, 0)
+print((peak() - before) / (len(losses) * count * 4))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs by system")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_group_needs_no_more_than_four_times_its_learners(engine: str) -> None:
+    status, output, errors = run_python("-c", MEMORY, engine)
+    assert (status, errors) == (0, "")
+    assert 0.5 < float(output) < 4, "learners with one batch's activations"
 
 
 # Stacked trainings

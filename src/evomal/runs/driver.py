@@ -20,8 +20,9 @@ from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.run import describe
-from evomal.runs.schedule import GenerationSchedule, train_candidates
+from evomal.runs.schedule import GenerationSchedule
 from evomal.runs.store import RunStore
+from evomal.runs.work import train_candidates
 
 FAILURES_IN_A_ROW = 10
 """How many failed candidates in a row end a run; those of its last generation are tried again when

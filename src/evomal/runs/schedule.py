@@ -10,26 +10,22 @@ tasks is one piece of work per task.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from evomal.losses.base import Loss
 from evomal.methods.base import Candidate, Method, Outcome
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
-from evomal.tasks.metrics import TensorLoss
-from evomal.tasks.task import Task
-from evomal.training.numerics import DivergedError
-from evomal.training.screening import Screening, screen
-from evomal.training.settings import EvaluationSettings
-from evomal.training.stacked import partial_training_stacked
-from evomal.training.training import partial_training
+from evomal.runs.work import screen_candidates, train_candidates
+from evomal.training.screening import Screening
 
 Group = tuple[Candidate, ...]
 Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, int]
+
+TAPER = 3
+"""A group on CPUs has at most this share of the candidates that are left: one in so many."""
 
 
 class GenerationSchedule:
@@ -90,13 +86,20 @@ class GenerationSchedule:
         yield from self._chunks(new, own)
 
     def _chunks(self, candidates: Sequence[Candidate], known: Collection[int]) -> Iterator[Group]:
-        """Groups of the size that is set, but those all of whose candidates are known."""
+        """Groups of the size that is set, but those all of whose candidates are known.
+
+        On CPUs the last groups are smaller, so that no worker waits for another's for long.
+        """
         settings = self._method.settings
         size = 1
         if settings.engine in ("batched", "stacked"):
-            size = settings.group_size or max(len(candidates), 1)
-        for start in range(0, len(candidates), size):
-            group = tuple(candidates[start : start + size])
+            size = settings.group_size or len(candidates)
+        start = 0
+        while start < len(candidates):
+            left = len(candidates) - start
+            count = min(size, -(-left // TAPER)) if settings.engine == "batched" else size
+            group = tuple(candidates[start : start + count])
+            start += count
             if any(candidate.number not in known for candidate in group):
                 yield group
 
@@ -307,44 +310,3 @@ class GenerationSchedule:
         for follower in self._followers.pop(first.candidate.number, []):
             loss = first.loss if follower.status == "duplicate" else follower.loss
             yield from self._finish(replace(follower, fitness=first.fitness, loss=loss))
-
-
-def screen_candidates(
-    tasks: Sequence[Task],
-    losses: Sequence[Loss],
-    settings: EvaluationSettings,
-    seed: int,
-    optimize: bool,
-    filters: bool,
-) -> list[Screening]:
-    """Work for an executor: `screen`."""
-    return screen(losses, tasks, settings, seed, optimize=optimize, filters=filters)
-
-
-def train_candidates(
-    tasks: Sequence[Task],
-    losses: Sequence[Loss | None],
-    settings: EvaluationSettings,
-    seed: int,
-    index: int,
-) -> list[tuple[float, float]]:
-    """Work for an executor: of every loss, None being the task's, L_P on one task, and its seconds.
-
-    L_P is infinite if the training diverges.
-    """
-    start = time.perf_counter()
-    task = tasks[index]
-    own = [loss for loss in losses if loss is not None]
-    if settings.engine == "stacked" and len(own) == len(losses):
-        values = partial_training_stacked(task, own, settings.testing_steps, seed)
-    else:
-        values = [_fitness(task, loss or task.task_loss, settings, seed) for loss in losses]
-    seconds = (time.perf_counter() - start) / len(losses)
-    return [(value, seconds) for value in values]
-
-
-def _fitness(task: Task, loss: TensorLoss, settings: EvaluationSettings, seed: int) -> float:
-    try:
-        return partial_training(task, loss, settings.testing_steps, seed)
-    except DivergedError:
-        return math.inf

@@ -246,7 +246,9 @@ def _update_stacked(
         torch.zeros(len(u), *value.shape).to(value) if gradient is None else gradient
         for value, gradient in zip(values, gradients, strict=True)
     ]
+    finite = finite_rows(pulled)
     updated = first_step(step.task.optimizer, values, pulled)
+    del gradients, pulled  # as large as all learners
     own = {name: torch.stack([buffer] * len(u)) for name, buffer in buffers.items()}
     with step.rng("judging"):
         judged = vmap(step.call, in_dims=(0, 0, None), randomness="same")(
@@ -254,7 +256,7 @@ def _update_stacked(
         )
     judgements = torch.stack([step.task.task_loss(pred, step.judging.targets) for pred in judged])
     gradients = torch.autograd.grad(judgements.sum(), updated, materialize_grads=True)
-    finite = finite_rows([*pulled, judged])
+    finite &= finite_rows([judged])
     return judgements.detach(), dict(zip(theta, gradients, strict=True)), finite
 
 
