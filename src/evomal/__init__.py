@@ -9,6 +9,16 @@ if TYPE_CHECKING:
     from evomal.errors import InputError
     from evomal.expressions.expression import Expression, parse
     from evomal.losses.files import load_loss, save_loss
+    from evomal.losses.handcrafted import (
+        AbsoluteCrossEntropyLoss,
+        FocalLoss,
+        LabelSmoothingLoss,
+    )
+    from evomal.losses.sparse import (
+        FocalSparseLabelSmoothingLoss,
+        SparseLabelSmoothingLoss,
+        SparselySmoothedLoss,
+    )
     from evomal.losses.symbolic import SymbolicLoss
     from evomal.methods.settings import SearchSettings
     from evomal.runs.callbacks import Callback, RunStart
@@ -25,10 +35,14 @@ __version__ = "0.1.0"
 
 # Imported on first use: importing torch takes seconds, and `evomal --help` does not need it.
 _HOMES = {
+    "AbsoluteCrossEntropyLoss": "evomal.losses.handcrafted",
     "Callback": "evomal.runs.callbacks",
     "Execution": "evomal.runs.execution",
     "Expression": "evomal.expressions.expression",
+    "FocalLoss": "evomal.losses.handcrafted",
+    "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
     "InputError": "evomal.errors",
+    "LabelSmoothingLoss": "evomal.losses.handcrafted",
     "MLflowTracker": "evomal.runs.trackers",
     "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
@@ -36,6 +50,8 @@ _HOMES = {
     "SGD": "evomal.tasks.task",
     "SearchInterrupted": "evomal.runs.search",
     "SearchSettings": "evomal.methods.settings",
+    "SparseLabelSmoothingLoss": "evomal.losses.sparse",
+    "SparselySmoothedLoss": "evomal.losses.sparse",
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
     "TensorBoardTracker": "evomal.runs.trackers",
@@ -50,16 +66,22 @@ _HOMES = {
 
 __all__ = [
     "SGD",
+    "AbsoluteCrossEntropyLoss",
     "Callback",
     "Execution",
     "Expression",
+    "FocalLoss",
+    "FocalSparseLabelSmoothingLoss",
     "InputError",
+    "LabelSmoothingLoss",
     "MLflowTracker",
     "PlainProgress",
     "Run",
     "RunStart",
     "SearchInterrupted",
     "SearchSettings",
+    "SparseLabelSmoothingLoss",
+    "SparselySmoothedLoss",
     "SymbolicLoss",
     "Task",
     "TensorBoardTracker",

@@ -70,21 +70,25 @@ class Losses:
     """Print one JSON list and nothing else."""
 
     def run(self) -> int:
-        """Print names, descriptions and prefix forms."""
+        """Print names, descriptions and prefix forms, where there is one."""
         from evomal.analysis.tables import simple_table
-        from evomal.losses.known import KNOWN_LOSSES
+        from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
 
-        if self.json_output:
-            print_json(
-                [
-                    {"name": name, "expression": loss.expression, "link": loss.link}
-                    for name, loss in KNOWN_LOSSES.items()
-                ]
-            )
-            return 0
-        cells = [
-            [name, loss.link or "any", loss.description, loss.expression]
+        rows: list[tuple[str, str | None, str, str | None]] = [
+            (name, loss.link, loss.description, loss.expression)
             for name, loss in KNOWN_LOSSES.items()
         ]
-        new_console().print(simple_table(["loss", "link", "what it is", "expression"], cells))
+        rows += [
+            (name, "softmax", loss.formula, None)
+            for name, loss in HANDCRAFTED_LOSSES.items()
+            if name not in KNOWN_LOSSES
+        ]
+        if self.json_output:
+            names = ("name", "link", "description", "expression")
+            print_json([dict(zip(names, row, strict=True)) for row in rows])
+            return 0
+        cells = [[name, link or "any", what, text or ""] for name, link, what, text in rows]
+        table = simple_table(["loss", "link", "what it is", "expression"], cells)
+        table.columns[0].no_wrap = True
+        new_console().print(table)
         return 0

@@ -1,4 +1,4 @@
-"""What every learned loss is: a module from (pred, target) to a scalar, with weights φ."""
+"""What every loss is: a module from (pred, target) to a scalar, with weights φ if learned."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class Loss(nn.Module, ABC):
         if self.reduction == "mean" and kept is None and self.weight is None:
             count = values.numel()
             if self.link == "softmax":
-                count //= values.shape[_class_dim(values)]
+                count //= values.shape[class_dim(values)]
             return values.sum() * ((1.0 if factor is None else factor) / count)
         if self.link == "softmax":
             values = self._reduce_classes(values, target, kept)
@@ -191,16 +191,19 @@ class Loss(nn.Module, ABC):
             values = values.mean() if self.reduction == "mean" else values.sum()
         return values if factor is None else values * factor
 
+    def _require_class_weights(self, weight: Tensor, classes: int) -> None:
+        """Raise an `InputError` unless there is one weight per class."""
+        if len(weight) != classes:
+            raise InputError(
+                f"The loss has {len(weight)} class weights, but pred has {classes} classes."
+            )
+
     def _reduce_classes(self, values: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
         """Sum over the classes, then the reduction over what is not ignored, all as torch does."""
-        dim = _class_dim(values)
+        dim = class_dim(values)
         classes = values.shape[dim]
         if self.weight is not None:
-            if len(self.weight) != classes:
-                raise InputError(
-                    f"The loss has {len(self.weight)} class weights, but pred has {classes} "
-                    "classes."
-                )
+            self._require_class_weights(self.weight, classes)
             by_class = (-1, *[1] * (values.ndim - dim - 1))
             values = values * self.weight.to(values.dtype).reshape(by_class)
         values = values.sum(dim=dim)
@@ -242,7 +245,7 @@ class Loss(nn.Module, ABC):
         if self.link == "softmax":
             if pred.ndim == 0:
                 raise InputError("A softmax loss takes logits (B, C, …), but pred has shape ().")
-            dim = _class_dim(pred)
+            dim = class_dim(pred)
             f = torch.softmax(pred, dim)
             if target.is_floating_point() and target.shape == pred.shape:
                 return target.to(f.dtype), f, None
@@ -279,7 +282,7 @@ class Loss(nn.Module, ABC):
         """The shape of what has one target each: that of `pred` without its classes."""
         if self.link != "softmax":
             return pred.shape
-        dim = _class_dim(pred)
+        dim = class_dim(pred)
         return pred.shape[:dim] + pred.shape[dim + 1 :]
 
     def _expanded(self, inputs: Mapping[str, Tensor | float], pred: Tensor) -> dict[str, Tensor]:
@@ -298,12 +301,12 @@ class Loss(nn.Module, ABC):
                 )
             value = value.reshape(*value.shape, *[1] * (len(samples) - value.ndim))
             if self.link == "softmax":
-                value = value.unsqueeze(_class_dim(pred))
+                value = value.unsqueeze(class_dim(pred))
             expanded[name] = value
         return expanded
 
 
-def _class_dim(pred: Tensor) -> int:
+def class_dim(pred: Tensor) -> int:
     """The dimension of the classes, as in torch's cross-entropy."""
     return 0 if pred.ndim == 1 else 1
 

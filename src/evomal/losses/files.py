@@ -10,10 +10,11 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
+from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 
 FORMAT_VERSION = 2
-LOSS_KINDS: dict[str, type[Loss]] = {"symbolic": SymbolicLoss}
+LOSS_KINDS: dict[str, type[Loss]] = {"symbolic": SymbolicLoss, **HANDCRAFTED_LOSSES}
 """The classes that can be saved, by their name in the file."""
 
 

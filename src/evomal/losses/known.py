@@ -1,10 +1,17 @@
-"""Well-known losses that the symbolic language can express, by name."""
+"""Losses by name: well-known ones as expressions, handcrafted ones as modules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evomal.losses.form import Link
+from evomal.losses.form import Form, Link
+from evomal.losses.handcrafted import (
+    AbsoluteCrossEntropyLoss,
+    FocalLoss,
+    HandcraftedLoss,
+    LabelSmoothingLoss,
+)
+from evomal.losses.sparse import FocalSparseLabelSmoothingLoss, SparseLabelSmoothingLoss
 
 
 @dataclass(frozen=True)
@@ -37,3 +44,23 @@ KNOWN_LOSSES: dict[str, KnownLoss] = {
     ),
 }
 """Every known loss; also for generation 0 of a search."""
+
+HANDCRAFTED_LOSSES: dict[str, type[HandcraftedLoss]] = {
+    "absolute-cross-entropy": AbsoluteCrossEntropyLoss,
+    "focal": FocalLoss,
+    "label-smoothing": LabelSmoothingLoss,
+    "sparse-label-smoothing": SparseLabelSmoothingLoss,
+    "focal-sparse-label-smoothing": FocalSparseLabelSmoothingLoss,
+}
+"""The losses with a class of their own, by their kind in loss files.
+
+A user who names one means the expression in `KNOWN_LOSSES` if it has the same name.
+"""
+
+
+def handcrafted(name: str, form: Form) -> HandcraftedLoss:
+    """A handcrafted loss with default parameters, as the tasks of a form need it."""
+    cls = HANDCRAFTED_LOSSES[name]
+    if form.link != "softmax":
+        return cls()
+    return cls(weight=form.weight, ignore_index=form.ignore_index)

@@ -16,7 +16,8 @@ from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
 from evomal.losses.base import Loss
 from evomal.losses.files import load_loss
 from evomal.losses.form import Form
-from evomal.losses.known import KNOWN_LOSSES
+from evomal.losses.handcrafted import HandcraftedLoss
+from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.directory import is_in_use
@@ -198,6 +199,8 @@ def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B00
         known = KNOWN_LOSSES[text]
         own = form if known.link in (None, form.link) else Form(known.link)
         return SymbolicLoss.of_form(known.expression, own)
+    if text in HANDCRAFTED_LOSSES:
+        return handcrafted(text, form)
     try:
         return SymbolicLoss.of_form(text, form)
     except InputError as error:
@@ -223,6 +226,9 @@ def expression_of(text: str, form: Form) -> str:
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
     """A loss outside any run, with its printed forms, as JSON values."""
+    if isinstance(loss, HandcraftedLoss):
+        settings = {name: getattr(loss, name) for name in loss.setting_names}
+        return {"formula": loss.formula, "link": loss.link, "inputs": [], "parameters": settings}
     fields: dict[str, Any] = {
         "nodes": loss.size,
         "link": loss.link,

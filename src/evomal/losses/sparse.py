@@ -1,0 +1,180 @@
+"""Sparse label smoothing: smoothing of the target output alone (paper, A.7 to A.9 and A.13)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomal.errors import InputError
+from evomal.expressions.primitives import EPSILON
+from evomal.losses.base import Reduction
+from evomal.losses.form import IGNORE_INDEX
+from evomal.losses.handcrafted import TargetLoss, focused, require_gamma, require_smoothing
+
+
+class SparseSmoothing(TargetLoss):
+    """The redistributed loss trick, for any loss y·ℓ(log f) (paper, A.7 and A.13).
+
+    Smoothing gives the target output the share 1 − ξ + ξ/C of the loss and every other output
+    ξ/C. The C − 1 others are taken to have the same probability r = (1 − p)/(C − 1), so that their
+    loss is a function of p as well:
+
+        y·[(1 − ξ + ξ/C)·ℓ(log p) + ξ(C − 1)/C·ℓ(log r)].
+
+    As in equation (49), log r is computed as log((1 − p + ε)/(C − 1)) with ε = 1e-7 in every type.
+    1 − p is −expm1(log p), as exact as log p itself: in single precision to about 6e-8, which is
+    below ε. So ε tells only where 1 − p is not far above 1e-7: as p → 1 the loss stays finite, and
+    its gradient with respect to the logits falls to 0. The relaxed form
+    ℓ(log p) + ξ·ℓ(log(1 − p + ε)) leaves out what depends on C (footnote 3).
+    """
+
+    smoothing: float
+    relaxed: bool = False
+
+    @abstractmethod
+    def target(self, log_p: Tensor) -> Tensor:
+        """ℓ(log p) / `factor`."""
+
+    def non_target(self, log_p: Tensor, log_r: Tensor) -> Tensor:
+        """The same of the other outputs, all of probability r."""
+        return self.target(log_r)
+
+    def curve(self, log_p: Tensor, classes: int) -> Tensor:
+        """Target and redistributed loss, by their shares (equation 46)."""
+        others = 1 if self.relaxed else max(classes - 1, 1)
+        log_r = torch.rsub(torch.expm1(log_p), EPSILON / others, alpha=1 / others).log()
+        target, non_target = self.target(log_p), self.non_target(log_p, log_r)
+        if self.relaxed:
+            return torch.add(target, non_target, alpha=self.smoothing)
+        return torch.lerp(target, non_target, self.smoothing * (classes - 1) / classes)
+
+
+class SparseLabelSmoothingLoss(SparseSmoothing):
+    """Sparse label smoothing of cross-entropy (paper, equation 46, in its stable form 49).
+
+    −y·[(1 − ξ + ξ/C)·log f + ξ(C − 1)/C·log((1 − f + ε)/(C − 1))] with ε = 1e-7, or relaxed
+    −y·[log f + ξ·log(1 − f + ε)]; see `SparseSmoothing` on ε. But for ε it is dense label smoothing
+    where all non-target probabilities are equal, and below it elsewhere.
+
+    Parameters
+    ----------
+    smoothing
+        ξ in [0, 1), as in `LabelSmoothingLoss`.
+    relaxed
+        Leave out the constants that depend on the number of classes C (footnote 3).
+    reduction, weight, ignore_index
+        As in ``torch.nn.CrossEntropyLoss``; a sample counts with the weight of its target class.
+    """
+
+    formula = "-y [(1 - ξ + ξ/C) log f + ξ (C - 1)/C log((1 - f + ε)/(C - 1))]"
+    setting_names = ("smoothing", "relaxed")
+
+    def __init__(
+        self,
+        smoothing: float = 0.1,
+        relaxed: bool = False,
+        reduction: Reduction = "mean",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__(reduction, weight, ignore_index)
+        self.smoothing = require_smoothing(smoothing)
+        if not isinstance(relaxed, bool):
+            raise InputError(f"The setting relaxed must be True or False, but is {relaxed!r}.")
+        self.relaxed = relaxed
+
+    def target(self, log_p: Tensor) -> Tensor:
+        """Minus cross-entropy."""
+        return log_p
+
+
+class FocalSparseLabelSmoothingLoss(SparseSmoothing):
+    """Focal loss with sparse label smoothing (paper, equation 51).
+
+    −y·[(1 − f)^γ·(1 − ξ + ξ/C)·log f + f^γ·ξ(C − 1)/C·log((1 − f + ε)/(C − 1))] with ε = 1e-7 as
+    in equation (49). The redistributed loss is focused by f^γ, not by (1 − r)^γ as the focal loss
+    of the probability r would be; for C = 2 both are the same.
+
+    Parameters
+    ----------
+    gamma
+        γ ≥ 0; 0 is `SparseLabelSmoothingLoss`.
+    smoothing
+        ξ in [0, 1); 0 is `FocalLoss`.
+    reduction, weight, ignore_index
+        As in ``torch.nn.CrossEntropyLoss``; a sample counts with the weight of its target class.
+    """
+
+    formula = "-y [(1 - ξ + ξ/C) (1 - f)^γ log f + ξ (C - 1)/C f^γ log((1 - f + ε)/(C - 1))]"
+    setting_names = ("gamma", "smoothing")
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        smoothing: float = 0.1,
+        reduction: Reduction = "mean",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__(reduction, weight, ignore_index)
+        self.gamma = require_gamma(gamma)
+        self.smoothing = require_smoothing(smoothing)
+
+    def target(self, log_p: Tensor) -> Tensor:
+        """(1 − p)^γ·log p."""
+        return focused(log_p, self.gamma)
+
+    def non_target(self, log_p: Tensor, log_r: Tensor) -> Tensor:
+        """p^γ·log r."""
+        return torch.exp(self.gamma * log_p) * log_r
+
+
+class SparselySmoothedLoss(SparseSmoothing):
+    """Any loss of the target's log-probability, sparsely smoothed; see `SparseSmoothing`.
+
+    It cannot be saved, as its loss is a function.
+
+    Parameters
+    ----------
+    loss
+        ℓ: from log p, any shape, to the loss, elementwise: ``lambda log_p: -log_p`` makes a
+        `SparseLabelSmoothingLoss`. Its gradient must be finite at log p = 0.
+    smoothing
+        ξ in [0, 1).
+    relaxed
+        Leave out the constants that depend on the number of classes C (footnote 3).
+    reduction, weight, ignore_index
+        As in ``torch.nn.CrossEntropyLoss``; a sample counts with the weight of its target class.
+    """
+
+    formula = "y [(1 - ξ + ξ/C) ℓ(log f) + ξ (C - 1)/C ℓ(log((1 - f + ε)/(C - 1)))]"
+    setting_names = ("loss", "smoothing", "relaxed")
+    factor = 1.0
+
+    def __init__(
+        self,
+        loss: Callable[[Tensor], Tensor],
+        smoothing: float,
+        relaxed: bool = False,
+        reduction: Reduction = "mean",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__(reduction, weight, ignore_index)
+        if not callable(loss):
+            raise InputError(f"The loss to be smoothed must be a function, but is {loss!r}.")
+        self.loss = loss
+        self.smoothing = require_smoothing(smoothing)
+        self.relaxed = bool(relaxed)
+
+    def target(self, log_p: Tensor) -> Tensor:
+        """ℓ(log p)."""
+        return self.loss(log_p)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Raise an `InputError`, as a function is no JSON value."""
+        raise InputError("A SparselySmoothedLoss holds a function, so it cannot be saved.")
