@@ -43,7 +43,7 @@ def run_overview(run: Run) -> Group:
     else:
         lines.append(Text("No learned loss was good enough to be trained to the end."))
     counts = ", ".join(f"{count} {status}" for status, count in run.archive.counts.items())
-    lines += [Text(f"Candidates: {counts}"), Text(_engine(facts["settings"]))]
+    lines += [Text(_engine(facts["settings"])), Text(f"Candidates: {counts}")]
     lines += [
         Text(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from evomal.cli.analyze import Analyze
 from evomal.cli.data import Data
 from evomal.cli.lists import Losses, Methods, Tasks
 from evomal.cli.losses import Show, Train
@@ -19,7 +20,7 @@ from evomal.errors import InputError
 from evomal.interrupts import interrupts_held
 from evomal.methods.settings import PRESETS
 
-_Command = Data | Tasks | Methods | Losses | Search | Resume | Show | Train
+_Command = Data | Tasks | Methods | Losses | Search | Resume | Show | Train | Analyze
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +55,7 @@ def _parse(arguments: Sequence[str]) -> _Command:
         Annotated[Resume, tyro.conf.subcommand("resume")],
         Annotated[Show, tyro.conf.subcommand("show")],
         Annotated[Train, tyro.conf.subcommand("train")],
+        Annotated[Analyze, tyro.conf.subcommand("analyze")],
     ]
     command: _Command = tyro.cli(
         subcommands,

@@ -1,0 +1,233 @@
+"""The loss card of a classification loss: properties, each with how it was established."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomal.analysis.curves import Array, Curve, imbalance, still_growing
+from evomal.analysis.probe import Probe, gradient, of_elements
+
+_FAR = 12.0
+_POINTS = 2401
+_U = np.linspace(-_FAR, _FAR, _POINTS)
+_F: Array = 1 / (1 + np.exp(-_U))
+_GRID = f"grid of {_POINTS} logits in ±{_FAR:g}"
+_CHORDS = 500
+_PROTECTION = 0.03  # of a value: how much ε may change it and still be mere protection
+_PROBABILITIES = np.arange(1, 20) / 20
+_PROPER = 0.01  # how far the minimiser of a proper loss may be from p: the grid, and ε
+
+Entry = dict[str, Any]
+
+
+def entry(value: Any, how: str) -> Entry:
+    """One property and how it is known."""
+    return {"value": value, "how": how}
+
+
+def classification_card(probe: Probe) -> dict[str, Entry]:
+    """All properties but the size and the time of a loss with link softmax or sigmoid.
+
+    Curves over f are those of the elements ℓ(1, f) and ℓ(0, f). The confidence curve is the whole
+    loss of a sample whose target has the probability f, the other classes sharing the rest
+    equally; it is all there is of a loss that only takes logits. The ε of protected primitives is
+    left out where it changes no value on the grid by more than a few per cent.
+    """
+    curves: dict[str, Curve] = {}
+    probe = _ordinary(probe)
+    if probe.elementwise is not None:
+        curves = {f"y={y}": _element_curve(probe, y) for y in (1, 0)}
+    curves["confidence"] = Curve(_U, _confidence(probe, _U))
+    confidence = curves["confidence"]
+    how = f"numerical, {_GRID}"
+    slopes = np.gradient(confidence.values, _U)
+    return {
+        "minimum": entry({name: _lowest_f(curve) for name, curve in curves.items()}, how),
+        "monotone": entry({name: curve.monotone for name, curve in curves.items()}, how),
+        "convex_in_logits": entry(
+            _is_convex(probe, confidence),
+            f"numerical, confidence curve on a {_GRID}, and the middles of {_CHORDS} random chords",
+        ),
+        "slope_at_extremes": entry(
+            {"confidently_right": digits(slopes[-2]), "confidently_wrong": digits(slopes[1])},
+            f"numerical, slope of the confidence curve in its logit at ±{_FAR:g}",
+        ),
+        "lipschitz_in_logits": entry(
+            _largest_gradient(probe),
+            f"numerical, largest gradient norm on the confidence curve and at {_CHORDS} random "
+            "logits of sd 4: a lower bound; inf: still growing at the end of the curve",
+        ),
+        "calibration": _calibration(probe),
+        "label_noise": _symmetry(probe),
+        "false_positive_asymmetry": _asymmetry(curves),
+    }
+
+
+def _ordinary(probe: Probe) -> Probe:
+    """The loss without ε, for those y where that is no other loss."""
+    bare, protected = probe.unprotected, probe.elementwise
+    if bare is None or protected is None:
+        return probe
+    f = torch.from_numpy(_F)
+    chosen = []
+    for value in (0.0, 1.0):
+        y = torch.full_like(f, value)
+        same = torch.isclose(bare(y, f), protected(y, f), rtol=_PROTECTION, atol=_PROTECTION**2)
+        chosen.append(bare if bool(same.all()) else protected)
+
+    def elementwise(y: Tensor, f: Tensor) -> Tensor:
+        return torch.where(y > 0.5, chosen[1](y, f), chosen[0](y, f))
+
+    return of_elements(elementwise, probe.link, probe.classes)
+
+
+def _element_curve(probe: Probe, y: int) -> Curve:
+    """ℓ(y, f) over the logit of f."""
+    assert probe.elementwise is not None
+    width = probe.classes if probe.link == "softmax" else 1
+    f = torch.from_numpy(_F)[:, None].expand(-1, width)
+    return Curve(_U, _array(probe.elementwise(torch.full_like(f, float(y)), f)[:, 0]))
+
+
+def _logits(probe: Probe, u: Array) -> Tensor:
+    """Raw outputs at which class 0 has the logit u against all the others together."""
+    at = torch.as_tensor(u, dtype=torch.double)
+    if probe.link == "sigmoid":
+        return at
+    rest = at.new_zeros(len(at), probe.classes - 1)
+    return torch.cat([at[:, None] + np.log(probe.classes - 1), rest], 1)
+
+
+def _whole(probe: Probe, u: Array, label: int) -> Array:
+    """The loss of samples with class `label` as target, where class 0 has the logit u."""
+    if probe.link == "sigmoid":  # class 0, whose logit u is, is the positive one
+        labels = torch.full((len(u),), float(label == 0), dtype=torch.double)
+    else:
+        labels = torch.full((len(u),), label, dtype=torch.long)
+    with torch.no_grad():
+        return _array(probe.per_sample(_logits(probe, u), labels))
+
+
+def _confidence(probe: Probe, u: Array) -> Array:
+    return _whole(probe, u, 0)
+
+
+def _lowest_f(curve: Curve) -> float | None:
+    """Where on the f axis the minimum is: 0 or 1 if towards that end, None for a constant."""
+    lowest = curve.lowest_at
+    return None if lowest is None else round(float(1 / (1 + np.exp(-lowest))), 4)
+
+
+def _random_logits(probe: Probe, deviation: float) -> tuple[Tensor, Tensor]:
+    """Pairs of raw outputs, shape (2, n) or (2, n, C), and targets (n,); always the same."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (2, _CHORDS) if probe.link == "sigmoid" else (2, _CHORDS, probe.classes)
+    pairs = deviation * torch.randn(shape, generator=draw, dtype=torch.double)
+    labels = torch.arange(_CHORDS) % probe.classes
+    return pairs, labels.double() if probe.link == "sigmoid" else labels
+
+
+def _is_convex(probe: Probe, confidence: Curve) -> bool | None:
+    if confidence.convex is None:
+        return None
+    pairs, labels = _random_logits(probe, 4.0)
+    with torch.no_grad():
+        ends = [probe.per_sample(z, labels) for z in pairs]
+        middle = probe.per_sample(pairs.mean(0), labels)
+    slack = 1e-9 * (1 + ends[0].abs() + ends[1].abs())
+    return confidence.convex and bool((middle <= (ends[0] + ends[1]) / 2 + slack).all())
+
+
+def _largest_gradient(probe: Probe) -> float | None:
+    """The largest norm of the gradient in the logits of a sample; ∞ if it grows without end."""
+    pairs, drawn = _random_logits(probe, 4.0)
+    first = torch.full((_POINTS,), float(probe.link == "sigmoid"), dtype=torch.double)
+    on_curve = _gradient_norms(probe, _logits(probe, _U), first.to(drawn.dtype))
+    if still_growing(on_curve):
+        return np.inf
+    return digits(max(on_curve.max(), _gradient_norms(probe, pairs[0], drawn).max()))
+
+
+def _gradient_norms(probe: Probe, logits: Tensor, labels: Tensor) -> Array:
+    slope = gradient(lambda z: probe.per_sample(z, labels), logits)
+    return _array(slope.reshape(len(slope), -1).norm(dim=1))
+
+
+def _calibration(probe: Probe) -> Entry:
+    """Which f the expected loss p·ℓ(+, f) + (1 - p)·ℓ(-, f) of two classes asks for."""
+    how = (
+        f"numerical, two classes, p = 0.05 … 0.95, {_GRID}; proper: the minimiser is p within "
+        f"{_PROPER}; calibrated: the right side of ½ is strictly better"
+    )
+    two = Probe(probe.link, 2, probe.elementwise, None, probe.per_sample)
+    try:
+        positive, negative = (_whole(two, _U, label) for label in (0, 1))
+    except (IndexError, RuntimeError, ValueError):
+        return entry(None, "unknown: the loss does not take two classes")
+    minimisers: dict[str, float | None] = {}
+    calibrated = True
+    for p in _PROBABILITIES:
+        risk = Curve(_U, p * positive + (1 - p) * negative)
+        minimisers[f"{p:.2f}"] = _lowest_f(risk)
+        if p != 0.5:
+            right = ((_F - 0.5) * (p - 0.5) > 0) & np.isfinite(risk.values)
+            wrong = ~right & np.isfinite(risk.values)
+            best, other = (risk.values[part].min(initial=np.inf) for part in (right, wrong))
+            calibrated = calibrated and bool(best < other - 1e-9 * (1 + abs(other)))
+    off = [abs(f - float(p)) if f is not None else np.inf for p, f in minimisers.items()]
+    return entry(
+        {
+            "proper": bool(max(off) <= _PROPER),
+            "calibrated": calibrated,
+            "minimiser": {p: minimisers[p] for p in ("0.10", "0.25", "0.50", "0.75", "0.90")},
+        },
+        how,
+    )
+
+
+def _symmetry(probe: Probe) -> Entry:
+    """How far Σ_y L(y, f) is from a constant, which label noise would leave without effect."""
+    how = (
+        f"numerical, (max - min) / max |Σ_y L(y, f)| on the confidence curve, {_GRID}; 0: symmetric"
+    )
+    total = _whole(probe, _U, 0) + (probe.classes - 1) * _whole(probe, _U, 1)
+    largest = np.abs(total).max()
+    if not np.isfinite(largest):
+        return entry(None, how)
+    return entry(digits(np.ptp(total) / largest) if largest > 0 else 0.0, how)
+
+
+def _asymmetry(curves: dict[str, Curve]) -> Entry:
+    """Whether false positives or false negatives of one output cost more (section 5.3.3)."""
+    if "y=1" not in curves:
+        return entry(None, "unknown: needs ℓ(y, f)")
+    how = (
+        "numerical, (FP - FN) / (FP + FN) of the mean losses, over their smallest, of ℓ(0, f) at "
+        "f > ½ and ℓ(1, f) at f < ½, f evenly spaced; 0: symmetric, -1: only false negatives cost"
+    )
+    f = np.linspace(0.0, 1.0, 1001)[1:-1]
+    fp, fn = (
+        float(
+            np.interp(part, _F, curve.values).mean()
+            - curve.values[np.isfinite(curve.values)].min(initial=np.inf)
+        )
+        for curve, part in [(curves["y=0"], f[f > 0.5]), (curves["y=1"], f[f < 0.5])]
+    )
+    share = imbalance(fp, fn)
+    return entry(None if share is None else digits(share), how)
+
+
+def digits(value: float) -> float | None:
+    """Four significant digits; None for what is no number."""
+    value = float(value)
+    if not np.isfinite(value):
+        return None if np.isnan(value) else value
+    return 0.0 if abs(value) < 1e-12 else float(f"{value:.4g}")
+
+
+def _array(values: Tensor) -> Array:
+    return values.detach().numpy().astype(np.float64)

@@ -1,0 +1,104 @@
+"""Shapes of functions of one variable on a grid: minimum, monotony, convexity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_FLAT = 1e-9  # of the largest value: what counts as no difference
+_KINK = 2.0  # ratio of neighbouring second differences, above which a minimum is one
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values of a function on an evenly spaced grid.
+
+    Attributes
+    ----------
+    at
+        The grid.
+    values
+        The function there; it may be infinite or NaN, where it is left out of everything.
+    """
+
+    at: Array
+    values: Array
+
+    @property
+    def _tolerance(self) -> float:
+        finite = self.values[np.isfinite(self.values)]
+        return _FLAT * float(np.abs(finite).max(initial=0.0))
+
+    @property
+    def lowest(self) -> int | None:
+        """Index of the minimum; the first or last one stands for an infimum at that end.
+
+        None for a constant.
+        """
+        finite = np.where(np.isfinite(self.values), self.values, np.inf)
+        spread = finite[np.isfinite(finite)]
+        if not len(spread) or spread.max() - spread.min() <= self._tolerance:
+            return None
+        lowest = int(finite.argmin())
+        ends = [end for end in (0, len(finite) - 1) if self._runs_down_to(finite, lowest, end)]
+        return ends[0] if ends else lowest
+
+    @property
+    def lowest_at(self) -> float | None:
+        """Where the minimum is; ±∞ if towards an end. Unless it is a kink, between the points."""
+        i = self.lowest
+        if i is None:
+            return None
+        if i in (0, len(self.at) - 1):
+            return -np.inf if i == 0 else np.inf
+        bends = np.diff(self.values[max(i - 2, 0) : i + 3], 2)
+        if not np.isfinite(bends).all() or bends.max() > _KINK * bends.min():
+            return float(self.at[i])
+        shift = 0.5 * (self.values[i - 1] - self.values[i + 1]) / bends[len(bends) // 2]
+        return float(self.at[i] + shift * (self.at[1] - self.at[0]))
+
+    def _runs_down_to(self, values: Array, lowest: int, end: int) -> bool:
+        """Whether it is flat, but for rounding, from its minimum to an end of the grid."""
+        between = values[min(lowest, end) : max(lowest, end) + 1]
+        flat = bool(between.max() - between.min() <= self._tolerance)
+        return flat and abs(end - lowest) < len(values) // 4
+
+    @property
+    def monotone(self) -> bool | None:
+        """Whether it never rises on the way to its minimum; None for a constant."""
+        lowest = self.lowest
+        if lowest is None:
+            return None
+        steps = np.diff(self.values)
+        falls = (steps[:lowest] <= self._tolerance).all()
+        return bool(falls and (steps[lowest:] >= -self._tolerance).all())
+
+    @property
+    def convex(self) -> bool | None:
+        """Whether no three neighbours bend downwards; None if it is not finite everywhere."""
+        if not np.isfinite(self.values).all():
+            return None
+        bends = np.diff(self.values, 2)
+        return bool((bends >= -self._tolerance).all())
+
+    def mean_excess(self, part: np.ndarray[Any, Any]) -> float:
+        """Mean height over the minimum on a part of the grid, given by a mask."""
+        finite = self.values[np.isfinite(self.values)]
+        return float((self.values[part] - finite.min()).mean())
+
+
+def imbalance(a: float, b: float) -> float | None:
+    """(a - b) / (a + b): 0 where they are equal, ±1 where one of them is 0; None without either."""
+    total = abs(a) + abs(b)
+    return (a - b) / total if total > 0 and np.isfinite(total) else None
+
+
+def still_growing(norms: Array) -> bool:
+    """Whether the largest of the norms on a grid is at an end, far above those in its middle."""
+    quarter = len(norms) // 4
+    middle = norms[quarter:-quarter].max()
+    return bool(max(norms[0], norms[-1]) >= norms.max() * (1 - _FLAT) > 1.5 * middle)

@@ -1,0 +1,176 @@
+"""A loss as its analysis sees it: in double precision, per element and per sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evomal.errors import InputError
+from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES
+from evomal.losses.form import Link
+from evomal.losses.symbolic import SymbolicLoss
+
+Elementwise = Callable[[Tensor, Tensor], Tensor]
+
+_TINY = 1e-30
+_WITHOUT_EFFECT = 0.02  # of a derivative: how much ε may change it and still be mere protection
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A loss of `classes` outputs, or of one number with the link ``"identity"``.
+
+    Attributes
+    ----------
+    link, classes
+        How raw outputs become f. With ``"sigmoid"`` there are two classes and one output.
+    elementwise
+        ℓ(y, f), of tensors of equal shape; None for a loss that only takes logits.
+    unprotected
+        The same with ε → 0 in the protected primitives; None where that is not to be had.
+    per_sample
+        The loss of logits (N, C) and class indices (N,), shape (N,); of outputs and targets (N,)
+        with the other links.
+    """
+
+    link: Link
+    classes: int
+    elementwise: Elementwise | None
+    unprotected: Elementwise | None
+    per_sample: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def kind(self) -> tuple[Link, int]:
+        """Link and number of classes."""
+        return self.link, self.classes
+
+    def slopes(self, y: Tensor, f: Tensor) -> Tensor:
+        """∂ℓ/∂f for every element; without ε where that is a mere protection."""
+        assert self.elementwise is not None
+        found = gradient(lambda f: self.elementwise(y, f), f)  # type: ignore[misc]
+        if self.unprotected is None:
+            return found
+        bare = gradient(lambda f: self.unprotected(y, f), f)  # type: ignore[misc]
+        near = (found - bare).abs() <= _WITHOUT_EFFECT * bare.abs()
+        return torch.where(near, bare, found)
+
+
+def gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Derivative of the sum of a function's values; zero where it does not depend on `at`."""
+    at = at.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        total = function(at).sum() + (0.0 * at).sum()
+        (found,) = torch.autograd.grad(total, at)
+    return found
+
+
+def probe(loss: Any, classes: int) -> Probe:
+    """How to ask a loss.
+
+    Parameters
+    ----------
+    loss
+        One of evomal's, whose class weights are left out, or any callable ``loss(pred, target)`` of
+        logits and class indices. It may have a `link`, and an ``elementwise(y, f, weights)``.
+    classes
+        Number of classes.
+
+    Raises
+    ------
+    InputError
+        If the loss needs further inputs, or offers too little to be analysed.
+    """
+    needed = getattr(loss, "required_inputs", ())
+    if needed:
+        raise InputError(
+            f"The loss also depends on {', '.join(needed)}; only losses of y and f alone can be "
+            "analysed."
+        )
+    link: Link = getattr(loss, "link", "softmax")
+    twin = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
+    elementwise = _elementwise(twin)
+    unprotected = _unprotected(twin) if isinstance(twin, SymbolicLoss) else None
+    if elementwise is not None:
+        return of_elements(elementwise, link, classes, unprotected)
+    if link != "softmax":
+        raise InputError(f"A loss with link {link!r} needs a method elementwise(y, f, weights).")
+    return Probe(link, classes, None, None, _by_sample(twin))
+
+
+def of_elements(
+    elementwise: Elementwise, link: Link, classes: int, unprotected: Elementwise | None = None
+) -> Probe:
+    """The probe of a loss that is given by its elements."""
+
+    def per_sample(pred: Tensor, target: Tensor) -> Tensor:
+        if link == "softmax":
+            y = torch.nn.functional.one_hot(target.long(), pred.shape[1]).to(pred.dtype)
+            return elementwise(y, torch.softmax(pred, 1)).sum(1)
+        f = torch.sigmoid(pred) if link == "sigmoid" else pred
+        return elementwise(target.to(pred.dtype), f)
+
+    return Probe(link, classes, elementwise, unprotected, per_sample)
+
+
+def _elementwise(loss: Any) -> Elementwise | None:
+    """ℓ(y, f) of a loss, with its weights and its output activation."""
+    if not hasattr(loss, "elementwise"):
+        return None
+    softplus = getattr(loss, "activation", "identity") == "softplus"
+
+    def elementwise(y: Tensor, f: Tensor) -> Tensor:
+        values: Tensor = loss.elementwise(y, f, getattr(loss, "weights", None))
+        return nn.functional.softplus(values) if softplus else values
+
+    return elementwise
+
+
+def _unprotected(loss: SymbolicLoss) -> Elementwise:
+    """ℓ(y, f) of an expression with a far smaller ε in its protected primitives."""
+    assert _TINY < EPSILON
+    bare = {
+        "log": lambda a: torch.log(a.abs() + _TINY),
+        "sqrt": lambda a: torch.sqrt(a.abs() + _TINY),
+    }
+    scales = loss.weights.tolist()
+
+    def elementwise(y: Tensor, f: Tensor) -> Tensor:
+        def apply(index: int, node: str, args: list[Tensor]) -> Tensor:
+            if node in PRIMITIVES:
+                value: Tensor = bare[node](*args) if node in bare else _plain(node, args)
+            elif node in CONSTANTS:
+                value = torch.full_like(f, CONSTANTS[node])
+            else:
+                value = y if node == "y" else f
+            return value if index == 0 else value * scales[index - 1]
+
+        values = loss.expression.fold(apply)
+        return nn.functional.softplus(values) if loss.activation == "softplus" else values
+
+    return elementwise
+
+
+def _plain(node: str, args: list[Tensor]) -> Tensor:
+    value: Tensor = PRIMITIVES[node].torch(torch, *args)
+    return value
+
+
+def _by_sample(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Losses of single samples of a callable that may reduce them."""
+    if isinstance(getattr(loss, "reduction", None), str):
+        loss = copy.copy(loss)
+        loss.reduction = "none"
+
+    def per_sample(pred: Tensor, target: Tensor) -> Tensor:
+        values: Tensor = loss(pred, target)
+        if values.shape == target.shape:
+            return values
+        rows = (slice(i, i + 1) for i in range(len(target)))
+        return torch.stack([loss(pred[row], target[row]).reshape(()) for row in rows])
+
+    return per_sample

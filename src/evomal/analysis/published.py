@@ -1,0 +1,96 @@
+"""The example losses of the paper's Table 6 as expressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from evomal.expressions.expression import parse
+from evomal.losses.form import Link
+from evomal.losses.symbolic import SymbolicLoss
+
+_LARGE = 1e15
+
+
+@dataclass(frozen=True)
+class PublishedLoss:
+    """A published loss; its weights were not published and are 1, unless given.
+
+    Attributes
+    ----------
+    formula
+        As printed, with y for the target and f for the prediction.
+    expression, weights
+        The same in the symbolic language.
+    link
+        Of the task that it was learned on.
+    note
+        Where the two differ, or what to mind.
+    """
+
+    formula: str
+    expression: str
+    link: Link
+    weights: tuple[float, ...] | None = None
+    note: str = ""
+
+    @property
+    def loss(self) -> SymbolicLoss:
+        """The module, in double precision."""
+        weights = self.weights or (1.0,) * (len(parse(self.expression)) - 1)
+        phi = torch.tensor(weights, dtype=torch.double)
+        return SymbolicLoss(self.expression, phi, link=self.link)
+
+
+_NO_SIGN = "As printed it falls towards f = 0 at the target: the sign of its weights is lost."
+
+PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
+    "6a": PublishedLoss("log(√(y·f) + ε)", "log(sqrt(mul(y, f)))", "softmax", None, _NO_SIGN),
+    "6b": PublishedLoss(
+        "log(y·f + √log(y·f))²",
+        "square(log(add(mul(y, f), sqrt(log(mul(y, f))))))",
+        "softmax",
+    ),
+    "6c": PublishedLoss(
+        "((y - f)/f)⁴",
+        "square(square(div(sub(y, f), f)))",
+        "softmax",
+        (1.0, 1.0, _LARGE, 1.0, 1.0, _LARGE),
+        "Its unprotected division is the limit c → ∞ of div(c·a, c·b); here c = 10¹⁵.",
+    ),
+    "6d": PublishedLoss(
+        "y³ + f³ + f·y² + f²·y",
+        "add(add(mul(y, square(y)), mul(f, square(f))), add(mul(f, square(y)), mul(square(f), y)))",
+        "softmax",
+        None,
+        _NO_SIGN,
+    ),
+    "6e": PublishedLoss("log((y·f)² + ε)", "log(square(mul(y, f)))", "softmax", None, _NO_SIGN),
+    "(14)": PublishedLoss(
+        "|log(√(y·f) + ε)|",
+        "abs(log(sqrt(mul(y, f))))",
+        "softmax",
+        None,
+        "The form of 6a that appendix A analyses.",
+    ),
+    "(15)": PublishedLoss(
+        "|log((y·f + ε)²)|",
+        "abs(mul(add(1, 1), log(mul(y, f))))",
+        "softmax",
+        None,
+        "The form that appendix A gives for 6e; its ε stands elsewhere.",
+    ),
+    "6f": PublishedLoss(
+        "(f - min(max(y, -1), 1))²", "square(sub(f, min(max(y, -1), 1)))", "identity"
+    ),
+    "6g": PublishedLoss("y·√(y/√(1 + f²))", "mul(y, sqrt(div(y, f)))", "identity"),
+    "6h": PublishedLoss(
+        "y/(1 + log(y - 1)²) - f",
+        "sub(div(div(y, log(sub(y, 1))), log(sub(y, 1))), f)",
+        "identity",
+    ),
+    "6i": PublishedLoss("√(y·(y - f))", "sqrt(mul(y, sub(y, f)))", "identity"),
+    "6j": PublishedLoss("√(y - f)", "sqrt(sub(y, f))", "identity"),
+}
+"""By their place in the paper: a–j of Table 6, and equations (14) and (15)."""

@@ -1,0 +1,70 @@
+"""The command that analyses a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from evomal.cli.options import Json, new_console, print_json
+from evomal.errors import InputError
+
+if TYPE_CHECKING:
+    from evomal.losses.form import Link
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Analyse a loss: how it acts when training begins and ends, and its loss card."""
+
+    what: tyro.conf.Positional[str]
+    """A run directory, a loss file, the name of a known loss, or an expression in quotes."""
+
+    classes: int | None = None
+    """Number of classes; default that of a run's task, and none for a regression loss."""
+
+    link: Literal["softmax", "sigmoid", "identity"] | None = None
+    """How an expression reads raw outputs; default softmax with --classes, else identity."""
+
+    json_output: Json = False
+    """Print one JSON object and nothing else."""
+
+    def run(self) -> int:
+        """Analyse it and print the result."""
+        from evomal.analysis.analysis import analyze
+        from evomal.analysis.analysis_report import analysis_report
+        from evomal.losses.form import Form
+        from evomal.runs.run import resolve_loss
+
+        if self.classes is not None and self.classes < 2:
+            raise InputError(f"--classes must be at least 2, but is {self.classes}.")
+        link: Link = self.link or ("identity" if self.classes is None else "softmax")
+        loss = resolve_loss(self.what, Form(link))
+        own: str = getattr(loss, "link", "softmax")
+        if self.link not in (None, own):
+            raise InputError(f"The loss {self.what!r} has link {own!r}, not {self.link!r}.")
+        classes = self.classes
+        if classes is None and own == "softmax":
+            classes = _classes_of(self.what)
+        fields: dict[str, Any] = analyze(loss, classes, name=self.what)
+        if self.json_output:
+            print_json(fields)
+        else:
+            new_console().print(analysis_report(fields))
+        return 0
+
+
+def _classes_of(what: str) -> int:
+    """The number of classes of the task of a run."""
+    import torch
+
+    from evomal.runs.run import Run, is_run_dir
+    from evomal.tasks.registry import TASKS
+
+    names = Run(what).task_names if is_run_dir(what) else []
+    if not names or names[0] not in TASKS:
+        raise InputError(f"The loss {what!r} is one of class probabilities; give --classes.")
+    with torch.device("meta"):
+        *_, last = TASKS[names[0]].model().parameters()
+    return len(last)
