@@ -14,6 +14,8 @@ from evomal.training.training import performance, train
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
+pytestmark = pytest.mark.slow
+
 
 def run_example(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     example, *options = arguments
