@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -25,7 +27,9 @@ from evomal.tasks.registry import TASKS
 from evomal.tasks.task import SGD, Task
 from evomal.training import unrolled
 from evomal.training.settings import EvaluationSettings
-from evomal.training.training import train
+from evomal.training.stacked import partial_training_stacked
+from evomal.training.together import optimize_weights_together, supports_groups
+from evomal.training.training import partial_training, train
 from evomal.training.unrolled import optimize_weights, supports_forward_mode
 
 IMAGES = (1, 28, 28)
@@ -169,6 +173,31 @@ def test_every_architecture_has_the_fast_hypergradient(
     monkeypatch.setattr(unrolled, "supports_forward_mode", lambda _: False)
     plain = optimize_weights(loss, [task], settings, seed=0)
     torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_architecture_is_worked_on_in_groups(
+    name: str, colours: tuple[Tensor, Tensor]
+) -> None:
+    def double() -> nn.Module:
+        return SMALL[name]().double()
+
+    task = small_task(double, colours)
+    losses = [
+        SymbolicLoss(text, torch.ones(edges, dtype=torch.float64), "softmax")
+        for text, edges in [("mul(y, abs(log(f)))", 4), ("square(sub(y, f))", 3)]
+    ]
+    plain = EvaluationSettings(meta_steps=2, meta_learning_rate=0.01)
+    expected = [optimize_weights(loss, [task], plain, seed=0) for loss in losses]
+    engines: list[Literal["batched", "stacked"]] = ["batched", "stacked"]
+    for engine in engines:
+        assert supports_groups(task, stacked=engine == "stacked")
+        settings = replace(plain, engine=engine)
+        found = optimize_weights_together(losses, [task], settings, seed=0)
+        for ours, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-9)
+    trained = partial_training_stacked(task, losses, 3, 0)
+    assert trained == pytest.approx([partial_training(task, loss, 3, 0) for loss in losses])
 
 
 def test_a_depth_that_makes_no_network_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,6 +50,14 @@ def check_deadline() -> None:
     """Raise `DeadlineError` if the time of the enclosing `deadline` is over."""
     if time.monotonic() > _deadline.get():
         raise DeadlineError
+
+
+@contextmanager
+def quiet_vmap() -> Iterator[None]:
+    """No warning where ``torch.vmap`` does a small operation one by one, as in adaptive pooling."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
 
 
 def draw_batches(

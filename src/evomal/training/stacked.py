@@ -24,6 +24,7 @@ from evomal.training.numerics import (
     draw_batches,
     finite_rows,
     is_out_of_memory,
+    quiet_vmap,
     require_finite,
 )
 from evomal.training.training import evaluation_rows, finite_metric, new_sgd, own_inputs
@@ -37,7 +38,8 @@ def partial_training_stacked(
     A group that does not fit in the memory is trained in two halves.
     """
     try:
-        return _partial_training(task, losses, steps, seed)
+        with quiet_vmap():
+            return _partial_training(task, losses, steps, seed)
     except (RuntimeError, MemoryError) as error:
         if len(losses) == 1 or not is_out_of_memory(error):
             raise

@@ -26,7 +26,7 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator
 from evomal.tasks.task import Task
-from evomal.training.numerics import all_finite, check_deadline, finite_rows
+from evomal.training.numerics import all_finite, check_deadline, finite_rows, quiet_vmap
 from evomal.training.settings import EvaluationSettings
 from evomal.training.unrolled import (
     MetaSchedule,
@@ -127,7 +127,7 @@ def optimize_weights_together(
     optimizer = torch.optim.Adam(phis, lr=settings.meta_learning_rate)
     finite = torch.ones(len(losses), dtype=torch.bool, device=tasks[0].device)
     active = list(range(len(losses)))
-    with sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
+    with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
         schedules = [MetaSchedule(task, settings, seed) for task in tasks]
         for i in range(settings.meta_steps):
             check_deadline()
@@ -191,7 +191,7 @@ def supports_groups(task: Task, *, stacked: bool) -> bool:
     """
     step = small_step(task)
     theta, buffers = step.parameters(), step.buffers()
-    with unsupported() as refused, sdpa_kernel(SDPBackend.MATH):
+    with unsupported() as refused, quiet_vmap(), sdpa_kernel(SDPBackend.MATH):
         with step.rng("training"):
             output = step.call(theta, buffers, step.judging.inputs)
         u = torch.stack([output.detach(), output.detach()])
