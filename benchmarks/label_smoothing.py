@@ -12,8 +12,6 @@ versions, n, medians, and quartiles as the spread.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from candidate_cost import print_machine
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -200,22 +199,6 @@ def draw(both: tuple[list[Times], list[Times]], path: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.legend()
     figure.savefig(path, dpi=120)
-
-
-def print_machine(more: str) -> None:
-    """Print hardware and versions."""
-    print(
-        f"{cpu_name()}, {os.cpu_count()} cores; evomal {evomal.__version__}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}; {more}"
-    )
-
-
-def cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:
