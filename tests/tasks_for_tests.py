@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import evomal
+from evomal import SymbolicLoss
 from evomal.losses.form import Link
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
@@ -163,3 +165,27 @@ def _task(
         "name": f"test/{link}",
     }
     return Task(settings.pop("model", model), *parts, link=link, **(defaults | settings))
+
+
+VARIED_TASKS: dict[str, Callable[..., Task]] = {
+    "regression": partial(regression_task, torch.float64),
+    "classes": partial(classification_task, torch.float64),
+    "binary": partial(binary_task, torch.float64),
+    "batch normalisation and dropout": partial(image_task, torch.float64),
+    "nesterov": partial(regression_task, torch.float64, optimizer=SGD(0.1, 0.9, True, 0.05)),
+    **{
+        model.__name__: partial(
+            regression_task, torch.float64, model=partial(model, 1, torch.float64)
+        )
+        for model in (SharedGradients, SummedParameter, TiedFrozenUnused)
+    },
+}
+TEXTS = ["square(sub(y, f))", "mul(tanh(sub(y, f)), sub(square(f), y))", "mul(y, abs(log(f)))"]
+
+
+def losses_for(task: Task, texts: list[str] = TEXTS) -> list[SymbolicLoss]:
+    """Losses in double precision."""
+    return [
+        SymbolicLoss(text, torch.ones(len(evomal.parse(text)) - 1, dtype=torch.float64), task.link)
+        for text in texts
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -90,6 +91,12 @@ def test_workers_have_the_torch_settings_of_their_coordinator() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_workers_keep_the_memory_they_freed(two_processes: LocalProcesses) -> None:
+    """Else there are some 10 000 faults, one for every page that is given back and fetched."""
+    assert result(two_processes.submit(faulty_work.page_faults)) < 2000
 
 
 def test_an_error_in_this_process_keeps_its_cause() -> None:

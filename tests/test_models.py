@@ -204,3 +204,16 @@ def test_a_depth_that_makes_no_network_is_refused() -> None:
     for make in (lambda: WideResNet(10, depth=27), lambda: PyramidNet(10, depth=100)):
         with pytest.raises(ValueError, match="depth"):
             make()
+
+
+def test_lenet5_pools_before_the_activation_as_it_would_after() -> None:
+    with isolated_torch_rng(torch.device("cpu"), 0):
+        learner, images = LeNet5().double(), torch.randn(8, 1, 28, 28, dtype=torch.float64)
+    first, pool, relu, second, *_ = learner.features
+    usual = nn.Sequential(first, relu, pool, second, relu, pool, nn.Flatten(), learner.classifier)
+    parameters = list(learner.parameters())
+    outputs = [network(images) for network in (learner, usual)]
+    assert torch.equal(*outputs)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), parameters) for out in outputs)
+    for gradient, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.seeding import isolated_torch_rng
+from evomal.tasks.checks import images_channels_last
 from evomal.tasks.data import Data, Source
 from evomal.tasks.metrics import error_rate, mean_squared_error
 from evomal.tasks.task import SGD, Task
@@ -409,3 +410,16 @@ def test_images_go_channels_last_where_the_network_can(model: type[Viewing], las
     assert torch.equal(batch.inputs, IMAGES[:3])
     twin = pickle.loads(pickle.dumps(task))  # noqa: S301
     assert twin.description() == task.description()
+
+
+def test_images_of_one_channel_make_what_follows_channels_last() -> None:
+    """Where both orders are the same memory, strides decide what a convolution returns."""
+    images = torch.randn(4, 1, 5, 3)
+    moved = images_channels_last(images)
+    assert torch.equal(moved, images)
+    assert moved.data_ptr() == images.data_ptr()
+    convolve = nn.Conv2d(1, 3, 2)
+    for inputs, last in ((images, False), (moved, True)):
+        outputs = convolve(inputs)
+        assert outputs.is_contiguous(memory_format=torch.channels_last) is last
+        torch.testing.assert_close(outputs, convolve(images))

@@ -21,6 +21,7 @@ from evomal.tasks.checks import (
     available_device,
     channels_last,
     first_line,
+    images_channels_last,
     require_separate,
     runs_channels_last,
 )
@@ -214,7 +215,7 @@ class Task:
             inputs = self.augment(inputs)
         inputs = self.preprocess(inputs) if self.preprocess else inputs
         if self._channels_last and self.device.type == "cpu":
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = images_channels_last(inputs)
         extras = {name: values[rows] for name, values in data.extras.items()}
         return Data(inputs, data.targets[rows], extras)
 

@@ -1,0 +1,227 @@
+"""Layers z = W h + b, differentiated by hand: most of the arithmetic of Algorithm 1 is in them.
+
+All candidates of a meta step share the inputs h and the outputs z of such a layer at θ₀. And over a
+batch of B rows the gradient of W is δᵀh, with δ the gradient of z: a matrix of rank at most B. So
+where W is large compared with the batch, neither that gradient nor the updated W - αδᵀh is ever
+put together. With h' the inputs of the layer in the updated learner,
+
+    z' = W h' + b' - α(h'hᵀ)δ,
+
+and with ε the gradient of z', the change of z at θ₀ along v = ∂L_T/∂θ₁ is (h h'ᵀ)ε + v_b, and W
+times the change of h. The products with h'hᵀ are small, and those with W are the same matrix for
+all candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import vmap
+from torch.nn import functional
+
+from evomal.training.unrolled import MetaStep, unsupported
+
+Forward = Callable[[str, nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AffineLayer:
+    """A layer of a base learner that is used once in a forward pass, W and b nowhere else.
+
+    Attributes
+    ----------
+    name
+        Its name in the learner.
+    low_rank
+        Whether its update is not put together.
+    parameters
+        The names of W and, if it has one, b among the learner's parameters.
+    """
+
+    name: str
+    low_rank: bool
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a layer met in one forward pass: inputs h without, outputs z with their graph."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+def product(layer: nn.Module, inputs: Tensor, weight: Any, bias: Any = None) -> Tensor:
+    """W h + b, with a layer's settings but any W and b, None for no b."""
+    if isinstance(layer, nn.Conv2d):
+        return functional.conv2d(
+            inputs, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+    return functional.linear(inputs, weight, bias)
+
+
+def stacked_product(layer: nn.Module, inputs: Tensor, weights: Tensor, *biases: Tensor) -> Tensor:
+    """`product` of the same inputs with every W (P, …) and b (P, …) if any, results (P, …)."""
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        stacked: Tensor = vmap(partial(product, layer, inputs))(weights, *biases)
+        return stacked
+    flat = [values.flatten(0, 1) for values in (weights, *biases)]
+    side_by_side = product(layer, inputs, *flat)
+    dim = side_by_side.ndim - 3 if isinstance(layer, nn.Conv2d) else side_by_side.ndim - 1
+    return torch.stack(side_by_side.tensor_split(len(weights), dim))
+
+
+def pushed_forward(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Outputs z with their change in forward mode, without computing z again.
+
+    Parameters
+    ----------
+    layer
+        Holds the W of θ₀, which has no tangent.
+    inputs
+        h, with a tangent if it changes.
+    outputs
+        z, its tangent that part of its change which comes from W and b.
+    """
+    change = forward_ad.unpack_dual(inputs).tangent  # type: ignore[no-untyped-call]
+    if change is None:
+        return outputs
+    z, shift = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
+    change = product(layer, change, layer.weight) + shift
+    pushed: Tensor = forward_ad.make_dual(z, change)  # type: ignore[no-untyped-call]
+    return pushed
+
+
+@contextmanager
+def intercepted(learner: nn.Module, names: Sequence[str], forward: Forward) -> Iterator[None]:
+    """Let ``forward(name, layer, inputs)`` stand in for the forward pass of some layers.
+
+    Raises
+    ------
+    RuntimeError
+        If a layer is called twice inside the block.
+    """
+    layers = {name: learner.get_submodule(name) for name in names}
+    called = set()
+
+    def once(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
+        if name in called:
+            raise RuntimeError(f"The layer {name} was called once when tried, but now twice.")
+        called.add(name)
+        return forward(name, layer, inputs)
+
+    for name, layer in layers.items():
+        layer.forward = partial(once, name, layer)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            del layer.forward
+
+
+@contextmanager
+def recorded(learner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Pass]]:
+    """Collects what some layers meet in a forward pass; without those that are not called."""
+    passes: dict[str, Pass] = {}
+
+    def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
+        outputs = product(layer, inputs, layer.weight, layer.bias)
+        passes[name] = Pass(inputs.detach(), outputs)
+        return outputs
+
+    with intercepted(learner, names, forward):
+        yield passes
+
+
+def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
+    """The layers of a base learner that can be differentiated by hand, found by trying.
+
+    Each must be called once, its outputs must be left as they are, and the gradients that it gives
+    its parameters must be all of theirs.
+
+    Parameters
+    ----------
+    step
+        A meta step of a few rows; its learner is left as it was.
+    rows
+        Rows of a real batch, on which it depends whether an update of low rank pays.
+    """
+    plain = {name: layer for name, layer in step.learner.named_modules() if _is_plain(layer)}
+    theta = step.parameters()
+    calls: dict[str, list[_Call]] = {name: [] for name in plain}
+
+    def note(name: str, layer: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
+        if args:  # not called by keyword
+            calls[name].append(_Call(args[0], outputs, outputs._version))
+
+    hooks = [
+        layer.register_forward_hook(partial(note, name), prepend=True)
+        for name, layer in plain.items()
+    ]
+    with unsupported() as refused, step.rng("training"):
+        output = step.call(theta, step.buffers(), step.judging.inputs)
+    for hook in hooks:
+        hook.remove()
+    if refused:
+        return ()
+    u = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+    found = []
+    for name, layer in plain.items():
+        own = tuple(f"{name}.{one}" for one, _ in layer.named_parameters())
+        if len(calls[name]) != 1 or not set(own) <= theta.keys():
+            continue
+        (call,) = calls[name]
+        if call.outputs._version == call.version and _is_all(
+            output, u, call.outputs, [theta[one] for one in own]
+        ):
+            share = rows / len(output)
+            low_rank = isinstance(layer, nn.Linear) and _pays(layer, call.inputs, share)
+            found.append(AffineLayer(name, low_rank, own))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Call:
+    inputs: Tensor
+    outputs: Tensor
+    version: int
+    """Of the outputs when they were made; it grows if they are changed in place."""
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is affine, all its parameters are trained, and it is not made into more."""
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return False
+    return (
+        type(layer) in (nn.Linear, nn.Conv2d)
+        and "forward" not in vars(layer)
+        and all(parameter.requires_grad for parameter in layer.parameters())
+    )
+
+
+def _is_all(output: Tensor, u: Tensor, outputs: Tensor, parameters: list[Tensor]) -> bool:
+    """Whether the gradients of parameters all come from one layer's outputs, and are not 0."""
+    if not outputs.requires_grad:
+        return False
+    whole = torch.autograd.grad(
+        output, [outputs, *parameters], u, retain_graph=True, materialize_grads=True
+    )
+    own = torch.autograd.grad(outputs, parameters, whole[0], retain_graph=True)
+    return all(
+        bool(expected.any())
+        and torch.allclose(found, expected, 1e-3, 1e-3 * float(expected.abs().max()))
+        for found, expected in zip(own, whole[1:], strict=True)
+    )
+
+
+def _pays(layer: nn.Linear, inputs: Tensor, share: float) -> bool:
+    """Whether products with h'hᵀ are smaller than those that they replace; `share` scales rows."""
+    into, out, rows = layer.in_features, layer.out_features, len(inputs) * share
+    return inputs.ndim == 2 and into * out > rows * (into + out)

@@ -1,0 +1,292 @@
+"""The gradients of Algorithm 1 for a group of losses, in one meta step.
+
+All candidates of a meta step share θ₀ and the training batch, so the network and its Jacobian J
+there are the same for all of them, and only what J is applied to differs. For P losses this takes
+
+- one forward pass at θ₀;
+- P pull-backs Jᵀu of the losses' slopes and P updated learners θ₁, each judged: in one pass or one
+  after the other;
+- P forward-mode products J v as one batched product, which computes the network's own values once.
+
+Affine layers, which hold most of the arithmetic, are done by hand (`affine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp, vmap
+
+from evomal.losses.base import Loss
+from evomal.training.affine import (
+    AffineLayer,
+    intercepted,
+    product,
+    pushed_forward,
+    recorded,
+    stacked_product,
+)
+from evomal.training.numerics import all_finite, finite_rows
+from evomal.training.unrolled import MetaStep, first_step, first_step_size
+
+
+@dataclass(frozen=True)
+class GroupGradients:
+    """∂L_T(θ₁)/∂φ of every loss, and whether all that led to it was finite, shape (P,)."""
+
+    gradients: list[Tensor]
+    finite: Tensor
+
+
+def group_hypergradients(
+    losses: Sequence[Loss],
+    phis: Sequence[Tensor],
+    step: MetaStep,
+    layers: Sequence[AffineLayer] = (),
+    *,
+    stacked: bool,
+) -> GroupGradients:
+    """`forward_hypergradient` for every loss of a group, on one meta step.
+
+    Parameters
+    ----------
+    losses, phis
+        The losses and their weights φ, which require gradients.
+    step
+        The meta step, with one training batch.
+    layers
+        Layers that are differentiated by hand, of `affine_layers`.
+    stacked
+        Whether the updated learners are worked on in one pass.
+    """
+    (batch,) = step.training
+    start = Start(step, layers)
+    pred = start.output.detach().requires_grad_()
+    values = [step.value(loss, pred, batch, phi) for loss, phi in zip(losses, phis, strict=True)]
+    slopes = [
+        torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)[0]
+        for value in values
+    ]
+    u = torch.stack([slope.detach() for slope in slopes])
+    updated = start.updated(u, stacked=stacked)
+    tangents = start.tangents(updated)
+    alpha = first_step_size(step.task.optimizer)
+    products = [(slope * tangent).sum() for slope, tangent in zip(slopes, tangents, strict=True)]
+    gradients = [torch.zeros_like(phi) for phi in phis]
+    known = [p for p, product in enumerate(products) if product.requires_grad]
+    if known:  # the others are linear in f with slopes free of φ, or flat
+        total = torch.stack([products[p] for p in known]).sum()
+        derivatives = torch.autograd.grad(total, phis, materialize_grads=True)
+        gradients = [-alpha * derivative for derivative in derivatives]
+    finite = updated.finite & finite_rows([u, torch.stack(values), updated.judgements])
+    finite &= torch.stack([gradient.isfinite().all() for gradient in gradients])
+    return GroupGradients(gradients, finite)
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What the updated learners of a group gave.
+
+    Attributes
+    ----------
+    judgements
+        L_T(θ₁) of every loss, (P,).
+    v
+        Its gradients by parameter, (P, …), without the weights of layers of low rank.
+    shifts
+        By such a layer, what the change of its weight along v does to its outputs at θ₀, (P, …).
+    finite
+        Whether all on the way was, (P,).
+    """
+
+    judgements: Tensor
+    v: dict[str, Tensor]
+    shifts: dict[str, Tensor]
+    finite: Tensor
+
+
+class Start:
+    """What all losses of a group share in a meta step: the forward pass at θ₀, and that θ₀."""
+
+    def __init__(self, step: MetaStep, layers: Sequence[AffineLayer]) -> None:
+        self.step = step
+        self.theta, self.buffers = step.parameters(), step.buffers()
+        (batch,) = step.training
+        names = [layer.name for layer in layers]
+        with step.rng("training"), recorded(step.learner, names) as self.passes:
+            self.output = step.call(self.theta, self.buffers, batch.inputs)
+        self.layers = {layer.name: layer for layer in layers if layer.name in self.passes}
+        self.low_rank = [name for name, layer in self.layers.items() if layer.low_rank]
+        self.alpha = first_step_size(step.task.optimizer)
+        decay = 1 - self.alpha * step.task.optimizer.weight_decay
+        weights = {name: self.theta[f"{name}.weight"].detach() for name in self.low_rank}
+        self.decayed = {name: w if decay == 1 else w * decay for name, w in weights.items()}
+        hidden = {f"{name}.weight" for name in self.low_rank}
+        self.whole = {name: p for name, p in self.theta.items() if name not in hidden}
+
+    def judge(
+        self,
+        updated: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        deltas: dict[str, Tensor],
+        probes: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Outputs of an updated learner, and the inputs of its layers of low rank.
+
+        Parameters
+        ----------
+        updated, buffers
+            The learner's parameters, but for the weights of layers of low rank, and buffers.
+        deltas
+            By layer of low rank, the gradients of its outputs at θ₀.
+        probes
+            Zeros of the shapes of these layers' outputs, to have the gradients of these.
+        """
+        met: dict[str, Tensor] = {}
+
+        def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
+            met[name] = inputs
+            common = inputs @ self.passes[name].inputs.mT
+            change = torch.addmm(probes[name], common, deltas[name], alpha=-self.alpha)
+            return product(layer, inputs, self.decayed[name], layer.bias) + change
+
+        with intercepted(self.step.learner, self.low_rank, forward):
+            judged = self.step.call(updated, buffers, self.step.judging.inputs)
+        return judged, met
+
+    def probes(self, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Zeros of the shapes of the outputs that layers of low rank have in updated learners."""
+        (batch,) = self.step.training
+        probes = {}
+        for name, delta in deltas.items():
+            rows = delta.shape[-2] * len(self.step.judging) // len(batch)
+            probes[name] = delta.new_zeros(*delta.shape[:-2], rows, delta.shape[-1])
+            probes[name].requires_grad_()
+        return probes
+
+    def shift(self, name: str, inputs: Tensor, epsilon: Tensor) -> Tensor:
+        """(h h'ᵀ)ε: what W's change along v does to a layer's outputs; all may have rows (P, …)."""
+        return (inputs @ self.passes[name].inputs.mT).mT @ epsilon
+
+    def updated(self, u: Tensor, *, stacked: bool) -> Updated:
+        """Pull the losses' slopes `u` (P, *outputs) back, update the learners and judge them.
+
+        In one pass if `stacked`, or if what one pass shares is most of the work: the products with
+        the weights of layers of low rank, which are the same for all learners.
+        """
+        learner = self.step.learner
+        shared = sum(weight.numel() for weight in self.decayed.values())
+        total = sum(parameter.numel() for parameter in self.theta.values())
+        convolves = any(isinstance(layer, nn.Conv2d) for layer in learner.modules())
+        if stacked or (2 * shared > total and not convolves):
+            return self._updated_in_one(u)
+        return self._updated_in_turn(u)
+
+    def _updated_in_turn(self, u: Tensor) -> Updated:
+        values = list(self.whole.values())
+        outputs = [self.passes[name].outputs for name in self.low_rank]
+        v = {name: torch.empty(len(u), *p.shape).to(p) for name, p in self.whole.items()}
+        shifts = {
+            name: torch.zeros(len(u), *z.shape).to(z)
+            for name, z in zip(self.low_rank, outputs, strict=True)
+        }
+        judgements, finite = [], []
+        for p, slope in enumerate(u):
+            pulled = torch.autograd.grad(
+                self.output, [*values, *outputs], slope, retain_graph=True, materialize_grads=True
+            )
+            updated = first_step(self.step.task.optimizer, values, pulled[: len(values)])
+            deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
+            probes = self.probes(deltas)
+            own = {name: buffer.clone() for name, buffer in self.buffers.items()}
+            with self.step.rng("judging"):
+                judged, met = self.judge(
+                    dict(zip(self.whole, updated, strict=True)), own, deltas, probes
+                )
+            judgement = self.step.task.task_loss(judged, self.step.judging.targets)
+            gradients = torch.autograd.grad(
+                judgement, [*updated, *probes.values()], materialize_grads=True
+            )
+            for rows, gradient in zip(v.values(), gradients, strict=False):
+                rows[p] = gradient
+            for name, epsilon in zip(self.low_rank, gradients[len(values) :], strict=True):
+                if name in met:
+                    shifts[name][p] = self.shift(name, met[name].detach(), epsilon)
+            judgements.append(judgement.detach())
+            finite.append(all_finite([*pulled, judged]))
+        return Updated(torch.stack(judgements), v, shifts, torch.tensor(finite))
+
+    def _updated_in_one(self, u: Tensor) -> Updated:
+        values = list(self.whole.values())
+        outputs = [self.passes[name].outputs for name in self.low_rank]
+        found = torch.autograd.grad(
+            self.output, [*values, *outputs], u, is_grads_batched=True, allow_unused=True
+        )
+        pulled = [
+            torch.zeros(len(u), *value.shape).to(value) if gradient is None else gradient
+            for value, gradient in zip([*values, *outputs], found, strict=True)
+        ]
+        finite = finite_rows(pulled)
+        updated = first_step(self.step.task.optimizer, values, pulled[: len(values)])
+        deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
+        del found, pulled  # as large as all learners
+        probes = self.probes(deltas)
+        own = {name: torch.stack([buffer] * len(u)) for name, buffer in self.buffers.items()}
+        with self.step.rng("judging"):
+            judged, met = vmap(self.judge, randomness="same")(
+                dict(zip(self.whole, updated, strict=True)), own, deltas, probes
+            )
+        targets = self.step.judging.targets
+        judgements = torch.stack([self.step.task.task_loss(pred, targets) for pred in judged])
+        gradients = torch.autograd.grad(
+            judgements.sum(), [*updated, *probes.values()], materialize_grads=True
+        )
+        v = dict(zip(self.whole, gradients, strict=False))
+        shifts = {name: torch.zeros_like(delta) for name, delta in deltas.items()}
+        for name, epsilon in zip(self.low_rank, gradients[len(values) :], strict=True):
+            if name in met:
+                inputs = met[name].detach()
+                common = inputs[0] if inputs.stride(0) == 0 else inputs  # the same for all losses
+                shifts[name] = self.shift(name, common, epsilon)
+        return Updated(judgements.detach(), v, shifts, finite & finite_rows([judged]))
+
+    def tangents(self, updated: Updated) -> Tensor:
+        """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them."""
+        moved = {name: self._moved(layer, updated) for name, layer in self.layers.items()}
+        own = {name for layer in self.layers.values() for name in layer.parameters}
+        others = {name: row for name, row in updated.v.items() if name not in own}
+        fixed = {name: value.detach() for name, value in self.theta.items()}
+        (batch,) = self.step.training
+
+        outputs = {name: self.passes[name].outputs.detach() for name in moved}
+
+        def one(direction: dict[str, Tensor], shifts: dict[str, Tensor]) -> Tensor:
+            def pushed(parameters: dict[str, Tensor], shifted: dict[str, Tensor]) -> Tensor:
+                def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
+                    return pushed_forward(layer, inputs, shifted[name])
+
+                with intercepted(self.step.learner, list(shifted), forward):
+                    parameters = {**fixed, **parameters}
+                    return self.step.call(parameters, self.step.buffers(), batch.inputs)
+
+            primals = ({name: fixed[name] for name in direction}, outputs)
+            tangent: Tensor = jvp(pushed, primals, (direction, shifts))[1]
+            return tangent
+
+        with torch.no_grad(), self.step.rng("training"):
+            tangents: Tensor = vmap(one, randomness="same")(others, moved)
+        return tangents
+
+    def _moved(self, layer: AffineLayer, updated: Updated) -> Tensor:
+        """What the change of a layer's own parameters along v does to its outputs, (P, …)."""
+        if layer.low_rank:
+            shift = updated.shifts[layer.name]
+            for name in layer.parameters[1:]:
+                shift = shift + updated.v[name].unsqueeze(1)
+            return shift
+        module = self.step.learner.get_submodule(layer.name)
+        inputs = self.passes[layer.name].inputs
+        return stacked_product(module, inputs, *(updated.v[name] for name in layer.parameters))
