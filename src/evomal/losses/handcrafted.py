@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -88,19 +88,23 @@ class HandcraftedLoss(Loss):
         """The loss of logits (B, C, …) and class indices (B, …); it takes no further inputs."""
         if inputs:
             self._expanded(inputs, pred)  # raises: it has none
-        if pred.ndim == 0 or target.is_floating_point() or target.shape != self._samples(pred):
+        fits = target.shape == pred.shape[:1] if pred.ndim == 2 else self._fits(pred, target)
+        if not fits or target.is_floating_point():
             raise InputError(
                 f"A handcrafted loss takes logits (B, C, …) and class indices (B, …), but pred has "
                 f"shape {tuple(pred.shape)} and target shape {tuple(target.shape)} and type "
                 f"{target.dtype}."
             )
-        weight = self.weight
+        weight = self._buffers["weight"]
         if weight is not None:
             self._require_class_weights(weight, pred.shape[class_dim(pred)])
         if pred.dtype not in _HALVES:
             return self._of_logits(pred, target.long(), weight)
         value = self._of_logits(pred.float(), target.long(), weight)
         return value if torch.is_autocast_enabled(pred.device.type) else value.to(pred.dtype)
+
+    def _fits(self, pred: Tensor, target: Tensor) -> bool:
+        return pred.ndim > 0 and target.shape == self._samples(pred)
 
     @abstractmethod
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
@@ -140,34 +144,48 @@ class HandcraftedLoss(Loss):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.setting_names)
 
 
+class Curve(NamedTuple):
+    """A loss as factor × values + shift; numbers are cheaper applied after the reduction."""
+
+    factor: float
+    values: Tensor
+    shift: float = 0.0
+
+
 class TargetLoss(HandcraftedLoss):
     """A loss y·ℓ(log f): of the target class alone, through the logarithm of its probability.
 
     `weight` scales a sample by the weight of its target class.
     """
 
-    factor: float = -1.0
-
     @abstractmethod
-    def curve(self, log_p: Tensor, classes: int) -> Tensor:
-        """ℓ(log p) / `factor`, for log p ≤ 0 of any shape and C classes."""
+    def curve(self, log_p: Tensor, classes: int) -> Curve:
+        """ℓ(log p) for log p ≤ 0 of any shape and C classes."""
 
     def elementwise(
         self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> Tensor:
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
         log_f = f.clamp_min(torch.finfo(f.dtype).tiny).log()
-        return y * self.factor * self.curve(log_f, f.shape[class_dim(f)])
+        factor, values, shift = self.curve(log_f, f.shape[class_dim(f)])
+        return y * (factor * values + shift)
 
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        dim = 1 if pred.ndim > 1 else 0
+        tells = pred.is_cpu and self.ignore_index < 0 and not torch.compiler.is_compiling()
+        if tells and weight is None and self.reduction == "mean":
+            try:  # a CPU tells an index out of range by itself, at no cost
+                log_p = pred.log_softmax(dim).gather(dim, target.unsqueeze(dim))
+                factor, values, shift = self.curve(log_p, pred.shape[dim])
+                return torch.rsub(values.sum(), shift, alpha=-factor / values.numel())
+            except (RuntimeError, ZeroDivisionError):
+                pass  # something is ignored, there is nothing, or what follows raises too
         log_p = -functional.cross_entropy(
             pred, target, ignore_index=self.ignore_index, reduction="none"
         )
-        values = self.curve(log_p, pred.shape[class_dim(pred)])
-        if weight is None and self.reduction == "mean" and self._counts_all(target):
-            return values.sum() * (self.factor / values.numel())
+        factor, values, shift = self.curve(log_p, pred.shape[dim])
         kept = target != self.ignore_index
-        values = torch.where(kept, values * self.factor, 0.0)
+        values = torch.where(kept, values * factor + shift, 0.0)
         by_sample = kept
         if weight is not None:
             weight = weight.to(values.dtype)
@@ -176,17 +194,6 @@ class TargetLoss(HandcraftedLoss):
         if self.reduction == "none":
             return values
         return values.sum() / by_sample.sum() if self.reduction == "mean" else values.sum()
-
-    def _counts_all(self, target: Tensor) -> bool:
-        """Whether there are samples and none is ignored, if that can be told at once."""
-        if target.device.type != "cpu" or not target.numel() or torch.compiler.is_compiling():
-            return False
-        try:
-            if self.ignore_index < 0:
-                return int(target.min()) >= 0  # as classes are
-            return self.ignore_index not in target
-        except RuntimeError:  # inside torch.func.vmap
-            return False
 
 
 class AbsoluteCrossEntropyLoss(TargetLoss):
@@ -220,12 +227,11 @@ class AbsoluteCrossEntropyLoss(TargetLoss):
         super().__init__(reduction, weight, ignore_index)
         self.phi0 = require_number("phi0", phi0, "above 0", lambda phi: phi > 0)
         self.phi1 = require_number("phi1", phi1, "above 0", lambda phi: phi > 0)
-        self.factor = -self.phi0 if self.phi1 <= 1 else self.phi0
 
-    def curve(self, log_p: Tensor, classes: int) -> Tensor:
-        """±|log p + log φ₁|, by the sign of the factor."""
+    def curve(self, log_p: Tensor, classes: int) -> Curve:
+        """φ₀ times |log p + log φ₁|; -φ₀ times what is inside where that is never positive."""
         shifted = log_p if self.phi1 == 1 else log_p + math.log(self.phi1)
-        return shifted if self.phi1 <= 1 else shifted.abs()
+        return Curve(-self.phi0, shifted) if self.phi1 <= 1 else Curve(self.phi0, shifted.abs())
 
 
 class FocalLoss(TargetLoss):
@@ -254,9 +260,9 @@ class FocalLoss(TargetLoss):
         super().__init__(reduction, weight, ignore_index)
         self.gamma = require_gamma(gamma)
 
-    def curve(self, log_p: Tensor, classes: int) -> Tensor:
-        """(1 − p)^γ·log p."""
-        return focused(log_p, self.gamma)
+    def curve(self, log_p: Tensor, classes: int) -> Curve:
+        """-1 times (1 − p)^γ·log p."""
+        return Curve(-1.0, focused(log_p, self.gamma))
 
 
 class LabelSmoothingLoss(HandcraftedLoss):
