@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -71,7 +72,7 @@ def throughput(task: evomal.Task, workers: int) -> float:
     clock = Clock()
     from evomal.runs.processes import LocalProcesses
 
-    def executor(tasks: Any, threads: int, execution: Any) -> LocalProcesses:
+    def executor(tasks: Any, threads: int, *_: Any) -> LocalProcesses:
         return LocalProcesses(tasks, threads, workers)
 
     with (
@@ -99,8 +100,8 @@ class Instant:
         if function is screen_candidates:
             future.set_result([Screening(loss, "promising", 1.0, loss.key) for loss in args[0]])
         else:
-            key = "task loss" if args[0] is None else args[0].key
-            future.set_result((1 + derive_seed(key) / 2**63, 0.0))
+            keys = ["task loss" if loss is None else loss.key for loss in args[0]]
+            future.set_result([(1 + derive_seed(key) / 2**63, 0.0) for key in keys])
         return future
 
     def close(self) -> None:
@@ -120,10 +121,11 @@ def coordinator(candidates: int) -> None:
         run_dir = Path(folder) / "run"
         evomal.search(task, run_dir=run_dir, callbacks=[clock], **settings)
         times = clock.candidates
-        last = [b - a for a, b in zip(times[-1001:-1], times[-1000:], strict=True)]
+        last = [after - before for before, after in pairwise(times[-1001:])]
         size = (run_dir / "run.sqlite").stat().st_size / 2**20
         print(
-            f"coordinator, {len(times)} candidates stored ({size:.0f} MiB): the last 1000 took "
+            f"coordinator, {len(times)} candidates stored ({size:.0f} MiB): "
+            f"the last {len(last)} took "
             f"{1e3 * statistics.fmean(last):.2f} ms each, "
             f"median {1e3 * statistics.median(last):.2f} ms"
         )

@@ -54,10 +54,12 @@ def run_overview(run: Run) -> Group:
 
 
 def _engine(settings: Mapping[str, Any]) -> str:
+    precision = settings.get("precision", "full")
+    more = "" if precision == "full" else f"; precision {precision}"
     if settings["engine"] == "loop":
-        return "Engine: loop, one candidate after the other"
+        return f"Engine: loop, one candidate after the other{more}"
     size = settings["group_size"]
-    return f"Engine: {settings['engine']}, in groups of {size or 'a generation'}"
+    return f"Engine: {settings['engine']}, in groups of {size or 'a generation'}{more}"
 
 
 PUBLISHED_WARNING = (

@@ -7,6 +7,7 @@ multiplied among themselves, as numbers, wherever the primitive above lets a fac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from evomal.expressions.expression import Expression
@@ -25,6 +26,7 @@ Term = tuple[Factor, "Tensor | None"]
 """A value as factor × tensor; without a tensor, the factor alone."""
 
 
+@lru_cache(maxsize=1024)  # a candidate before and after optimisation, and its duplicates
 def steps_of(expression: Expression) -> tuple[Step, ...]:
     """The program of an expression: arguments come before what is done with them."""
     return tuple(

@@ -22,6 +22,7 @@ from evomal.losses.form import (
 
 Activation = Literal["identity", "softplus"]
 Reduction = Literal["mean", "sum", "none"]
+_LINKS, _ACTIVATIONS, _REDUCTIONS = get_args(Link), get_args(Activation), get_args(Reduction)
 
 
 class Loss(nn.Module, ABC):
@@ -71,11 +72,11 @@ class Loss(nn.Module, ABC):
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__()
-        for name, value, known in [
-            ("link", link, get_args(Link)),
-            ("activation", activation, get_args(Activation)),
-            ("reduction", reduction, get_args(Reduction)),
-        ]:
+        for name, value, known in (
+            ("link", link, _LINKS),
+            ("activation", activation, _ACTIVATIONS),
+            ("reduction", reduction, _REDUCTIONS),
+        ):
             if value not in known:
                 raise InputError(f"Unknown {name} {value!r}; choose from {', '.join(known)}.")
         self.link = link

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -234,30 +235,19 @@ class RunStore:
                 (generation,),
             )
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> list[Outcome]:
         """Every finished candidate, in the order of their numbers."""
         rows = self._connection.execute(
             "SELECT number, generation, proposed, status, fitness, loss, source, correlation, "
             "gradient_key, seconds, reason FROM candidates ORDER BY number"
         )
-        for row in rows:
-            number, generation, proposed, status, fitness, loss, source, g, key, *rest = row
-            seconds, reason = rest
-            yield Outcome(
-                Candidate(
-                    number,
-                    generation,
-                    None if proposed is None else loss_from_dict(json.loads(proposed)),
-                ),
-                status,
-                math.inf if fitness is None else fitness,
-                None if loss is None else loss_from_dict(json.loads(loss)),
-                source,
-                g,
-                key,
-                json.loads(seconds),
-                reason,
-            )
+        collects = gc.isenabled()
+        gc.disable()  # it would go through all that was read so far, again and again
+        try:
+            return [_outcome(*row) for row in rows]
+        finally:
+            if collects:
+                gc.enable()
 
     def write_generation(
         self, generation: Generation, state: Mapping[str, Any], seconds: float
@@ -320,3 +310,31 @@ def _connect_for_writing(run_dir: Path) -> sqlite3.Connection:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _outcome(
+    number: int,
+    generation: int,
+    proposed: str | None,
+    status: Any,
+    fitness: float | None,
+    loss: str | None,
+    source: int | None,
+    correlation: float | None,
+    gradient_key: str | None,
+    seconds: str,
+    reason: str | None,
+) -> Outcome:
+    """A row of the table of candidates."""
+    before = None if proposed is None else loss_from_dict(json.loads(proposed))
+    return Outcome(
+        Candidate(number, generation, before),
+        status,
+        math.inf if fitness is None else fitness,
+        None if loss is None else loss_from_dict(json.loads(loss)),
+        source,
+        correlation,
+        gradient_key,
+        json.loads(seconds),
+        reason,
+    )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from evomal.losses.base import Loss
 from evomal.tasks.metrics import TensorLoss
+from evomal.tasks.precision import products_in
 from evomal.tasks.task import Task
 from evomal.training.numerics import DivergedError
 from evomal.training.screening import Screening, screen
@@ -25,7 +26,9 @@ def screen_candidates(
     filters: bool,
 ) -> list[Screening]:
     """Work for an executor: `screen`."""
-    return screen(losses, tasks, settings, seed, optimize=optimize, filters=filters)
+    tasks = [task.in_precision(settings.precision) for task in tasks]
+    with products_in(settings.precision):
+        return screen(losses, tasks, settings, seed, optimize=optimize, filters=filters)
 
 
 def train_candidates(
@@ -40,12 +43,13 @@ def train_candidates(
     L_P is infinite if the training diverges.
     """
     start = time.perf_counter()
-    task = tasks[index]
+    task = tasks[index].in_precision(settings.precision)
     own = [loss for loss in losses if loss is not None]
-    if settings.engine == "stacked" and len(own) == len(losses):
-        values = partial_training_stacked(task, own, settings.testing_steps, seed)
-    else:
-        values = [_fitness(task, loss or task.task_loss, settings, seed) for loss in losses]
+    with products_in(settings.precision):
+        if settings.engine == "stacked" and len(own) == len(losses):
+            values = partial_training_stacked(task, own, settings.testing_steps, seed)
+        else:
+            values = [_fitness(task, loss or task.task_loss, settings, seed) for loss in losses]
     seconds = (time.perf_counter() - start) / len(losses)
     return [(value, seconds) for value in values]
 

@@ -28,6 +28,7 @@ from evomal.tasks.checks import (
 from evomal.tasks.data import Data, Source, read_extras, read_rows
 from evomal.tasks.functions import identity
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
+from evomal.tasks.precision import InBfloat16, Precision
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ class Task:
         self.split = split
         self.origin = origin
         self.device = available_device(device)
+        self.precision: Precision = "full"
         self._channels_last = False
         learner = self.new_model(seed=0)
         require_separate(learner, self.new_model(seed=0))
@@ -203,6 +205,8 @@ class Task:
             )
         if self._channels_last and self.device.type == "cpu":
             learner = channels_last(learner)
+        if self.precision == "bfloat16":
+            learner = InBfloat16(learner)
         return learner.to(self.device).train()
 
     def batch(self, data: Data, rows: Tensor | slice) -> Data:
@@ -252,6 +256,12 @@ class Task:
             data: Data | None = getattr(self, part)
             if data is not None:
                 setattr(twin, part, data.to(twin.device))
+        return twin
+
+    def in_precision(self, precision: Precision) -> Task:
+        """The same task, the forward passes of its base learners in this precision."""
+        twin = copy.copy(self)
+        twin.precision = precision
         return twin
 
     def description(self) -> dict[str, Any]:

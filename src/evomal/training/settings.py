@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from evomal.errors import InputError
+from evomal.tasks.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class EvaluationSettings:
     """Losses in a group; default 4 on CPUs, and a whole generation on a GPU. Another size changes
     the last bits of a result."""
 
+    precision: Precision = "full"
+    """In which precision base learners compute: as their parameters are (full), or faster on GPUs
+    with float32 products in TensorFloat-32 (tf32) or forward passes under autocast (bfloat16)."""
+
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
 
@@ -62,6 +67,8 @@ class EvaluationSettings:
             raise InputError("The setting meta_batch must be validation or training.")
         if self.engine not in ("auto", "loop", "batched", "stacked"):
             raise InputError("The setting engine must be auto, loop, batched or stacked.")
+        if self.precision not in get_args(Precision):
+            raise InputError("The setting precision must be full, tf32 or bfloat16.")
         if self.engine in ("batched", "stacked") and self.base_steps != 1:
             raise InputError(f"The engine {self.engine} works with base_steps of 1 only; use loop.")
 

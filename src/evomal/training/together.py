@@ -56,6 +56,7 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -
     InputError
         If an engine is asked for that a base learner does not support.
     """
+    tasks = [task.in_precision(settings.precision) for task in tasks]
     on_cpu = all(task.device.type == "cpu" for task in tasks)
     size = settings.group_size or (GROUP_ON_CPU if on_cpu else None)
 
@@ -129,7 +130,9 @@ def optimize_weights_together(
 
 
 def layers_by_hand(task: Task) -> tuple[AffineLayer, ...]:
-    """The layers of a task's base learner that are differentiated by hand."""
+    """The layers of a task's base learner that are differentiated by hand; none under autocast."""
+    if task.precision == "bfloat16":
+        return ()
     return affine_layers(small_step(task), min(task.batch_size, len(task.train)))
 
 

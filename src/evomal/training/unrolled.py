@@ -11,9 +11,10 @@ under M_φ (paper, section 3.3.1). Two ways compute it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -130,11 +131,7 @@ class MetaSchedule:
         self._task = task
         self._seed = seed
         self._judges = task.validation if settings.meta_batch == "validation" else task.train
-        self.hypergradient = (
-            forward_hypergradient
-            if settings.base_steps == 1 and supports_forward_mode(task)
-            else reverse_hypergradient
-        )
+        self._base_steps = settings.base_steps
         self._training_rows = draw_batches(
             derive_generator(seed, "meta-training", task.name),
             len(task.train),
@@ -149,6 +146,12 @@ class MetaSchedule:
             settings.meta_steps,
             task.device,
         )
+
+    @cached_property
+    def hypergradient(self) -> Callable[[Loss, Tensor, MetaStep], Tensor]:
+        """The fast way where the base learner supports it, else the plain one."""
+        fast = self._base_steps == 1 and supports_forward_mode(self._task)
+        return forward_hypergradient if fast else reverse_hypergradient
 
     def step(self, i: int) -> MetaStep:
         """Meta step i: a fresh base learner and its batches."""

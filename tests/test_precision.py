@@ -1,0 +1,118 @@
+"""Base learners in other precisions than their own; on a CPU, where bfloat16 is only slower."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+import evomal
+from evomal import SymbolicLoss, Task
+from evomal.runs.work import screen_candidates, train_candidates
+from evomal.tasks.precision import Precision, products_in
+from evomal.training.group_step import group_hypergradients
+from evomal.training.settings import EvaluationSettings
+from evomal.training.together import layers_by_hand, with_engine
+from evomal.training.unrolled import MetaSchedule, forward_hypergradient, reverse_hypergradient
+from run_helpers import run_python, tiny_settings
+from tasks_for_tests import TEXTS, classification_task, image_task, regression_task
+
+MAKE = {"regression": regression_task, "classes": classification_task, "images": image_task}
+NEAR = 0.05  # of the largest: bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_outputs_in_bfloat16_are_near_and_in_single_precision(name: str) -> None:
+    task = MAKE[name]()
+    rows = task.batch(task.train, slice(0, 8)).inputs
+    learners = [one.new_model(1).eval() for one in (task, task.in_precision("bfloat16"))]
+    full, low = (learner(rows) for learner in learners)
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, full)
+    torch.testing.assert_close(low, full, rtol=0, atol=NEAR * float(full.detach().abs().max()))
+
+
+@pytest.mark.parametrize("name", ["regression", "classes"])  # dropout draws by type
+def test_hypergradients_in_bfloat16_are_near_in_every_engine(name: str) -> None:
+    task = MAKE[name]()
+    low = task.in_precision("bfloat16")
+    assert layers_by_hand(task)
+    assert not layers_by_hand(low)
+    settings = EvaluationSettings(meta_steps=1)
+    steps = [MetaSchedule(one, settings, 3).step(0) for one in (task, low)]
+    for text in TEXTS:
+        loss = SymbolicLoss(text, link=task.link)
+        phi = loss.weights.clone().requires_grad_()
+        full = forward_hypergradient(loss, phi, steps[0])
+        found = {
+            "forward": forward_hypergradient(loss, phi, steps[1]),
+            "reverse": reverse_hypergradient(loss, phi, steps[1]),
+            "batched": group_hypergradients([loss], [phi], steps[1], stacked=False).gradients[0],
+            "stacked": group_hypergradients([loss], [phi], steps[1], stacked=True).gradients[0],
+        }
+        for gradient in found.values():
+            assert gradient.dtype == torch.float32
+            assert torch.cosine_similarity(gradient, full, dim=0) > 0.95
+            assert 0.7 < float(gradient.norm() / full.norm()) < 1.4
+
+
+@pytest.mark.parametrize("engine", ["loop", "batched", "stacked"])
+def test_candidates_are_worked_on_in_the_precision_of_the_settings(engine: Any) -> None:
+    task = image_task()
+    losses = [SymbolicLoss(text, link=task.link) for text in TEXTS[::2]]
+    screened, trained = [], []
+    for precision in ("full", "bfloat16"):
+        settings = EvaluationSettings(
+            meta_steps=3, testing_steps=10, rejection_batch=8, engine=engine, precision=precision
+        )
+        screened.append(screen_candidates([task], losses, settings, 0, True, False))
+        fitness = train_candidates([task], losses, settings, 0, 0)
+        trained.append([value for value, _ in fitness])
+    assert trained[0] == pytest.approx(trained[1], abs=0.25)
+    for one, other in zip(*screened, strict=True):
+        assert one.loss is not None
+        assert other.loss is not None
+        assert not torch.equal(one.loss.weights, other.loss.weights)
+        torch.testing.assert_close(one.loss.weights, other.loss.weights, rtol=0, atol=0.01)
+
+
+def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(tmp_path: Path) -> None:
+    runs = [
+        evomal.search(
+            regression_task(),
+            run_dir=tmp_path / precision,
+            seed=1,
+            settings=replace(tiny_settings(), precision=precision),
+        )
+        for precision in get_args(Precision)
+    ]
+    best = {name: run.best.fitness for name, run in zip(get_args(Precision), runs, strict=True)}
+    assert best["full"] == best["tf32"] != best["bfloat16"]  # a CPU has no TensorFloat-32
+    shown = [run_python("-m", "evomal.cli", "show", str(run.run_dir))[1] for run in runs]
+    assert [f"precision {name}" in text for name, text in zip(best, shown, strict=True)] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_tensor_float_32_inside_the_block_only() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with products_in("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    with products_in("bfloat16"):
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+
+
+def test_every_engine_is_chosen_as_in_full_precision() -> None:
+    task: Task = classification_task()
+    for precision in ("tf32", "bfloat16"):
+        settings = EvaluationSettings(precision=precision)
+        assert with_engine(settings, [task], optimizes=True).engine == "batched"
+    with pytest.raises(evomal.InputError, match="precision must be full, tf32 or bfloat16"):
+        EvaluationSettings(precision="half").validate()  # type: ignore[arg-type]
