@@ -34,7 +34,7 @@ from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.executors import Executor, InProcess
 from evomal.runs.processes import LocalProcesses
 from evomal.tasks.task import Task
-from evomal.training.filters import correlation
+from evomal.training.filters import correlations
 from evomal.training.screening import optimized
 from evomal.training.together import with_engine
 from evomal.training.training import performance, train
@@ -64,10 +64,8 @@ def local_search(tasks: Sequence[Task], losses: Losses, settings: SearchSettings
 
 
 def rejection(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
-    """In a worker: one candidate after the other."""
-    for loss in losses:
-        correlation(loss, tasks, settings, 0)
-    return len(losses)
+    """In a worker: a group of candidates."""
+    return len(correlations(losses, tasks, settings, 0))
 
 
 def training(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
@@ -102,7 +100,7 @@ def peers(task: Task, losses: Losses, steps: int) -> dict[str, Piece]:
     """The same of the naive peer: one candidate, the losses in turn."""
     import naive_peer
 
-    learner = task.model().to(task.device)
+    learner = naive_peer.new_learner(task)
     naive_peer.datasets(task)
 
     def timed(work: Callable[[SymbolicLoss], object]) -> Piece:

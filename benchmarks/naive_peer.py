@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from evomal.expressions.expression import Expression
 from evomal.expressions.primitives import CONSTANTS, PRIMITIVES, arity
 from evomal.losses.form import Link
+from evomal.tasks.models.lenet5 import LeNet5
 from evomal.tasks.task import Task
 
 META_LEARNING_RATE = 1e-3
@@ -111,6 +112,15 @@ def validation_batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
             yield inputs.to(task.device), targets.to(task.device)
 
 
+def new_learner(task: Task) -> nn.Module:
+    """A fresh base learner; LeNet-5 with its activations before the pooling, as it is written."""
+    learner = task.model().to(task.device)
+    if isinstance(learner, LeNet5):
+        first, pool, relu, second, *_ = learner.features
+        learner.features = nn.Sequential(first, relu, pool, second, relu, pool)
+    return learner
+
+
 def base_optimizer(task: Task, learner: nn.Module) -> torch.optim.SGD:
     """The task's optimiser."""
     return torch.optim.SGD(
@@ -131,7 +141,7 @@ def local_search(task: Task, expression: Expression, seed: int, steps: int) -> T
     optimizer = torch.optim.Adam(loss.parameters(), lr=META_LEARNING_RATE)
     training, judging = training_batches(task), validation_batches(task)
     for _ in range(steps):
-        learner = task.model().to(task.device)
+        learner = new_learner(task)
         optimizer.zero_grad()
         meta_backward(task, loss, learner, next(training), next(judging))
         optimizer.step()
@@ -163,7 +173,7 @@ def rejection(task: Task, expression: Expression, phi: Tensor, steps: int) -> fl
     loss = MetaLossNetwork(expression, task.link, phi).requires_grad_(False)
     inputs, targets = next(training_batches(task, REJECTION_BATCH))
     with torch.no_grad():
-        outputs = task.model().to(task.device)(inputs)
+        outputs = new_learner(task)(inputs)
     optimized = outputs.clone().requires_grad_()
     optimizer = torch.optim.Adam([optimized], lr=task.optimizer.learning_rate)
     for _ in range(steps):
@@ -193,7 +203,7 @@ def partial_training(task: Task, expression: Expression, phi: Tensor, steps: int
 def train(task: Task, expression: Expression, phi: Tensor, steps: int) -> nn.Module:
     """A fresh base learner after `steps` training steps."""
     loss = MetaLossNetwork(expression, task.link, phi).requires_grad_(False)
-    learner = task.model().to(task.device)
+    learner = new_learner(task)
     optimizer = base_optimizer(task, learner)
     training = training_batches(task)
     history = []
