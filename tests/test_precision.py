@@ -12,7 +12,8 @@ import torch
 import evomal
 from evomal import SymbolicLoss, Task
 from evomal.runs.work import screen_candidates, train_candidates
-from evomal.tasks.precision import Precision, products_in
+from evomal.tasks.precision import Precision, float32_precisions, products_in
+from evomal.training import settings as settings_module
 from evomal.training.group_step import group_hypergradients
 from evomal.training.settings import EvaluationSettings
 from evomal.training.together import layers_by_hand, with_engine
@@ -39,8 +40,8 @@ def test_outputs_in_bfloat16_are_near_and_in_single_precision(name: str) -> None
 def test_hypergradients_in_bfloat16_are_near_in_every_engine(name: str) -> None:
     task = MAKE[name]()
     low = task.in_precision("bfloat16")
-    assert layers_by_hand(task)
-    assert not layers_by_hand(low)
+    assert layers_by_hand(task, stacked=False)
+    assert not layers_by_hand(low, stacked=False)
     settings = EvaluationSettings(meta_steps=1)
     steps = [MetaSchedule(one, settings, 3).step(0) for one in (task, low)]
     for text in TEXTS:
@@ -100,13 +101,35 @@ def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(tmp_path: Path)
 
 
 def test_tensor_float_32_inside_the_block_only() -> None:
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = float32_precisions()
     with products_in("tf32"):
-        assert torch.get_float32_matmul_precision() == "high"
-        assert torch.backends.cudnn.allow_tf32
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+        inside = float32_precisions()
+        assert inside["cuda.matmul"] == inside["cudnn.conv"] == "tf32"
+        assert inside["mkldnn.matmul"] == before["mkldnn.matmul"]
+    assert float32_precisions() == before
     with products_in("bfloat16"):
-        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+        assert float32_precisions() == before
+
+
+def test_a_search_where_a_backend_was_set_by_its_own_switch(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch, evomal; from tasks_for_tests import regression_task; "
+        "from run_helpers import tiny_settings\n"
+        "if __name__ == '__main__':\n"
+        "    torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "    for precision in ('full', 'tf32'):\n"
+        "        evomal.search(regression_task(), settings=tiny_settings(precision=precision), "
+        "run_dir=sys.argv[1] + precision)\n"
+        "    print(torch.backends.cuda.matmul.fp32_precision)"
+    )
+    status, output, errors = run_python("-c", code, str(tmp_path / "run"))
+    assert (status, output.split()[-1:]) == (0, ["tf32"]), errors
+
+
+def test_bfloat16_is_for_single_precision() -> None:
+    settings = EvaluationSettings(precision="bfloat16")
+    with pytest.raises(evomal.InputError, match="needs base learners with float32 parameters"):
+        with_engine(settings, [regression_task(torch.float64)], optimizes=True)
 
 
 def test_every_engine_is_chosen_as_in_full_precision() -> None:
@@ -114,5 +137,6 @@ def test_every_engine_is_chosen_as_in_full_precision() -> None:
     for precision in ("tf32", "bfloat16"):
         settings = EvaluationSettings(precision=precision)
         assert with_engine(settings, [task], optimizes=True).engine == "batched"
+    assert get_args(Precision) == get_args(settings_module.Precision)
     with pytest.raises(evomal.InputError, match="precision must be full, tf32 or bfloat16"):
         EvaluationSettings(precision="half").validate()  # type: ignore[arg-type]

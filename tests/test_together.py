@@ -58,8 +58,9 @@ def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> N
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=3).step(0)
     losses = [SymbolicLoss(expression, phi, task.link) for expression, phi in drawn]
     phis = [loss.weights.clone().requires_grad_() for loss in losses]
-    layers = layers_by_hand(task)
-    found = group_hypergradients(losses, phis, step, layers, stacked=len(losses) % 2 == 0)
+    in_one = len(losses) % 2 == 0
+    layers = layers_by_hand(task, stacked=in_one)
+    found = group_hypergradients(losses, phis, step, layers, stacked=in_one)
     rows = zip(losses, phis, found.gradients, found.finite.tolist(), strict=True)
     for loss, phi, ours, finite in rows:
         try:
@@ -91,7 +92,8 @@ def test_single_precision_is_as_near() -> None:
     losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=5).step(0)
     phis = [loss.weights.clone().requires_grad_() for loss in losses]
-    found = group_hypergradients(losses, phis, step, layers_by_hand(task), stacked=False)
+    layers = layers_by_hand(task, stacked=False)
+    found = group_hypergradients(losses, phis, step, layers, stacked=False)
     for loss, phi, ours in zip(losses, phis, found.gradients, strict=True):
         reference = forward_hypergradient(loss, phi, step)
         # relative to all of φ, as some of its gradients may be 0 but for rounding

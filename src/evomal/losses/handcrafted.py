@@ -172,16 +172,19 @@ class TargetLoss(HandcraftedLoss):
 
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         dim = 1 if pred.ndim > 1 else 0
+        log_f = pred.log_softmax(dim)
         tells = pred.is_cpu and self.ignore_index < 0 and not torch.compiler.is_compiling()
         if tells and weight is None and self.reduction == "mean":
             try:  # a CPU tells an index out of range by itself, at no cost
-                log_p = pred.log_softmax(dim).gather(dim, target.unsqueeze(dim))
+                log_p = log_f.gather(dim, target.unsqueeze(dim))
+            except RuntimeError:  # something is ignored, or is no class, which torch says below
+                pass
+            else:
                 factor, values, shift = self.curve(log_p, pred.shape[dim])
-                return torch.rsub(values.sum(), shift, alpha=-factor / values.numel())
-            except (RuntimeError, ZeroDivisionError):
-                pass  # something is ignored, there is nothing, or what follows raises too
-        log_p = -functional.cross_entropy(
-            pred, target, ignore_index=self.ignore_index, reduction="none"
+                if values.numel():
+                    return torch.rsub(values.sum(), shift, alpha=-factor / values.numel())
+        log_p = -functional.nll_loss(
+            log_f, target, ignore_index=self.ignore_index, reduction="none"
         )
         factor, values, shift = self.curve(log_p, pred.shape[dim])
         kept = target != self.ignore_index

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from evomal.errors import InputError
+from evomal.tasks.precision import float32_precisions, set_float32_precisions
 from evomal.tasks.task import Task
 from evomal.training.numerics import DeadlineError, deadline
 
@@ -109,12 +110,11 @@ def torch_settings() -> dict[str, Any]:
     """Settings of torch that change results, for workers to have the same."""
     return {
         "default_dtype": torch.get_default_dtype(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "float32": float32_precisions(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
     }
 
 
@@ -123,18 +123,18 @@ def prepare_worker(threads: int, settings: Mapping[str, Any]) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.set_default_dtype(settings["default_dtype"])
-    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    set_float32_precisions(settings["float32"])
     torch.use_deterministic_algorithms(settings["deterministic"], warn_only=settings["warn_only"])
     torch.backends.cudnn.deterministic = settings["cudnn_deterministic"]
     torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
-    torch.backends.cudnn.allow_tf32 = settings["cudnn_tf32"]
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep up to 256 MiB that it has freed, where the C library is glibc.
+    """Let this process use freed memory again, where the C library is glibc.
 
     As it is, large tensors are given back to the system at every step and fetched again page by
-    page, which is up to a tenth of the time of a search.
+    page, which is up to a tenth of the time of a search. Now pieces of up to 32 MiB are kept, but
+    for more than 256 MiB at the end of the heap.
     """
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

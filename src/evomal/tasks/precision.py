@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +27,52 @@ class InBfloat16(nn.Module):
         return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
 
 
+def float32_precisions() -> dict[str, Any]:
+    """How torch computes float32 products, for `set_float32_precisions`."""
+    if _BY_BACKEND:
+        return {name: backend.fp32_precision for name, backend in _BY_BACKEND.items()}
+    return {
+        "matmul": torch.get_float32_matmul_precision(),
+        "cudnn": torch.backends.cudnn.allow_tf32,
+    }
+
+
+def set_float32_precisions(precisions: Mapping[str, Any]) -> None:
+    """Let torch compute float32 products as `float32_precisions` found it."""
+    if not _BY_BACKEND:
+        torch.set_float32_matmul_precision(precisions["matmul"])
+        torch.backends.cudnn.allow_tf32 = precisions["cudnn"]
+    for name, backend in _BY_BACKEND.items():
+        if backend.fp32_precision != precisions[name]:
+            backend.fp32_precision = precisions[name]
+
+
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
-    """Let float32 products use TensorFloat-32 inside the block, where a GPU has it."""
-    before = torch.get_float32_matmul_precision()
-    convolutions = torch.backends.cudnn.allow_tf32
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+    """Let a GPU's float32 products use TensorFloat-32 in the block, if that is the precision."""
+    if precision != "tf32":
+        yield
+        return
+    before = float32_precisions()
+    on_gpu = dict.fromkeys(("cuda.matmul", "cudnn.conv"), "tf32")
     try:
+        set_float32_precisions({**before, **on_gpu, "matmul": "high", "cudnn": True})
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        set_float32_precisions(before)
+
+
+def _backends() -> dict[str, Any]:
+    """What has a setting of its own; nothing before torch 2.9, where the older settings hold."""
+    all_of_them: Any = torch.backends
+    if not hasattr(all_of_them.cuda.matmul, "fp32_precision"):
+        return {}
+    return {
+        "cuda.matmul": all_of_them.cuda.matmul,
+        "cudnn.conv": all_of_them.cudnn.conv,
+        "mkldnn.matmul": all_of_them.mkldnn.matmul,
+        "mkldnn.conv": all_of_them.mkldnn.conv,
+    }
+
+
+_BY_BACKEND = _backends()

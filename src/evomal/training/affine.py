@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import vmap
 from torch.nn import functional
 
 from evomal.training.unrolled import MetaStep, unsupported
@@ -67,18 +66,7 @@ def product(layer: nn.Module, inputs: Tensor, weight: Any, bias: Any = None) -> 
     return functional.linear(inputs, weight, bias)
 
 
-def stacked_product(layer: nn.Module, inputs: Tensor, weights: Tensor, *biases: Tensor) -> Tensor:
-    """`product` of the same inputs with every W (P, …) and b (P, …) if any, results (P, …)."""
-    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
-        stacked: Tensor = vmap(partial(product, layer, inputs))(weights, *biases)
-        return stacked
-    flat = [values.flatten(0, 1) for values in (weights, *biases)]
-    side_by_side = product(layer, inputs, *flat)
-    dim = side_by_side.ndim - 3 if isinstance(layer, nn.Conv2d) else side_by_side.ndim - 1
-    return torch.stack(side_by_side.tensor_split(len(weights), dim))
-
-
-def pushed_forward(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+def pushed_forward(layer: nn.Module, inputs: Tensor, z: Tensor, shift: Tensor) -> Tensor:
     """Outputs z with their change in forward mode, without computing z again.
 
     Parameters
@@ -87,15 +75,15 @@ def pushed_forward(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
         Holds the W of θ₀, which has no tangent.
     inputs
         h, with a tangent if it changes.
-    outputs
-        z, its tangent that part of its change which comes from W and b.
+    z
+        The outputs.
+    shift
+        That part of their change which comes from W and b.
     """
     change = forward_ad.unpack_dual(inputs).tangent  # type: ignore[no-untyped-call]
-    if change is None:
-        return outputs
-    z, shift = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
-    change = product(layer, change, layer.weight) + shift
-    pushed: Tensor = forward_ad.make_dual(z, change)  # type: ignore[no-untyped-call]
+    if change is not None:
+        shift = product(layer, change, layer.weight) + shift
+    pushed: Tensor = forward_ad.make_dual(z, shift)  # type: ignore[no-untyped-call]
     return pushed
 
 
@@ -113,7 +101,10 @@ def intercepted(learner: nn.Module, names: Sequence[str], forward: Forward) -> I
 
     def once(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
         if name in called:
-            raise RuntimeError(f"The layer {name} was called once when tried, but now twice.")
+            raise RuntimeError(
+                f"The layer {name} was called once when it was tried, but now twice; "
+                "use the engine loop."
+            )
         called.add(name)
         return forward(name, layer, inputs)
 
@@ -174,17 +165,19 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
     u = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
     found = []
     for name, layer in plain.items():
-        own = tuple(f"{name}.{one}" for one, _ in layer.named_parameters())
+        own = tuple(f"{name}.{one}" for one in _parameters(layer))
         if len(calls[name]) != 1 or not set(own) <= theta.keys():
             continue
         (call,) = calls[name]
-        if call.outputs._version == call.version and _is_all(
-            output, u, call.outputs, [theta[one] for one in own]
-        ):
-            share = rows / len(output)
-            low_rank = isinstance(layer, nn.Linear) and _pays(layer, call.inputs, share)
+        types = {call.inputs.dtype, call.outputs.dtype, theta[own[0]].dtype}
+        if call.outputs._version != call.version or len(types) > 1:
+            continue
+        if _is_all(output, u, call.outputs, [theta[one] for one in own]):
+            low_rank = isinstance(layer, nn.Linear) and _pays(layer, call.inputs, len(u), rows)
             found.append(AffineLayer(name, low_rank, own))
-    return tuple(found)
+    if _are_hidden(step, found):
+        return tuple(found)
+    return tuple(layer for layer in found if _are_hidden(step, [layer]))
 
 
 @dataclass(frozen=True)
@@ -197,13 +190,16 @@ class _Call:
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer is affine, all its parameters are trained, and it is not made into more."""
+    if type(layer) not in (nn.Linear, nn.Conv2d) or "forward" in vars(layer):
+        return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return False
-    return (
-        type(layer) in (nn.Linear, nn.Conv2d)
-        and "forward" not in vars(layer)
-        and all(parameter.requires_grad for parameter in layer.parameters())
-    )
+    own = dict(layer.named_parameters())  # `weight_norm` and others put more in, or replace W
+    return set(own) == set(_parameters(layer)) and all(p.requires_grad for p in own.values())
+
+
+def _parameters(layer: nn.Module) -> tuple[str, ...]:
+    return ("weight",) if layer.bias is None else ("weight", "bias")
 
 
 def _is_all(output: Tensor, u: Tensor, outputs: Tensor, parameters: list[Tensor]) -> bool:
@@ -214,14 +210,33 @@ def _is_all(output: Tensor, u: Tensor, outputs: Tensor, parameters: list[Tensor]
         output, [outputs, *parameters], u, retain_graph=True, materialize_grads=True
     )
     own = torch.autograd.grad(outputs, parameters, whole[0], retain_graph=True)
+    tolerance = 1e-9 if output.dtype == torch.float64 else 1e-4
     return all(
         bool(expected.any())
-        and torch.allclose(found, expected, 1e-3, 1e-3 * float(expected.abs().max()))
+        and torch.allclose(found, expected, tolerance, tolerance * float(expected.abs().max()))
         for found, expected in zip(own, whole[1:], strict=True)
     )
 
 
-def _pays(layer: nn.Linear, inputs: Tensor, share: float) -> bool:
-    """Whether products with h'hᵀ are smaller than those that they replace; `share` scales rows."""
-    into, out, rows = layer.in_features, layer.out_features, len(inputs) * share
-    return inputs.ndim == 2 and into * out > rows * (into + out)
+def _are_hidden(step: MetaStep, layers: Sequence[AffineLayer]) -> bool:
+    """Whether nothing but the layers themselves reads their parameters: NaN would come through."""
+    theta = step.parameters()
+    own = {name for layer in layers for name in layer.parameters}
+    spoilt = {name: torch.full_like(theta[name], torch.nan) for name in own}
+
+    def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
+        return product(layer, inputs, *(theta[f"{name}.{one}"] for one in _parameters(layer)))
+
+    names = [layer.name for layer in layers]
+    with torch.no_grad(), step.rng("training"), intercepted(step.learner, names, forward):
+        output = step.call({**theta, **spoilt}, step.buffers(), step.judging.inputs)
+    return bool(output.isfinite().all())
+
+
+def _pays(layer: nn.Linear, inputs: Tensor, batch: int, rows: int) -> bool:
+    """Whether products with h'hᵀ are smaller than those that they replace.
+
+    Only for one row per sample: what else there is may depend on the data.
+    """
+    into, out = layer.in_features, layer.out_features
+    return inputs.ndim == 2 and len(inputs) == batch and into * out > rows * (into + out)

@@ -27,7 +27,6 @@ from evomal.training.affine import (
     product,
     pushed_forward,
     recorded,
-    stacked_product,
 )
 from evomal.training.numerics import all_finite, finite_rows
 from evomal.training.unrolled import MetaStep, first_step, first_step_size
@@ -159,13 +158,11 @@ class Start:
 
     def probes(self, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
         """Zeros of the shapes of the outputs that layers of low rank have in updated learners."""
-        (batch,) = self.step.training
-        probes = {}
-        for name, delta in deltas.items():
-            rows = delta.shape[-2] * len(self.step.judging) // len(batch)
-            probes[name] = delta.new_zeros(*delta.shape[:-2], rows, delta.shape[-1])
-            probes[name].requires_grad_()
-        return probes
+        rows = len(self.step.judging)
+        return {
+            name: delta.new_zeros(*delta.shape[:-2], rows, delta.shape[-1]).requires_grad_()
+            for name, delta in deltas.items()
+        }
 
     def shift(self, name: str, inputs: Tensor, epsilon: Tensor) -> Tensor:
         """(h h'ᵀ)ε: what W's change along v does to a layer's outputs; all may have rows (P, …)."""
@@ -188,9 +185,9 @@ class Start:
     def _updated_in_turn(self, u: Tensor) -> Updated:
         values = list(self.whole.values())
         outputs = [self.passes[name].outputs for name in self.low_rank]
-        v = {name: torch.empty(len(u), *p.shape).to(p) for name, p in self.whole.items()}
+        v = {name: p.new_empty(len(u), *p.shape) for name, p in self.whole.items()}
         shifts = {
-            name: torch.zeros(len(u), *z.shape).to(z)
+            name: z.new_zeros(len(u), *z.shape)
             for name, z in zip(self.low_rank, outputs, strict=True)
         }
         judgements, finite = [], []
@@ -217,7 +214,9 @@ class Start:
                     shifts[name][p] = self.shift(name, met[name].detach(), epsilon)
             judgements.append(judgement.detach())
             finite.append(all_finite([*pulled, judged]))
-        return Updated(torch.stack(judgements), v, shifts, torch.tensor(finite))
+        return Updated(
+            torch.stack(judgements), v, shifts, torch.tensor(finite, device=self.output.device)
+        )
 
     def _updated_in_one(self, u: Tensor) -> Updated:
         values = list(self.whole.values())
@@ -226,7 +225,7 @@ class Start:
             self.output, [*values, *outputs], u, is_grads_batched=True, allow_unused=True
         )
         pulled = [
-            torch.zeros(len(u), *value.shape).to(value) if gradient is None else gradient
+            value.new_zeros(len(u), *value.shape) if gradient is None else gradient
             for value, gradient in zip([*values, *outputs], found, strict=True)
         ]
         finite = finite_rows(pulled)
@@ -255,38 +254,31 @@ class Start:
 
     def tangents(self, updated: Updated) -> Tensor:
         """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them."""
-        moved = {name: self._moved(layer, updated) for name, layer in self.layers.items()}
         own = {name for layer in self.layers.values() for name in layer.parameters}
-        others = {name: row for name, row in updated.v.items() if name not in own}
         fixed = {name: value.detach() for name, value in self.theta.items()}
+        others = {name: value for name, value in fixed.items() if name not in own}
         (batch,) = self.step.training
 
-        outputs = {name: self.passes[name].outputs.detach() for name in moved}
+        def one(v: dict[str, Tensor], shifts: dict[str, Tensor]) -> Tensor:
+            def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
+                met = self.passes[name]
+                changes = [v[one] for one in self.layers[name].parameters if one in v]
+                if name in shifts:
+                    shift = sum(changes, shifts[name])
+                else:
+                    shift = product(layer, met.inputs, *changes)
+                return pushed_forward(layer, inputs, met.outputs.detach(), shift)
 
-        def one(direction: dict[str, Tensor], shifts: dict[str, Tensor]) -> Tensor:
-            def pushed(parameters: dict[str, Tensor], shifted: dict[str, Tensor]) -> Tensor:
-                def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
-                    return pushed_forward(layer, inputs, shifted[name])
-
-                with intercepted(self.step.learner, list(shifted), forward):
+            def pushed(parameters: dict[str, Tensor], _: Tensor) -> Tensor:
+                with intercepted(self.step.learner, list(self.layers), forward):
                     parameters = {**fixed, **parameters}
                     return self.step.call(parameters, self.step.buffers(), batch.inputs)
 
-            primals = ({name: fixed[name] for name in direction}, outputs)
-            tangent: Tensor = jvp(pushed, primals, (direction, shifts))[1]
+            nothing = batch.inputs.new_zeros(())  # there may be no others
+            directions = {name: v[name] for name in others}
+            tangent: Tensor = jvp(pushed, (others, nothing), (directions, nothing))[1]
             return tangent
 
         with torch.no_grad(), self.step.rng("training"):
-            tangents: Tensor = vmap(one, randomness="same")(others, moved)
+            tangents: Tensor = vmap(one, randomness="same")(updated.v, updated.shifts)
         return tangents
-
-    def _moved(self, layer: AffineLayer, updated: Updated) -> Tensor:
-        """What the change of a layer's own parameters along v does to its outputs, (P, …)."""
-        if layer.low_rank:
-            shift = updated.shifts[layer.name]
-            for name in layer.parameters[1:]:
-                shift = shift + updated.v[name].unsqueeze(1)
-            return shift
-        module = self.step.learner.get_submodule(layer.name)
-        inputs = self.passes[layer.name].inputs
-        return stacked_product(module, inputs, *(updated.v[name] for name in layer.parameters))

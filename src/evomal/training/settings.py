@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from evomal.errors import InputError
-from evomal.tasks.precision import Precision
+
+Precision = Literal["full", "tf32", "bfloat16"]  # as in `evomal.tasks`, which needs torch
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""Every benchmark runs and prints what it promises, in its smallest form; no time is asserted."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import evomal
+from run_helpers import run_python, tiny_settings
+from tasks_for_tests import regression_task
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALL: dict[str, tuple[list[str], str]] = {
+    "candidate_cost": (
+        ["--tasks", "diabetes/mlp", "--n", "1", "--steps", "2"],
+        r"mean, 25% promising +[\d.]+ +[\d.]+ +[\d.]+\n",
+    ),
+    "data": (["--n", "2"], r"CIFAR-10 from its files, digests checked +[\d.]+ ms"),
+    "label_smoothing": (["--n", "2"], r"SparseLabelSmoothingLoss +[\d.]+ .* +[\d.]+  "),
+    "loss_overhead": (
+        ["--tasks", "mnist/mlp", "--n", "2", "--threads", "1"],
+        r"mnist/mlp, training step +\d+ +\d+ +[\d.]+",
+    ),
+    "prescreen": (
+        ["--tasks", "diabetes/mlp", "--n", "4", "--meta-steps", "2"],
+        r"agreement: [0-4] of 4",
+    ),
+    "scaling": (
+        ["--task", "diabetes/mlp", "--candidates", "300", "--pairs", "1"],
+        r"candidates stored .*\nresume to first work: (.*\n)+ratio: median [\d.]+",
+    ),
+    "search_time": (
+        ["--tasks", "diabetes/mlp", "--preset", "quick", "--generations", "2"],
+        r"generations: [\d.]+ min \(projected\)",
+    ),
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_benchmark(name: str, data_dir: Path) -> None:
+    arguments, promised = SMALL[name]
+    status, output, errors = run_python(
+        str(BENCHMARKS / f"{name}.py"), *arguments, timeout=600, cwd=BENCHMARKS
+    )
+    assert status == 0, output + errors
+    assert re.search(promised, output), output
+
+
+def test_cluster_simulation(tmp_path: Path) -> None:
+    run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "run")
+    script = str(BENCHMARKS / "cluster_simulation.py")
+    status, output, errors = run_python(script, str(run.run_dir), "--generations", "2")
+    assert status == 0, output + errors
+    assert re.search(r"\n +10000 +[\d.]+%", output), output
