@@ -293,6 +293,7 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
         "threads": 1,
     }
     ours = {"prescreen": False, "initial_losses": (), "engine": "auto", "group_size": None}
+    ours |= {"precision": "full"}
     assert asdict(PRESETS["paper"]) == {**expected, **ours}
     assert PRESETS["paper"] == SearchSettings()
 

@@ -30,7 +30,8 @@ class InBfloat16(nn.Module):
 def float32_precisions() -> dict[str, Any]:
     """How torch computes float32 products, for `set_float32_precisions`."""
     if _BY_BACKEND:
-        return {name: backend.fp32_precision for name, backend in _BY_BACKEND.items()}
+        found = {name: backend.fp32_precision for name, backend in _BY_BACKEND.items()}
+        return {name: "ieee" if value == "none" else value for name, value in found.items()}
     return {
         "matmul": torch.get_float32_matmul_precision(),
         "cudnn": torch.backends.cudnn.allow_tf32,
@@ -42,8 +43,9 @@ def set_float32_precisions(precisions: Mapping[str, Any]) -> None:
     if not _BY_BACKEND:
         torch.set_float32_matmul_precision(precisions["matmul"])
         torch.backends.cudnn.allow_tf32 = precisions["cudnn"]
+    found = float32_precisions()
     for name, backend in _BY_BACKEND.items():
-        if backend.fp32_precision != precisions[name]:
+        if found[name] != precisions[name]:
             backend.fp32_precision = precisions[name]
 
 

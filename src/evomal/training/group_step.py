@@ -274,7 +274,7 @@ class Start:
                     parameters = {**fixed, **parameters}
                     return self.step.call(parameters, self.step.buffers(), batch.inputs)
 
-            nothing = batch.inputs.new_zeros(())  # there may be no others
+            nothing = self.output.new_zeros(())  # there may be no others
             directions = {name: v[name] for name in others}
             tangent: Tensor = jvp(pushed, (others, nothing), (directions, nothing))[1]
             return tangent
