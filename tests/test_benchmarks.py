@@ -28,7 +28,7 @@ SMALL: dict[str, tuple[list[str], str]] = {
         r"agreement: [0-4] of 4",
     ),
     "scaling": (
-        ["--task", "diabetes/mlp", "--candidates", "300", "--pairs", "1"],
+        ["--task", "mnist/logistic", "--candidates", "300", "--pairs", "1"],
         r"candidates stored .*\nresume to first work: (.*\n)+ratio: median [\d.]+",
     ),
     "search_time": (
