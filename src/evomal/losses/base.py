@@ -215,7 +215,7 @@ class Loss(nn.Module, ABC):
             if self.weight is None:
                 count = kept.sum()
             else:
-                count = torch.where(kept, self.weight[torch.where(kept, target, 0)], 0.0).sum()
+                count = sample_weights(self.weight, target, kept).sum()
         if self.reduction == "mean":
             return values.sum() / count
         return values.sum() if self.reduction == "sum" else values
@@ -310,6 +310,12 @@ class Loss(nn.Module, ABC):
 def class_dim(pred: Tensor) -> int:
     """The dimension of the classes, as in torch's cross-entropy."""
     return 0 if pred.ndim == 1 else 1
+
+
+def sample_weights(weight: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+    """The class weight of every sample, in the shape of `target`; 0 where it is not `kept`."""
+    classes = torch.where(kept, target, 0).flatten()  # for () an index, too, that compiles
+    return torch.where(kept, weight[classes].reshape(target.shape), 0.0)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -69,3 +71,20 @@ def class_weights(weight: Tensor | Sequence[float], link: Link) -> Tensor:
     if tensor.ndim != 1 or not bool((tensor >= 0).all()) or not bool(tensor.isfinite().all()):
         raise InputError("The class weights must be finite numbers of at least 0, one per class.")
     return tensor
+
+
+def require_number(name: str, value: object, what: str, holds: Any) -> float:
+    """A finite number that `holds`; otherwise an `InputError` that says `what` it must be."""
+    if not isinstance(value, Real) or not math.isfinite(value) or not holds(value):
+        raise InputError(f"The {name} of a loss must be a number {what}, but is {value!r}.")
+    return float(value)
+
+
+def require_smoothing(value: object) -> float:
+    """ξ, or an `InputError`."""
+    return require_number("smoothing", value, "from 0 to below 1", lambda xi: 0 <= xi < 1)
+
+
+def require_gamma(value: object) -> float:
+    """γ, or an `InputError`."""
+    return require_number("gamma", value, "of at least 0", lambda gamma: gamma >= 0)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from numbers import Real
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,8 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal.errors import InputError
-from evomal.losses.base import Loss, Reduction, class_dim
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS
+from evomal.losses.base import Loss, Reduction, class_dim, sample_weights
+from evomal.losses.form import (
+    IGNORE_INDEX,
+    NO_INPUTS,
+    require_gamma,
+    require_number,
+    require_smoothing,
+)
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -144,12 +149,8 @@ class HandcraftedLoss(Loss):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.setting_names)
 
 
-class Curve(NamedTuple):
-    """A loss as factor × values + shift; numbers are cheaper applied after the reduction."""
-
-    factor: float
-    values: Tensor
-    shift: float = 0.0
+Curve = tuple[float, Tensor, float]
+"""A loss as factor × values + shift; numbers are cheaper applied after the reduction."""
 
 
 class TargetLoss(HandcraftedLoss):
@@ -170,33 +171,56 @@ class TargetLoss(HandcraftedLoss):
         factor, values, shift = self.curve(log_f, f.shape[class_dim(f)])
         return y * (factor * values + shift)
 
-    def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        dim = 1 if pred.ndim > 1 else 0
-        log_f = pred.log_softmax(dim)
-        tells = pred.is_cpu and self.ignore_index < 0 and not torch.compiler.is_compiling()
-        if tells and weight is None and self.reduction == "mean":
+    def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
+        """As `HandcraftedLoss.forward`; what is most usual takes a shorter way."""
+        if (
+            pred.ndim == 2
+            and not target.is_floating_point()
+            and target.ndim == 1
+            and len(target) == len(pred) > 0
+            and pred.is_cpu
+            and pred.dtype not in _HALVES
+            and self.reduction == "mean"
+            and self.ignore_index < 0
+            and self._buffers["weight"] is None
+            and not inputs
+            and not torch.compiler.is_compiling()
+        ):
             try:  # a CPU tells an index out of range by itself, at no cost
-                log_p = log_f.gather(dim, target.unsqueeze(dim))
+                log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))
             except RuntimeError:  # something is ignored, or is no class, which torch says below
                 pass
             else:
-                factor, values, shift = self.curve(log_p, pred.shape[dim])
-                if values.numel():
-                    return torch.rsub(values.sum(), shift, alpha=-factor / values.numel())
-        log_p = -functional.nll_loss(
-            log_f, target, ignore_index=self.ignore_index, reduction="none"
-        )
-        factor, values, shift = self.curve(log_p, pred.shape[dim])
+                factor, values, shift = self.curve(log_p, pred.shape[1])
+                return torch.rsub(values.sum(), shift, alpha=-factor / len(target))
+        return super().forward(pred, target, **inputs)
+
+    def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         kept = target != self.ignore_index
+        factor, values, shift = self.curve(
+            self._log_p(pred, target, kept), pred.shape[class_dim(pred)]
+        )
         values = torch.where(kept, values * factor + shift, 0.0)
         by_sample = kept
         if weight is not None:
-            weight = weight.to(values.dtype)
-            by_sample = torch.where(kept, weight[torch.where(kept, target, 0)], 0.0)
+            by_sample = sample_weights(weight.to(values.dtype), target, kept)
             values = values * by_sample
         if self.reduction == "none":
             return values
         return values.sum() / by_sample.sum() if self.reduction == "mean" else values.sum()
+
+    def _log_p(self, pred: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+        """The targets' log p, in the shape of `target`; 0 where none is `kept`."""
+        dim = class_dim(pred)
+        if not torch.compiler.is_compiling():
+            log_f = pred.log_softmax(dim)
+            return -functional.nll_loss(
+                log_f, target, ignore_index=self.ignore_index, reduction="none"
+            )
+        # One pass over the logits less in the backward pass of what a compiler makes of it.
+        logits = pred - pred.detach().amax(dim, keepdim=True)
+        of_target = logits.gather(dim, torch.where(kept, target, 0).unsqueeze(dim)).squeeze(dim)
+        return torch.where(kept, of_target - logits.exp().sum(dim).log(), 0.0)
 
 
 class AbsoluteCrossEntropyLoss(TargetLoss):
@@ -234,7 +258,7 @@ class AbsoluteCrossEntropyLoss(TargetLoss):
     def curve(self, log_p: Tensor, classes: int) -> Curve:
         """φ₀ times |log p + log φ₁|; -φ₀ times what is inside where that is never positive."""
         shifted = log_p if self.phi1 == 1 else log_p + math.log(self.phi1)
-        return Curve(-self.phi0, shifted) if self.phi1 <= 1 else Curve(self.phi0, shifted.abs())
+        return (-self.phi0, shifted, 0.0) if self.phi1 <= 1 else (self.phi0, shifted.abs(), 0.0)
 
 
 class FocalLoss(TargetLoss):
@@ -265,7 +289,7 @@ class FocalLoss(TargetLoss):
 
     def curve(self, log_p: Tensor, classes: int) -> Curve:
         """-1 times (1 − p)^γ·log p."""
-        return Curve(-1.0, focused(log_p, self.gamma))
+        return -1.0, focused(log_p, self.gamma), 0.0
 
 
 class LabelSmoothingLoss(HandcraftedLoss):
@@ -320,20 +344,3 @@ def focused(log_p: Tensor, gamma: float) -> Tensor:
     """
     rest = torch.rsub(torch.expm1(log_p), torch.finfo(log_p.dtype).tiny)
     return rest.pow(gamma) * log_p
-
-
-def require_number(name: str, value: object, what: str, holds: Any) -> float:
-    """A finite number that `holds`; otherwise an `InputError` that says `what` it must be."""
-    if not isinstance(value, Real) or not math.isfinite(value) or not holds(value):
-        raise InputError(f"The {name} of a loss must be a number {what}, but is {value!r}.")
-    return float(value)
-
-
-def require_smoothing(value: object) -> float:
-    """ξ, or an `InputError`."""
-    return require_number("smoothing", value, "from 0 to below 1", lambda xi: 0 <= xi < 1)
-
-
-def require_gamma(value: object) -> float:
-    """γ, or an `InputError`."""
-    return require_number("gamma", value, "of at least 0", lambda gamma: gamma >= 0)

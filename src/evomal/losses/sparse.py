@@ -13,8 +13,8 @@ from torch import Tensor
 from evomal.errors import InputError
 from evomal.expressions.primitives import EPSILON
 from evomal.losses.base import Reduction
-from evomal.losses.form import IGNORE_INDEX
-from evomal.losses.handcrafted import Curve, TargetLoss, focused, require_gamma, require_smoothing
+from evomal.losses.form import IGNORE_INDEX, require_gamma, require_smoothing
+from evomal.losses.handcrafted import Curve, TargetLoss, focused
 
 
 class SparseSmoothing(TargetLoss):
@@ -50,14 +50,14 @@ class SparseSmoothing(TargetLoss):
         share, rest, others = self.shares(classes)
         log_r = torch.rsub(torch.expm1(log_p), EPSILON / others, alpha=1 / others).log()
         target, non_target = self.target(log_p), self.non_target(log_p, log_r)
-        return Curve(self.factor * share, torch.add(target, non_target, alpha=rest / share))
+        return self.factor * share, torch.add(target, non_target, alpha=rest / share), 0.0
 
     def shares(self, classes: int) -> tuple[float, float, int]:
         """Of the loss for the target output and for the others, and how many others there are."""
         if self.relaxed:
             return 1.0, self.smoothing, 1
         rest = self.smoothing * (classes - 1) / classes
-        return 1 - rest, rest, max(classes - 1, 1)
+        return 1 - rest, rest, classes - 1 or 1
 
 
 class SparseLabelSmoothingLoss(SparseSmoothing):
@@ -103,7 +103,7 @@ class SparseLabelSmoothingLoss(SparseSmoothing):
         share, rest, others = self.shares(classes)
         log_rest = torch.rsub(torch.expm1(log_p), EPSILON).log()
         values = torch.add(log_p, log_rest, alpha=rest / share)
-        return Curve(-share, values, rest * math.log(others))
+        return -share, values, rest * math.log(others)
 
 
 class FocalSparseLabelSmoothingLoss(SparseSmoothing):
