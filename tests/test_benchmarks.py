@@ -18,6 +18,10 @@ SMALL: dict[str, tuple[list[str], str]] = {
         r"mean, 25% promising +[\d.]+ +[\d.]+ +[\d.]+\n",
     ),
     "data": (["--n", "2"], r"CIFAR-10 from its files, digests checked +[\d.]+ ms"),
+    "halving": (
+        ["--tasks", "diabetes/mlp", "--n", "3", "--testing-steps", "8"],
+        r"steps taken: \d+%",
+    ),
     "label_smoothing": (["--n", "2"], r"SparseLabelSmoothingLoss +[\d.]+ .* +[\d.]+  "),
     "loss_overhead": (
         ["--tasks", "mnist/mlp", "--n", "2", "--threads", "1"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -46,12 +47,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         keep: list[Outcome] | None = None,
         group: int | None = 1,
         engine: str = "batched",
+        halving: bool = False,
     ) -> tuple[list[list[Row]], ShuffledExecutor]:
         by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
         executor = ShuffledExecutor(by_key, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
         grouped = {} if group == 1 else {"engine": engine, "group_size": group}
-        searcher = METHODS[method](tiny_settings(**grouped), Form("identity"), 7)
+        searcher = METHODS[method](tiny_settings(halving=halving, **grouped), Form("identity"), 7)
         rows: list[list[Row]] = []
         for candidates in as_candidates(generations):
             dispatcher = Dispatcher(executor, Execution())
@@ -104,13 +106,22 @@ def check_losses(outcomes: Sequence[Outcome], archive: Archive) -> None:
             assert outcome.source == equal.candidate.number
 
 
-def one_after_another(generations: Generations, fates: Mapping[str, Fate]) -> list[list[Row]]:
-    """What METHOD.md says, without any concurrency."""
+def one_after_another(
+    generations: Generations, fates: Mapping[str, Fate], halving: bool = False
+) -> list[list[Row]]:
+    """What METHOD.md says, without any concurrency.
+
+    With halving, a loss is as good at its two rungs as at the end, and halted if it is above the
+    median, of the last five trained in earlier generations, of those that came to that rung.
+    """
     by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
     archive = Archive()
     rows: list[list[Row]] = []
+    trained: list[tuple[float, int]] = []  # and the number of rungs passed
     for candidates in as_candidates(generations):
         rows.append([])
+        at_rungs = [[v for v, passed in trained[-5:] if passed >= rung] for rung in range(2)]
+        bars = [statistics.median(values) if values and halving else INF for values in at_rungs]
         for candidate in candidates:
             fate = by_key[candidate.key]
             key = fate.gradient_key if fate.verdict == "promising" else None
@@ -128,6 +139,10 @@ def one_after_another(generations: Generations, fates: Mapping[str, Fate]) -> li
                 )
             else:
                 status: Any = "evaluated" if math.isfinite(fate.fitness) else "diverged"
+                if fate.fitness < INF:
+                    passed = next((i for i in range(2) if fate.fitness > bars[i]), 2)
+                    trained.append((fate.fitness, passed))
+                    status = "evaluated" if passed == 2 else "halted"
                 outcome = new_outcome(candidate, fate.fitness, status, gradient_key=key)
             archive.add(outcome)
             rows[-1].append(as_row(outcome))
@@ -177,6 +192,25 @@ def test_outcomes_do_not_depend_on_workers_or_on_what_finishes_first(
             assert sorted(executor.trained) == sorted(promising)
         seen |= set(statuses)
     assert seen == {"evaluated", "duplicate", "rejected", "equivalent", "diverged"}
+
+
+@pytest.mark.parametrize("engine", ["batched", "stacked"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_is_halted_does_not_depend_on_workers_or_on_what_is_finished(
+    run: Run, workers: int, engine: str
+) -> None:
+    seen = set()
+    for seed in range(40):
+        generations, fates = random_world(seed)
+        expected = one_after_another(generations, fates, halving=True)
+        kept: list[Outcome] = []
+        options: dict[str, Any] = {"group": 3, "engine": engine, "halving": True}
+        assert run(generations, fates, workers, seed, keep=kept, **options)[0] == expected
+        worked_on = [outcome for outcome in kept if outcome.source is None]
+        halves = {i: [o for o in worked_on if o.candidate.generation == i][::2] for i in range(3)}
+        assert run(generations, fates, workers, finished=halves, **options)[0] == expected
+        seen |= {status for generation in expected for _, status, *_ in generation}
+    assert "halted" in seen
 
 
 A, B, C = "add(y, f)", "sub(y, f)", "mul(y, f)"
@@ -304,7 +338,7 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
     screening, training = executor.arguments
     method = METHODS[name]
     assert screening == (tiny_settings(), 7, method.optimizes_weights, method.filters)
-    assert training == (tiny_settings(), 7, 0)
+    assert training == (tiny_settings(), 7, 0, None)
 
 
 def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

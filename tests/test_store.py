@@ -81,6 +81,7 @@ def every_kind_of_outcome() -> list[Outcome]:
         new_outcome(new_candidate(6, "mul(f, y)"), INF, "diverged", correlation=1 / 3),
         new_outcome(new_candidate(7, None, 2), 2 / 3),
         new_outcome(new_candidate(8, "add(f, y)"), INF, "failed", reason="ValueError: é"),
+        new_outcome(new_candidate(9, "add(f, y)"), 0.1, "halted", curves=((1 / 3, 0.1), (0.2,))),
     ]
 
 
@@ -239,7 +240,7 @@ def test_damage_anywhere_is_an_input_error(run_dir: Path) -> None:
     assert len(Run(run_dir).hall_of_fame) == 1
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
+@pytest.mark.parametrize("version", [0, 1, 3, 5, "4", None])
 def test_another_version_is_an_input_error(store: RunStore, run_dir: Path, version: Any) -> None:
     store.write_facts({"format_version": version})
     with pytest.raises(InputError, match=f"format version {version}, but this evomal reads"):

@@ -23,6 +23,7 @@ from evomal.tasks.metrics import error_rate
 from evomal.training import screening, stacked, together
 from evomal.training.filters import _optimize_outputs, correlations, raw_outputs
 from evomal.training.group_step import group_hypergradients
+from evomal.training.halving import Curve
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
@@ -32,7 +33,7 @@ from evomal.training.together import (
     supports_groups,
     with_engine,
 )
-from evomal.training.training import partial_training
+from evomal.training.training import halved_training, partial_training
 from evomal.training.unrolled import MetaSchedule, forward_hypergradient, optimize_weights
 from run_helpers import OVERFLOW, run_python, tiny_settings, without_timing
 from strategies import fast, weighted_losses
@@ -263,10 +264,29 @@ def test_trainings_of_a_group_are_those_of_its_losses(name: str) -> None:
     task = VARIED_TASKS[name](metric=mean_output)
     losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
     *ours, diverged = partial_training_stacked(task, losses, 12, 6)
-    assert ours == pytest.approx(
-        [partial_training(task, loss, 12, 6) for loss in losses[:-1]], rel=1e-9
-    )
-    assert diverged == math.inf
+    for curve, loss in zip(ours, losses[:-1], strict=True):
+        assert list(curve) == [pytest.approx(partial_training(task, loss, 12, 6), rel=1e-9)]
+    assert diverged == (math.inf,)
+
+
+@pytest.mark.parametrize("name", VARIED_TASKS)
+def test_halved_trainings_of_a_group_are_those_of_its_losses(name: str) -> None:
+    """Some are stopped at the first rung, some at the second, and leave the stack."""
+    task = VARIED_TASKS[name](metric=mean_output)
+    losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
+    none = math.inf, math.inf
+    curves = [halved_training(task, loss, 12, 6, none) for loss in losses[:-1]]
+    low, middle, _ = sorted(curve[0] for curve in curves)
+    second = min(curve[1] for curve in curves)
+    between = (low + middle) / 2, second + 1e-6
+    lengths = set()
+    for bars in [none, between, (between[0], math.inf), (math.inf, between[1]), (-1.0, math.inf)]:
+        *ours, diverged = partial_training_stacked(task, losses, 12, 6, bars)
+        for curve, loss in zip(ours, losses[:-1], strict=True):
+            assert curve == pytest.approx(halved_training(task, loss, 12, 6, bars), rel=1e-9)
+            lengths.add(len(curve))
+        assert diverged[-1] == math.inf
+    assert lengths == {1, 2, 3}
 
 
 def mean_output(pred: Tensor, _: Tensor) -> Tensor:
@@ -276,20 +296,21 @@ def mean_output(pred: Tensor, _: Tensor) -> Tensor:
 
 def test_a_training_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    as_it_is = stacked._partial_training
+    as_it_is = stacked._Stack.train
 
-    def short_of_memory(task: Task, losses: Any, *rest: Any) -> list[float]:
-        sizes.append(len(losses))
-        if len(losses) > 1:
+    def short_of_memory(stack: Any, *rest: Any) -> list[Curve]:
+        sizes.append(len(stack.losses))
+        if len(stack.losses) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return as_it_is(task, losses, *rest)
+        return as_it_is(stack, *rest)
 
-    monkeypatch.setattr(stacked, "_partial_training", short_of_memory)
+    monkeypatch.setattr(stacked._Stack, "train", short_of_memory)
     task = regression_task(F64)
     losses = losses_for(task)
     found = partial_training_stacked(task, losses, 5, 0)
     assert sizes == [3, 1, 2, 1, 1]
-    assert found == pytest.approx([partial_training(task, loss, 5, 0) for loss in losses])
+    for curve, loss in zip(found, losses, strict=True):
+        assert list(curve) == [pytest.approx(partial_training(task, loss, 5, 0))]
 
 
 def test_further_inputs_reach_stacked_trainings() -> None:
@@ -297,7 +318,7 @@ def test_further_inputs_reach_stacked_trainings() -> None:
     task = regression_task(F64, loss_inputs={"w": weights, "t": "progress"})
     text = "mul(add(w, t), square(sub(y, f)))"
     loss = SymbolicLoss(text, torch.ones(7, dtype=F64), inputs=task.form.inputs)
-    (ours,) = partial_training_stacked(task, [loss], 7, 0)
+    ((ours,),) = partial_training_stacked(task, [loss], 7, 0)
     assert ours == pytest.approx(partial_training(task, loss, 7, 0), rel=1e-9)
 
 

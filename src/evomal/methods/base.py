@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal, get_args
 from evomal.losses.base import Loss
 from evomal.losses.form import Form
 from evomal.methods.settings import SearchSettings
+from evomal.training.halving import Curve
 
-Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "diverged", "failed"]
+Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "halted", "diverged", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -55,7 +56,8 @@ class Outcome:
     status
         *evaluated*: trained. *duplicate*: symbolically equivalent to an earlier candidate.
         *rejected*: by the rejection protocol. *equivalent*: its gradients equal those of an
-        earlier one. *diverged*: a stage met a non-finite value. *failed*: the work on it raised an
+        earlier one. *halted*: its training was stopped at a rung, and its fitness is what it had
+        there. *diverged*: a stage met a non-finite value. *failed*: the work on it raised an
         error, ran late or lost its worker, twice.
     fitness
         Lower is better; infinity is the worst.
@@ -71,6 +73,8 @@ class Outcome:
         Wall-clock time by stage.
     reason
         Why it failed.
+    curves
+        Of its training on every task; empty without `halving`.
     """
 
     candidate: Candidate
@@ -82,6 +86,7 @@ class Outcome:
     gradient_key: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    curves: tuple[Curve, ...] = ()
 
     @property
     def rank(self) -> tuple[float, int, int]:
@@ -100,12 +105,15 @@ class Archive:
         The same for each number of nodes.
     counts
         Number of candidates by status.
+    judged
+        The outcomes of those that were trained with rungs.
     """
 
     def __init__(self) -> None:
         self.best: Outcome | None = None
         self.hall_of_fame: dict[int, Outcome] = {}
         self.counts: Counter[Status] = Counter(dict.fromkeys(STATUSES, 0))
+        self.judged: list[Outcome] = []
         self._by_key: dict[str, Outcome] = {}
         self._by_gradient: dict[str, Outcome] = {}
 
@@ -113,6 +121,8 @@ class Archive:
         """Record an outcome; the first of equal candidates stays the one that is found."""
         self.counts[outcome.status] += 1
         self._by_key.setdefault(outcome.candidate.key, outcome)
+        if outcome.curves:
+            self.judged.append(outcome)
         if outcome.gradient_key is not None:
             self._by_gradient.setdefault(outcome.gradient_key, outcome)
         if outcome.status == "evaluated":  # others inherit a fitness that nobody measured

@@ -140,7 +140,7 @@ class Driver:
                         f"The task {self._tasks[index]!r} cannot be trained under its own loss: "
                         f"{result}."
                     ) from result
-                values[index] = result[0][0]
+                values[index] = result[0].curve[-1]
         mean = sum(values[index] for index in range(len(values))) / len(values)
         own = mean if math.isfinite(mean) else None
         self._store.write_facts({"task_loss_fitness": own})

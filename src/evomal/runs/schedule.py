@@ -15,10 +15,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from evomal.methods.base import Candidate, Method, Outcome
+from evomal.methods.base import Candidate, Method, Outcome, Status
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
-from evomal.runs.work import screen_candidates, train_candidates
+from evomal.runs.work import Training, screen_candidates, train_candidates
+from evomal.training.halving import Curve, bars, halted
 from evomal.training.screening import Screening
 
 Group = tuple[Candidate, ...]
@@ -61,7 +62,8 @@ class GenerationSchedule:
         self._outcomes = {outcome.candidate.number: outcome for outcome in finished}
         self._undecided = deque(c for c in candidates if c.number not in self._outcomes)
         self._screenings: dict[int, Screening | WorkError] = {}
-        self._trainings: dict[int, dict[int, tuple[float, float] | WorkError]] = {}
+        self._trainings: dict[int, dict[int, Training | WorkError]] = {}
+        self._bars = self._bars_of_earlier_generations()
         self._first_with_key: dict[str, Candidate] = {}
         self._first_with_gradient: dict[str, Candidate] = {}
         self._followers: dict[int, list[Outcome]] = {}  # wait for the fitness of a candidate
@@ -103,6 +105,20 @@ class GenerationSchedule:
             if any(candidate.number not in known for candidate in group):
                 yield group
 
+    def _bars_of_earlier_generations(self) -> list[Curve | None]:
+        """For each task, which L_P stops a training at its rungs; None without halving."""
+        settings = self._method.settings
+        if not settings.halving:
+            return [None] * self._tasks
+        own = {candidate.number for candidate in self._candidates}
+        judged = [o for o in self._method.archive.judged if o.candidate.number not in own]
+        judged.sort(key=lambda outcome: outcome.candidate.number)
+        last = judged[-settings.population_size :]
+        return [
+            bars([outcome.curves[task] for outcome in last], settings.testing_steps)
+            for task in range(self._tasks)
+        ]
+
     def outcomes(self) -> Iterator[Outcome]:
         """The outcome of every candidate that is not finished, each as soon as it is known.
 
@@ -139,6 +155,7 @@ class GenerationSchedule:
                 method.settings,
                 method.seed,
                 task,
+                self._bars[task],
                 candidates=len(group),
             )
         elif self._to_screen:
@@ -214,24 +231,25 @@ class GenerationSchedule:
         else:
             self._to_screen.extendleft((candidate,) for candidate in reversed(group))
 
-    def _trained(
-        self, candidate: Candidate, results: Sequence[tuple[float, float] | WorkError]
-    ) -> Outcome:
+    def _trained(self, candidate: Candidate, results: Sequence[Training | WorkError]) -> Outcome:
         """The outcome of a candidate that was trained on every task."""
         outcome = self._outcome(candidate)
-        values, training = [], 0.0
+        curves, training = [], 0.0
         for result in results:
             if isinstance(result, WorkError):
                 return replace(outcome, status="failed", reason=str(result))
-            values.append(result[0])
-            training += result[1]
-        fitness = sum(values) / len(values)
-        return replace(
-            outcome,
-            status="evaluated" if math.isfinite(fitness) else "diverged",
-            fitness=fitness if math.isfinite(fitness) else math.inf,
-            seconds={**outcome.seconds, "training": training},
-        )
+            curves.append(result.curve)
+            training += result.seconds
+        outcome = replace(outcome, seconds={**outcome.seconds, "training": training})
+        fitness = sum(curve[-1] for curve in curves) / len(curves)
+        if not math.isfinite(fitness):
+            return outcome
+        settings = self._method.settings
+        if not settings.halving:
+            return replace(outcome, status="evaluated", fitness=fitness)
+        stopped = any(halted(curve, settings.testing_steps) for curve in curves)
+        status: Status = "halted" if stopped else "evaluated"
+        return replace(outcome, status=status, fitness=fitness, curves=tuple(curves))
 
     def _decide(self) -> Iterator[Outcome]:
         """Decide as many candidates as possible, in population order."""

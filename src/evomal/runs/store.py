@@ -21,7 +21,7 @@ from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.methods.base import Candidate, Generation, Outcome
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, lock_run_dir
 
-FORMAT_VERSION = 3  # 2: failed candidates, tasks described one by one; 3: the form of losses
+FORMAT_VERSION = 4  # 2: failures, tasks one by one; 3: the form of losses; 4: curves
 _DRAFT = ".run.sqlite.draft"
 
 _SCHEMA = """
@@ -38,6 +38,7 @@ CREATE TABLE candidates (
     gradient_key TEXT,
     seconds TEXT NOT NULL,
     reason TEXT,
+    curves TEXT NOT NULL,
     finished TEXT NOT NULL
 );
 CREATE TABLE generations (
@@ -207,7 +208,7 @@ class RunStore:
         proposed = outcome.candidate.loss
         with self._connection:
             self._connection.execute(
-                "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     outcome.candidate.number,
                     outcome.candidate.generation,
@@ -220,6 +221,7 @@ class RunStore:
                     outcome.gradient_key,
                     json.dumps(dict(outcome.seconds)),
                     outcome.reason,
+                    json.dumps(outcome.curves),
                     _now(),
                 ),
             )
@@ -239,7 +241,7 @@ class RunStore:
         """Every finished candidate, in the order of their numbers."""
         rows = self._connection.execute(
             "SELECT number, generation, proposed, status, fitness, loss, source, correlation, "
-            "gradient_key, seconds, reason FROM candidates ORDER BY number"
+            "gradient_key, seconds, reason, curves FROM candidates ORDER BY number"
         )
         collects = gc.isenabled()
         gc.disable()  # it would go through all that was read so far, again and again
@@ -324,6 +326,7 @@ def _outcome(
     gradient_key: str | None,
     seconds: str,
     reason: str | None,
+    curves: str,
 ) -> Outcome:
     """A row of the table of candidates."""
     before = None if proposed is None else loss_from_dict(json.loads(proposed))
@@ -337,4 +340,5 @@ def _outcome(
         gradient_key,
         json.loads(seconds),
         reason,
+        tuple(map(tuple, json.loads(curves))),
     )

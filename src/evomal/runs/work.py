@@ -5,16 +5,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from evomal.losses.base import Loss
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.precision import products_in
 from evomal.tasks.task import Task
+from evomal.training.halving import Curve
 from evomal.training.numerics import DivergedError
 from evomal.training.screening import Screening, screen
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
-from evomal.training.training import partial_training
+from evomal.training.training import halved_training, partial_training
+
+
+class Training(NamedTuple):
+    """A loss's partial training on one task.
+
+    Attributes
+    ----------
+    curve
+        L_P at its rungs, if it had any, and at its end, if it was not stopped before; the last one
+        is infinite if it diverged.
+    seconds
+        Wall-clock time.
+    """
+
+    curve: Curve
+    seconds: float
 
 
 def screen_candidates(
@@ -37,25 +55,34 @@ def train_candidates(
     settings: EvaluationSettings,
     seed: int,
     index: int,
-) -> list[tuple[float, float]]:
-    """Work for an executor: of every loss, None being the task's, L_P on one task, and its seconds.
+    bars: Sequence[float] | None = None,
+) -> list[Training]:
+    """Work for an executor: the training of every loss, None being the task's, on one task.
 
-    L_P is infinite if the training diverges.
+    With `bars`, a training is judged at its rungs (`evomal.training.halving`).
     """
     start = time.perf_counter()
     task = tasks[index].in_precision(settings.precision)
     own = [loss for loss in losses if loss is not None]
     with products_in(settings.precision):
         if settings.engine == "stacked" and len(own) == len(losses):
-            values = partial_training_stacked(task, own, settings.testing_steps, seed)
+            curves = partial_training_stacked(task, own, settings.testing_steps, seed, bars)
         else:
-            values = [_fitness(task, loss or task.task_loss, settings, seed) for loss in losses]
+            curves = [_curve(task, loss or task.task_loss, settings, seed, bars) for loss in losses]
     seconds = (time.perf_counter() - start) / len(losses)
-    return [(value, seconds) for value in values]
+    return [Training(curve, seconds) for curve in curves]
 
 
-def _fitness(task: Task, loss: TensorLoss, settings: EvaluationSettings, seed: int) -> float:
+def _curve(
+    task: Task,
+    loss: TensorLoss,
+    settings: EvaluationSettings,
+    seed: int,
+    bars: Sequence[float] | None,
+) -> Curve:
     try:
-        return partial_training(task, loss, settings.testing_steps, seed)
+        if bars is None:
+            return (partial_training(task, loss, settings.testing_steps, seed),)
+        return halved_training(task, loss, settings.testing_steps, seed, bars)
     except DivergedError:
-        return math.inf
+        return (math.inf,)

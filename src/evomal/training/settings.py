@@ -40,6 +40,10 @@ class EvaluationSettings:
     testing_steps: int = 500
     """Training steps that decide the fitness (S_testing)."""
 
+    halving: bool = False
+    """Stop a partial training after a quarter or half of its steps where it is worse than the
+    median of the last trainings of earlier generations was then; the paper stops none."""
+
     engine: Literal["auto", "loop", "batched", "stacked"] = "auto"
     """How candidates are worked on: loss by loss (loop), a group of losses sharing what they can
     (batched), or all learners of a group in one pass (stacked). The results differ by rounding.
@@ -50,8 +54,8 @@ class EvaluationSettings:
     the last bits of a result."""
 
     precision: Precision = "full"
-    """In which precision base learners compute: as their parameters are (full), or faster on GPUs
-    with float32 products in TensorFloat-32 (tf32) or forward passes under autocast (bfloat16)."""
+    """In which precision base learners compute: as their parameters are (full), with float32
+    products in TensorFloat-32 on GPUs (tf32), or with forward passes under autocast (bfloat16)."""
 
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""

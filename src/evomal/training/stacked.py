@@ -18,6 +18,7 @@ from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
+from evomal.training.halving import Curve, rungs
 from evomal.training.numerics import (
     DivergedError,
     check_deadline,
@@ -31,82 +32,124 @@ from evomal.training.training import evaluation_rows, finite_metric, new_sgd, ow
 
 
 def partial_training_stacked(
-    task: Task, losses: Sequence[Loss], steps: int, seed: int
-) -> list[float]:
+    task: Task, losses: Sequence[Loss], steps: int, seed: int, bars: Sequence[float] | None = None
+) -> list[Curve]:
     """`partial_training` of every loss, but for rounding; infinite for a training that diverges.
 
-    A group that does not fit in the memory is trained in two halves.
+    With `bars`, each is judged at its rungs as in `halved_training`, and what is stopped leaves the
+    stack. A group that does not fit in the memory is trained in two halves.
     """
     try:
         with quiet_vmap():
-            return _partial_training(task, losses, steps, seed)
+            return _Stack(task, losses, seed).train(steps, bars)
     except (RuntimeError, MemoryError) as error:
         if len(losses) == 1 or not is_out_of_memory(error):
             raise
     middle = len(losses) // 2  # outside the handler, whose traceback holds all tensors
     halves = losses[:middle], losses[middle:]
-    return [value for half in halves for value in partial_training_stacked(task, half, steps, seed)]
+    both = [partial_training_stacked(task, half, steps, seed, bars) for half in halves]
+    return [*both[0], *both[1]]
 
 
-def _partial_training(task: Task, losses: Sequence[Loss], steps: int, seed: int) -> list[float]:
-    stream = (seed, "fitness", task.name)
-    learner = task.new_model(derive_seed(*stream, "theta"))
-    count = len(losses)
-    theta = {
-        name: torch.stack([p.detach()] * count).requires_grad_(p.requires_grad)
-        for name, p in learner.named_parameters()
-    }
-    buffers = {name: torch.stack([b] * count) for name, b in learner.named_buffers()}
-    trained = [p for p in theta.values() if p.requires_grad]
-    sgd = new_sgd(trained, task.optimizer, task.device)
-    batches = draw_batches(
-        derive_generator(*stream, "batches"), len(task.train), task.batch_size, steps, task.device
-    )
-    finite = torch.ones(count, dtype=torch.bool, device=task.device)
-    with isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
-        for step, rows in enumerate(batches):
-            check_deadline()
-            batch = task.batch(task.train, rows)
-            preds = _outputs(learner, theta, buffers, batch.inputs)
-            values = torch.stack(
-                [
-                    loss(pred, batch.targets, **own_inputs(task, loss, batch, step / steps))
-                    for loss, pred in zip(losses, preds, strict=True)
-                ]
-            )
-            sgd.zero_grad()
-            values.sum().backward()  # type: ignore[no-untyped-call]
-            sgd.step()
-            finite &= finite_rows([preds, values])
-    finite &= finite_rows(trained)
-    metrics = _performances(task, learner, theta, buffers, task.validation)
-    return [value if ok else math.inf for value, ok in zip(metrics, finite.tolist(), strict=True)]
+class _Stack:
+    """The learners of a group in training."""
 
+    def __init__(self, task: Task, losses: Sequence[Loss], seed: int) -> None:
+        self.task = task
+        self.losses = list(losses)
+        self.stream = (seed, "fitness", task.name)
+        self.learner = task.new_model(derive_seed(*self.stream, "theta"))
+        count = len(losses)
+        self.theta = {
+            name: torch.stack([p.detach()] * count).requires_grad_(p.requires_grad)
+            for name, p in self.learner.named_parameters()
+        }
+        self.buffers = {name: torch.stack([b] * count) for name, b in self.learner.named_buffers()}
+        self.sgd = new_sgd(self._trained(), task.optimizer, task.device)
+        self.finite = torch.ones(count, dtype=torch.bool, device=task.device)
 
-@torch.no_grad()
-def _performances(
-    task: Task,
-    learner: nn.Module,
-    theta: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    data: Data,
-) -> list[float]:
-    """L_P of every learner, in eval mode, on a whole data split; infinite if it diverged."""
-    learner.eval()
-    pieces = []
-    with isolated_torch_rng(task.device, 0):
-        for rows in evaluation_rows(task, data):
-            check_deadline()
-            batch = task.batch(data, rows)
-            pieces.append(_outputs(learner, theta, buffers, batch.inputs))
-    metrics = []
-    for pred in torch.cat(pieces, dim=1):
-        try:
-            require_finite([pred])
-            metrics.append(finite_metric(task, pred, data.targets))
-        except DivergedError:
-            metrics.append(math.inf)
-    return metrics
+    def train(self, steps: int, bars: Sequence[float] | None) -> list[Curve]:
+        """The curve of every learner."""
+        task = self.task
+        curves: list[list[float]] = [[] for _ in self.losses]
+        places = list(range(len(curves)))  # of the learners in the stack
+        bar_at = {} if bars is None else dict(zip(rungs(steps), bars, strict=True))
+        rng = derive_generator(*self.stream, "batches")
+        batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
+        with isolated_torch_rng(task.device, derive_seed(*self.stream, "layers")):
+            for step, rows in enumerate(batches, start=1):
+                check_deadline()
+                self._step(task.batch(task.train, rows), (step - 1) / steps)
+                if step not in bar_at and step != steps:
+                    continue
+                for place, value in zip(places, self._performances(), strict=True):
+                    curves[place].append(value)
+                bar = bar_at.get(step, math.inf)
+                on = [i for i, place in enumerate(places) if curves[place][-1] <= bar]
+                if len(on) < len(places):
+                    self._keep(on)
+                    places = [places[i] for i in on]
+                if not places:
+                    break
+        return [tuple(curve) for curve in curves]
+
+    def _trained(self) -> list[Tensor]:
+        return [p for p in self.theta.values() if p.requires_grad]
+
+    def _step(self, batch: Data, progress: float) -> None:
+        """One training step of all."""
+        preds = _outputs(self.learner, self.theta, self.buffers, batch.inputs)
+        values = torch.stack(
+            [
+                loss(pred, batch.targets, **own_inputs(self.task, loss, batch, progress))
+                for loss, pred in zip(self.losses, preds, strict=True)
+            ]
+        )
+        self.sgd.zero_grad()
+        values.sum().backward()  # type: ignore[no-untyped-call]
+        self.sgd.step()
+        self.finite &= finite_rows([preds, values])
+
+    def _keep(self, places: Sequence[int]) -> None:
+        """Take all other learners from the stack."""
+        old, settings = self.sgd, self.task.optimizer
+        self.losses = [self.losses[i] for i in places]
+        rows = torch.tensor(places, dtype=torch.long, device=self.task.device)
+        self.finite = self.finite[rows]
+        self.buffers = {name: b[rows] for name, b in self.buffers.items()}
+        before = self._trained()
+        self.theta = {
+            name: p.detach()[rows].requires_grad_(p.requires_grad) for name, p in self.theta.items()
+        }
+        self.sgd = new_sgd(self._trained(), settings, self.task.device)
+        for was, now in zip(before, self._trained(), strict=True):
+            state = old.state[was]
+            self.sgd.state[now] = {
+                key: value[rows] if isinstance(value, Tensor) else value
+                for key, value in state.items()
+            }
+
+    @torch.no_grad()
+    def _performances(self) -> list[float]:
+        """L_P of every learner, in eval mode, on validation data; infinite if it diverged."""
+        task, data = self.task, self.task.validation
+        finite = (self.finite & finite_rows(self._trained())).tolist()
+        self.learner.eval()
+        pieces = []
+        with isolated_torch_rng(task.device, 0):
+            for rows in evaluation_rows(task, data):
+                check_deadline()
+                inputs = task.batch(data, rows).inputs
+                pieces.append(_outputs(self.learner, self.theta, self.buffers, inputs))
+        self.learner.train()
+        metrics = []
+        for pred, is_finite in zip(torch.cat(pieces, dim=1), finite, strict=True):
+            try:
+                require_finite([pred])
+                metrics.append(finite_metric(task, pred, data.targets) if is_finite else math.inf)
+            except DivergedError:
+                metrics.append(math.inf)
+        return metrics
 
 
 def _outputs(

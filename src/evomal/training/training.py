@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import SGD, Task
+from evomal.training.halving import Curve, rungs
 from evomal.training.numerics import (
     DivergedError,
     check_deadline,
@@ -33,6 +34,7 @@ def train(
     stream: Sequence[int | str],
     optimizer: SGD | None = None,
     milestones: Sequence[float] = (),
+    watch: Callable[[int, nn.Module], bool] | None = None,
 ) -> nn.Module:
     """Train a fresh base learner for `steps` steps under `loss`.
 
@@ -50,6 +52,9 @@ def train(
         Instead of the task's own settings.
     milestones
         Shares of the steps after which the learning rate falls to a tenth.
+    watch
+        Called after every step with its number, from 1, and the base learner, in train mode as it
+        has to be left; if it returns False, the training ends there.
 
     Returns
     -------
@@ -90,6 +95,8 @@ def train(
                 if not finite:
                     raise DivergedError
                 require_finite(parameters)  # where a non-finite gradient leaves its mark
+            if watch is not None and not watch(step, learner):
+                break
     return learner
 
 
@@ -181,3 +188,41 @@ def partial_training(task: Task, loss: TensorLoss, steps: int, seed: int) -> flo
     """
     learner = train(task, loss, steps, stream=(seed, "fitness", task.name))
     return performance(task, learner, task.validation)
+
+
+def halved_training(
+    task: Task, loss: TensorLoss, steps: int, seed: int, bars: Sequence[float]
+) -> Curve:
+    """`partial_training` that is judged at its rungs, and stopped where L_P is above the bar.
+
+    Parameters
+    ----------
+    task, loss, steps, seed
+        As in `partial_training`.
+    bars
+        Of every rung, as `evomal.training.halving.bars` finds them.
+
+    Returns
+    -------
+    Curve
+        L_P at every rung reached, and at the end if it got there: the same as without rungs.
+
+    Raises
+    ------
+    DivergedError
+        If the training or a metric is not finite.
+    """
+    bar_at = dict(zip(rungs(steps), bars, strict=True))
+    curve: list[float] = []
+
+    def goes_on(step: int, learner: nn.Module) -> bool:
+        if step not in bar_at:
+            return True
+        curve.append(performance(task, learner, task.validation))
+        learner.train()
+        return curve[-1] <= bar_at[step]
+
+    learner = train(task, loss, steps, stream=(seed, "fitness", task.name), watch=goes_on)
+    if all(value <= bar for value, bar in zip(curve, bars, strict=False)):
+        curve.append(performance(task, learner, task.validation))
+    return tuple(curve)
