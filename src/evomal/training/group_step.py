@@ -214,9 +214,7 @@ class Start:
                     shifts[name][p] = self.shift(name, met[name].detach(), epsilon)
             judgements.append(judgement.detach())
             finite.append(all_finite([*pulled, judged]))
-        return Updated(
-            torch.stack(judgements), v, shifts, torch.tensor(finite, device=self.output.device)
-        )
+        return Updated(torch.stack(judgements), v, shifts, torch.stack(finite))
 
     def _updated_in_one(self, u: Tensor) -> Updated:
         values = list(self.whole.values())

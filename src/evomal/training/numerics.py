@@ -80,13 +80,16 @@ def require_finite(tensors: Iterable[Tensor]) -> None:
         raise DivergedError
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no element is NaN or infinite."""
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether no element is NaN or infinite: a tensor (), so that nobody waits for a GPU here."""
     tensors = [tensor.detach() for tensor in tensors]
+    if not tensors[0].is_cpu:
+        return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
     # A finite sum proves all its terms finite, and is the cheapest pass over large gradients; the
     # sum of large finite terms can overflow, so that a non-finite one proves nothing.
     total = torch.stack([tensor.sum() for tensor in tensors]).sum()
-    return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
+    finite = bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
+    return torch.tensor(finite)
 
 
 def finite_rows(tensors: Sequence[Tensor]) -> Tensor:

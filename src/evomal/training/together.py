@@ -113,13 +113,15 @@ def optimize_weights_together(
     optimizer = torch.optim.Adam(phis, lr=settings.meta_learning_rate)
     finite = torch.ones(len(losses), dtype=torch.bool, device=tasks[0].device)
     active = list(range(len(losses)))
+    rows = torch.arange(len(losses), device=finite.device)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
         schedules = [MetaSchedule(task, settings, seed) for task in tasks]
         layers = [layers_by_hand(task, stacked=stacked) for task in tasks]
         for i in range(settings.meta_steps):
             check_deadline()
             if i and i % CHECK_EVERY == 0:
-                active = [p for p in active if finite[p]]
+                active = [p for p, is_finite in enumerate(finite.tolist()) if is_finite]
+                rows = finite.nonzero()[:, 0]
             if not active:
                 break
             group, own = [losses[p] for p in active], [phis[p] for p in active]
@@ -130,7 +132,7 @@ def optimize_weights_together(
             optimizer.zero_grad()
             for place, phi in enumerate(own):
                 phi.grad = torch.stack([one.gradients[place] for one in found]).mean(dim=0)
-            finite[active] &= torch.stack([one.finite for one in found]).all(dim=0)
+            finite[rows] &= torch.stack([one.finite for one in found]).all(dim=0)
             optimizer.step()
     finite &= torch.stack([phi.detach().isfinite().all() for phi in phis])
     return [phi.detach() if ok else None for phi, ok in zip(phis, finite.tolist(), strict=True)]

@@ -1,0 +1,115 @@
+"""That a meta step and a training step stay on their device, checked without one.
+
+Tensors on the meta device have no values. So as on a GPU, an operation on them and a tensor left on
+the CPU is an error; and whatever reads a value back, which on a GPU would be to wait for it, is one
+too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from evomal import SymbolicLoss, Task
+from evomal.training import stacked, training, unrolled
+from evomal.training.filters import _optimize_outputs
+from evomal.training.group_step import group_hypergradients
+from evomal.training.numerics import require_finite
+from evomal.training.settings import EvaluationSettings
+from evomal.training.together import layers_by_hand, optimize_weights_together
+from evomal.training.unrolled import MetaSchedule
+from tasks_for_tests import TEXTS, VARIED_TASKS
+
+META = torch.device("meta")
+
+
+@contextmanager
+def no_generator(device: torch.device, seed: int) -> Iterator[None]:
+    """The meta device has none to seed."""
+    yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stacked, training, unrolled):
+        monkeypatch.setattr(module, "isolated_torch_rng", no_generator)
+    monkeypatch.setattr("evomal.tasks.task.isolated_torch_rng", no_generator)
+
+
+def on_meta(task: Task) -> Task:
+    twin = copy.copy(task)
+    twin.device = META
+    twin.train, twin.validation = task.train.to(META), task.validation.to(META)
+    return twin
+
+
+def losses_for(task: Task) -> list[Any]:
+    losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
+    weights = [torch.ones(len(loss.weights), dtype=torch.float64) for loss in losses]
+    return [
+        SymbolicLoss(text, phi, task.link).to(META)
+        for text, phi in zip(TEXTS, weights, strict=True)
+    ]
+
+
+def test_the_meta_device_tells_what_a_gpu_would() -> None:
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ones(2, device=META) + torch.ones(2)
+    with pytest.raises(RuntimeError, match="meta"):
+        require_finite([torch.ones(2, device=META)])
+
+
+@pytest.mark.parametrize("engine", ["batched", "stacked"])
+@pytest.mark.parametrize("name", VARIED_TASKS)
+def test_a_meta_step_of_a_group(name: str, engine: str) -> None:
+    here = VARIED_TASKS[name]()
+    layers = layers_by_hand(here, stacked=engine == "stacked")
+    task = on_meta(here)
+    losses = losses_for(task)
+    schedule = MetaSchedule(task, EvaluationSettings(meta_steps=2), 0)
+    phis = [loss.weights.clone().requires_grad_() for loss in losses]
+    found = group_hypergradients(
+        losses, phis, schedule.step(0), layers, stacked=engine == "stacked"
+    )
+    assert found.finite.device == META
+    assert {gradient.device for gradient in found.gradients} == {META}
+
+
+@pytest.mark.parametrize("name", VARIED_TASKS)
+def test_training_steps_of_a_stack(name: str) -> None:
+    task = on_meta(VARIED_TASKS[name]())
+    stack = stacked._Stack(task, losses_for(task), 0)
+    for _ in range(2):
+        stack._step(task.batch(task.train, torch.arange(8, device=META)), 0.5)
+        stack._keep([0, len(stack.losses) - 1])
+    assert stack.finite.shape == (2,)
+    assert {p.device for p in stack.theta.values()} == {META}
+
+
+@pytest.mark.parametrize("name", VARIED_TASKS)
+def test_the_rejection_protocol(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    adam = torch.optim.Adam  # the fused one knows no meta device
+    monkeypatch.setattr(torch.optim, "Adam", lambda group, lr, fused: adam(group, lr))
+    task = on_meta(VARIED_TASKS[name]())
+    batch = task.batch(task.train, torch.arange(8, device=META))
+    learner = task.new_model(0)
+    outputs = type(batch)(learner(batch.inputs).detach(), batch.targets, batch.extras)
+    for optimized in _optimize_outputs(losses_for(task), task, outputs, 3):
+        assert optimized.device == META
+
+
+def test_all_meta_steps_before_the_end_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the verdict on each loss is read back; the layers were tried before."""
+    here = VARIED_TASKS["classes"]()
+    layers = layers_by_hand(here, stacked=True)
+    monkeypatch.setattr("evomal.training.together.layers_by_hand", lambda *_, **__: layers)
+    task = on_meta(here)
+    settings = EvaluationSettings(meta_steps=3, engine="stacked")
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta") as caught:
+        optimize_weights_together(losses_for(task), [task], settings, 0)
+    assert "finite.tolist()" in str(caught.traceback[1].statement)
