@@ -28,15 +28,16 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=3)
     parser.add_argument("--whole", action="store_true", help="run the search to its end")
     parser.add_argument("--prescreen", action="store_true")
+    parser.add_argument("--halving", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    print_machine(f"preset {options.preset}, seed {options.seed}")
+    more = "".join(f", {name}" for name in ("prescreen", "halving") if getattr(options, name))
+    print_machine(f"preset {options.preset}{more}, seed {options.seed}")
     for name in options.tasks:
         task = evomal.load_task(name, device=options.device)
         overrides = {} if options.whole else {"generations": options.generations}
-        if options.prescreen:
-            overrides["prescreen"] = True
+        overrides |= {name: True for name in ("prescreen", "halving") if getattr(options, name)}
         with tempfile.TemporaryDirectory() as folder:
             run = evomal.search(
                 task,
@@ -58,6 +59,9 @@ def main() -> None:
             print(f"  {wanted} generations: {total / 60:.1f} min (projected)")
         else:
             print(f"  {len(seconds)} generations: {sum(seconds) / 60:.1f} min")
+        own = run.task_loss_fitness
+        best = run.archive.best
+        print(f"  best fitness {best.fitness if best else None}, the task loss's {own}")
 
 
 if __name__ == "__main__":

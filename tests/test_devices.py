@@ -104,7 +104,7 @@ def test_the_rejection_protocol(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_all_meta_steps_before_the_end_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the verdict on each loss is read back; the layers were tried before."""
+    """Before the first look for diverged losses; the layers were tried before."""
     here = VARIED_TASKS["classes"]()
     layers = layers_by_hand(here, stacked=True)
     monkeypatch.setattr("evomal.training.together.layers_by_hand", lambda *_, **__: layers)

@@ -136,7 +136,23 @@ def test_elites_are_carried_over_and_not_asked_again(
         assert gp.population[:elites] == carried
         assert [m.number for m in gp.population[elites:]] == [c.number for c in candidates]
         assert len(gp.population) == size
-        assert min(m.rank for m in gp.population)[0] <= carried[0].fitness
+        assert min(m.rank for m in gp.population) <= carried[0].rank
+
+
+def test_a_halted_loss_ranks_behind_those_trained_to_the_end() -> None:
+    gp = new_gp("evomal", population_size=5, elitism_rate=0.4, generations=2)
+    candidates = gp.ask()
+    fitness = [0.5, 0.1, INF, 0.2, 0.9]
+    outcomes = [
+        new_outcome(c, value, "halted" if value < 0.3 else "evaluated", halted=value < 0.3)
+        for c, value in zip(candidates, fitness, strict=True)
+    ]
+    assert gp.tell(outcomes).mean == pytest.approx((0.5 + 0.9) / 2)
+    ranked = sorted(gp.population, key=lambda member: member.rank)
+    assert [member.fitness for member in ranked] == [0.5, 0.9, 0.1, 0.2, INF]
+    again = new_gp("evomal", population_size=5, elitism_rate=0.4, generations=2)
+    again.load_state_dict(json.loads(json.dumps(gp.state_dict())))
+    assert again.population == gp.population
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -293,7 +309,7 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
         "threads": 1,
     }
     ours = {"prescreen": False, "initial_losses": (), "engine": "auto", "group_size": None}
-    ours |= {"precision": "full"}
+    ours |= {"precision": "full", "halving": False}
     assert asdict(PRESETS["paper"]) == {**expected, **ours}
     assert PRESETS["paper"] == SearchSettings()
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from evomal import Run, SymbolicLoss, resume, search
 from evomal.training.halving import bars, halted, rungs
 from evomal.training.numerics import DivergedError
+from evomal.training.stacked import partial_training_stacked
 from evomal.training.training import halved_training, partial_training
 from run_helpers import OVERFLOW, TINY, Recorder, without_timing
-from tasks_for_tests import TEXTS, VARIED_TASKS, regression_task
+from tasks_for_tests import TEXTS, VARIED_TASKS, image_task, regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
 
@@ -59,9 +61,51 @@ def test_rungs_do_not_disturb_a_training(name: str) -> None:
     assert halved_training(task, loss, 9, 5, (INF, curve[1] - 1e-9)) == curve[:2]
 
 
-def test_a_training_that_diverges_is_not_merely_halted() -> None:
+OVERFLOWING_VALUE = "y"
+for _ in range(8):
+    OVERFLOWING_VALUE = f"square({OVERFLOWING_VALUE})"
+
+
+@pytest.mark.parametrize("text", [OVERFLOW, f"add(square(sub(y, f)), {OVERFLOWING_VALUE})"])
+def test_a_training_that_diverges_is_not_merely_halted(text: str) -> None:
+    """Even if only its value is infinite and the predictions are not."""
+    task, loss = regression_task(), SymbolicLoss(text)
     with pytest.raises(DivergedError):
-        halved_training(regression_task(), SymbolicLoss(OVERFLOW), 9, 5, (0.0, 0.0))
+        halved_training(task, loss, 9, 5, (0.0, 0.0))
+    (curve,) = partial_training_stacked(task, [loss], 9, 5, (0.0, 0.0))
+    assert curve == (INF,)
+
+
+def infinite_at_first(pred: Tensor, target: Tensor) -> Tensor:
+    error = (pred - target).square().mean()
+    return torch.where(error < 0.14, error, INF)
+
+
+def test_a_metric_that_is_not_finite_yet_stops_only_where_there_is_a_bar() -> None:
+    task = regression_task(torch.float64, metric=infinite_at_first)
+    loss = SymbolicLoss(TEXTS[0], torch.ones(3, dtype=torch.float64))
+    last = partial_training(task, loss, 40, 5)
+    for limits, expected in [((INF, INF), 3), ((0.4, INF), 1)]:
+        curve = halved_training(task, loss, 40, 5, limits)
+        (stacked,) = partial_training_stacked(task, [loss], 40, 5, limits)
+        assert stacked == pytest.approx(curve)
+        assert len(curve) == expected
+        assert curve[0] == INF
+        assert curve[-1] == (last if expected == 3 else INF)
+
+
+def drawing(pred: Tensor, target: Tensor) -> Tensor:
+    torch.rand(3)
+    return pred.square().mean()
+
+
+def test_a_metric_that_draws_does_not_disturb_a_training() -> None:
+    task = image_task(torch.float64, metric=drawing)
+    loss = SymbolicLoss(TEXTS[0], torch.ones(3, dtype=torch.float64), "softmax")
+    plain = partial_training(task, loss, 8, 5)
+    assert halved_training(task, loss, 8, 5, (INF, INF))[-1] == plain
+    (stacked,) = partial_training_stacked(task, [loss], 8, 5, (INF, INF))
+    assert stacked[-1] == pytest.approx(plain, rel=1e-9)
 
 
 SEARCH: dict[str, Any] = {**TINY, "seed": 3, "population_size": 8, "generations": 5}
@@ -100,6 +144,16 @@ def test_a_search_halts_what_is_worse_than_earlier_generations(whole: Run) -> No
     best = whole.archive.best
     assert best is not None
     assert best.status == "evaluated"
+
+
+def test_stacked_trainings_are_halted_and_resumed_alike(tasks: list[Any], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**SEARCH, "halving": True, "engine": "stacked", "group_size": 3}
+    whole = search(tasks, run_dir=tmp_path / "whole", **settings)
+    assert whole.archive.counts["halted"]
+    with pytest.raises(KeyboardInterrupt):
+        search(tasks, run_dir=tmp_path / "run", callbacks=[Recorder("candidate", 19)], **settings)
+    again = resume(tmp_path / "run", tasks)
+    assert without_timing(again.summary()) == without_timing(whole.summary())
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -564,6 +564,17 @@ def test_what_a_compiler_gets_is_the_same_loss(
 
 
 @pytest.mark.parametrize("make", LOSSES, ids=name)
+def test_a_loss_exports_for_any_batch(make: Make) -> None:
+    size = torch.export.Dim("batch", min=2)
+    arguments = draw(8, 4), classes(8, count=4)
+    exported = torch.export.export(
+        make(), arguments, dynamic_shapes=({0: size}, {0: size}), strict=False
+    )
+    pred, target = draw(5, 4, seed=1), classes(5, count=4, seed=1)
+    torch.testing.assert_close(exported.module()(pred, target), make()(pred, target))
+
+
+@pytest.mark.parametrize("make", LOSSES, ids=name)
 def test_gradients_of_single_samples(make: Make) -> None:
     pred, target = draw(5, 3), classes(5, count=3)
     loss = make()

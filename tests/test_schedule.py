@@ -206,6 +206,12 @@ def test_what_is_halted_does_not_depend_on_workers_or_on_what_is_finished(
         kept: list[Outcome] = []
         options: dict[str, Any] = {"group": 3, "engine": engine, "halving": True}
         assert run(generations, fates, workers, seed, keep=kept, **options)[0] == expected
+        by_number = {outcome.candidate.number: outcome for outcome in kept}
+        for outcome in kept:
+            if outcome.source is None:
+                assert outcome.halted is (outcome.status == "halted")
+            else:
+                assert outcome.halted is by_number[outcome.source].halted
         worked_on = [outcome for outcome in kept if outcome.source is None]
         halves = {i: [o for o in worked_on if o.candidate.generation == i][::2] for i in range(3)}
         assert run(generations, fates, workers, finished=halves, **options)[0] == expected

@@ -56,7 +56,7 @@ def as_values(outcome: Outcome) -> tuple[Any, ...]:
     return (
         *(candidate.number, candidate.generation, bits(candidate.loss), bits(outcome.loss)),
         *(outcome.status, outcome.fitness, outcome.source, outcome.correlation),
-        *(outcome.gradient_key, outcome.seconds, outcome.reason),
+        *(outcome.gradient_key, outcome.seconds, outcome.reason, outcome.curves, outcome.halted),
     )
 
 
@@ -81,7 +81,9 @@ def every_kind_of_outcome() -> list[Outcome]:
         new_outcome(new_candidate(6, "mul(f, y)"), INF, "diverged", correlation=1 / 3),
         new_outcome(new_candidate(7, None, 2), 2 / 3),
         new_outcome(new_candidate(8, "add(f, y)"), INF, "failed", reason="ValueError: é"),
-        new_outcome(new_candidate(9, "add(f, y)"), 0.1, "halted", curves=((1 / 3, 0.1), (0.2,))),
+        new_outcome(
+            new_candidate(9, "add(f, y)"), 0.1, "halted", curves=((INF, 0.1), (1 / 3,)), halted=True
+        ),
     ]
 
 

@@ -174,7 +174,8 @@ class TargetLoss(HandcraftedLoss):
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
         """As `HandcraftedLoss.forward`; what is most usual takes a shorter way."""
         if (
-            pred.ndim == 2
+            not torch.compiler.is_compiling()
+            and pred.ndim == 2
             and not target.is_floating_point()
             and target.ndim == 1
             and len(target) == len(pred) > 0
@@ -184,7 +185,6 @@ class TargetLoss(HandcraftedLoss):
             and self.ignore_index < 0
             and self._buffers["weight"] is None
             and not inputs
-            and not torch.compiler.is_compiling()
         ):
             try:  # a CPU tells an index out of range by itself, at no cost
                 log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))

@@ -75,6 +75,9 @@ class Outcome:
         Why it failed.
     curves
         Of its training on every task; empty without `halving`.
+    halted
+        Whether the fitness is that of a training that was stopped, its own or its source's; it
+        ranks behind every fitness at the end of a training, as it was taken before.
     """
 
     candidate: Candidate
@@ -87,6 +90,7 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     curves: tuple[Curve, ...] = ()
+    halted: bool = False
 
     @property
     def rank(self) -> tuple[float, int, int]:
@@ -146,7 +150,10 @@ def _rank(outcome: Outcome) -> tuple[float, int, int]:
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished generation: the best fitness so far, its own mean over finite fitness, counts."""
+    """A finished generation: the best fitness so far, its own mean over finite fitness, counts.
+
+    The mean is over what was trained to the end.
+    """
 
     number: int
     best: float | None
@@ -216,7 +223,7 @@ class Method(ABC):
     def tell(self, outcomes: Sequence[Outcome]) -> Generation:
         """Take the outcomes of all candidates of the generation, in population order."""
         self._tell(outcomes)
-        finite = [o.fitness for o in outcomes if math.isfinite(o.fitness)]
+        finite = [o.fitness for o in outcomes if math.isfinite(o.fitness) and not o.halted]
         counts = Counter(outcome.status for outcome in outcomes)
         summary = Generation(
             number=self.generation,

@@ -23,11 +23,16 @@ class Individual:
     expression: Expression
     fitness: float
     number: int
+    halted: bool = False
 
     @property
-    def rank(self) -> tuple[float, int, int]:
-        """Sorts the better first: fitness, then fewer nodes, then the earlier candidate."""
-        return self.fitness, len(self.expression), self.number
+    def rank(self) -> tuple[bool, bool, float, int, int]:
+        """Sorts the better first: fitness, then fewer nodes, then the earlier candidate.
+
+        A halted one comes after those trained to the end, and before those without a fitness.
+        """
+        worst = math.isinf(self.fitness)
+        return worst, self.halted, self.fitness, len(self.expression), self.number
 
 
 class EvoMAL(Method):
@@ -52,7 +57,8 @@ class EvoMAL(Method):
         for outcome in outcomes:
             loss = outcome.candidate.loss
             assert isinstance(loss, SymbolicLoss)
-            offspring.append(Individual(loss.expression, outcome.fitness, outcome.candidate.number))
+            number = outcome.candidate.number
+            offspring.append(Individual(loss.expression, outcome.fitness, number, outcome.halted))
         self.population = self._elites() + offspring
 
     def _elites(self) -> list[Individual]:
@@ -104,6 +110,7 @@ class EvoMAL(Method):
                     "expression": str(member.expression),
                     "fitness": member.fitness if math.isfinite(member.fitness) else None,
                     "number": member.number,
+                    "halted": member.halted,
                 }
                 for member in self.population
             ],
@@ -116,6 +123,7 @@ class EvoMAL(Method):
                 parse(member["expression"], self.form.inputs),
                 math.inf if member["fitness"] is None else member["fitness"],
                 member["number"],
+                member["halted"],
             )
             for member in state["population"]
         ]

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from evomal.methods.base import Candidate, Method, Outcome, Status
+from evomal.methods.base import Candidate, Method, Outcome
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
 from evomal.runs.work import Training, screen_candidates, train_candidates
@@ -248,8 +248,13 @@ class GenerationSchedule:
         if not settings.halving:
             return replace(outcome, status="evaluated", fitness=fitness)
         stopped = any(halted(curve, settings.testing_steps) for curve in curves)
-        status: Status = "halted" if stopped else "evaluated"
-        return replace(outcome, status=status, fitness=fitness, curves=tuple(curves))
+        return replace(
+            outcome,
+            status="halted" if stopped else "evaluated",
+            fitness=fitness,
+            curves=tuple(curves),
+            halted=stopped,
+        )
 
     def _decide(self) -> Iterator[Outcome]:
         """Decide as many candidates as possible, in population order."""
@@ -258,11 +263,9 @@ class GenerationSchedule:
             equal = self._method.archive.find(candidate)
             first = self._first_with_key[candidate.key]
             if equal is not None:
-                yield from self._finish(
-                    Outcome(
-                        candidate, "duplicate", equal.fitness, equal.loss, equal.candidate.number
-                    )
-                )
+                number = equal.candidate.number
+                outcome = Outcome(candidate, "duplicate", equal.fitness, equal.loss, number)
+                yield from self._finish(replace(outcome, halted=equal.halted))
             elif first is not candidate:
                 outcome = Outcome(candidate, "duplicate", math.inf, None, first.number)
                 yield from self._follow(first, outcome)
@@ -288,10 +291,8 @@ class GenerationSchedule:
         equal = self._method.archive.find_gradient(key)
         first = self._first_with_gradient.setdefault(key, candidate)
         if equal is not None:
-            number, value = equal.candidate.number, equal.fitness
-            yield from self._finish(
-                replace(outcome, status="equivalent", fitness=value, source=number)
-            )
+            outcome = replace(outcome, status="equivalent", source=equal.candidate.number)
+            yield from self._finish(replace(outcome, fitness=equal.fitness, halted=equal.halted))
         elif first is not candidate:
             equivalent = replace(outcome, status="equivalent", source=first.number)
             yield from self._follow(first, equivalent)
@@ -327,4 +328,5 @@ class GenerationSchedule:
     def _finish_followers(self, first: Outcome) -> Iterator[Outcome]:
         for follower in self._followers.pop(first.candidate.number, []):
             loss = first.loss if follower.status == "duplicate" else follower.loss
-            yield from self._finish(replace(follower, fitness=first.fitness, loss=loss))
+            handed_over = replace(follower, fitness=first.fitness, halted=first.halted, loss=loss)
+            yield from self._finish(handed_over)

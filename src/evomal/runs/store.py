@@ -39,6 +39,7 @@ CREATE TABLE candidates (
     seconds TEXT NOT NULL,
     reason TEXT,
     curves TEXT NOT NULL,
+    halted INTEGER NOT NULL,
     finished TEXT NOT NULL
 );
 CREATE TABLE generations (
@@ -208,7 +209,7 @@ class RunStore:
         proposed = outcome.candidate.loss
         with self._connection:
             self._connection.execute(
-                "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     outcome.candidate.number,
                     outcome.candidate.generation,
@@ -222,6 +223,7 @@ class RunStore:
                     json.dumps(dict(outcome.seconds)),
                     outcome.reason,
                     json.dumps(outcome.curves),
+                    outcome.halted,
                     _now(),
                 ),
             )
@@ -241,7 +243,7 @@ class RunStore:
         """Every finished candidate, in the order of their numbers."""
         rows = self._connection.execute(
             "SELECT number, generation, proposed, status, fitness, loss, source, correlation, "
-            "gradient_key, seconds, reason, curves FROM candidates ORDER BY number"
+            "gradient_key, seconds, reason, curves, halted FROM candidates ORDER BY number"
         )
         collects = gc.isenabled()
         gc.disable()  # it would go through all that was read so far, again and again
@@ -327,6 +329,7 @@ def _outcome(
     seconds: str,
     reason: str | None,
     curves: str,
+    halted: int,
 ) -> Outcome:
     """A row of the table of candidates."""
     before = None if proposed is None else loss_from_dict(json.loads(proposed))
@@ -341,4 +344,5 @@ def _outcome(
         json.loads(seconds),
         reason,
         tuple(map(tuple, json.loads(curves))),
+        bool(halted),
     )

@@ -42,7 +42,8 @@ class EvaluationSettings:
 
     halving: bool = False
     """Stop a partial training after a quarter or half of its steps where it is worse than the
-    median of the last trainings of earlier generations was then; the paper stops none."""
+    median, at that point, of the last trainings of earlier generations that came so far; the paper
+    stops none."""
 
     engine: Literal["auto", "loop", "batched", "stacked"] = "auto"
     """How candidates are worked on: loss by loss (loop), a group of losses sharing what they can

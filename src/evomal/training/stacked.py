@@ -142,14 +142,18 @@ class _Stack:
                 inputs = task.batch(data, rows).inputs
                 pieces.append(_outputs(self.learner, self.theta, self.buffers, inputs))
         self.learner.train()
-        metrics = []
-        for pred, is_finite in zip(torch.cat(pieces, dim=1), finite, strict=True):
-            try:
-                require_finite([pred])
-                metrics.append(finite_metric(task, pred, data.targets) if is_finite else math.inf)
-            except DivergedError:
-                metrics.append(math.inf)
-        return metrics
+        return [
+            self._metric(pred) if is_finite else math.inf
+            for pred, is_finite in zip(torch.cat(pieces, dim=1), finite, strict=True)
+        ]
+
+    def _metric(self, pred: Tensor) -> float:
+        try:
+            require_finite([pred])
+            with isolated_torch_rng(self.task.device, 0):  # a metric may draw, too
+                return finite_metric(self.task, pred, self.task.validation.targets)
+        except DivergedError:
+            return math.inf
 
 
 def _outputs(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from evomal.training.numerics import (
     require_finite,
 )
 
+NO_JUDGES: Mapping[int, Callable[[nn.Module], bool]] = MappingProxyType({})
+
 _CHECK_EVERY = 25  # training steps; a diverged training is stopped at the next check
 _EVALUATION_ROWS = {"cpu": 64, "cuda": 512}  # per forward pass when a metric is computed
 
@@ -34,7 +38,7 @@ def train(
     stream: Sequence[int | str],
     optimizer: SGD | None = None,
     milestones: Sequence[float] = (),
-    watch: Callable[[int, nn.Module], bool] | None = None,
+    judges: Mapping[int, Callable[[nn.Module], bool]] = NO_JUDGES,
 ) -> nn.Module:
     """Train a fresh base learner for `steps` steps under `loss`.
 
@@ -52,9 +56,9 @@ def train(
         Instead of the task's own settings.
     milestones
         Shares of the steps after which the learning rate falls to a tenth.
-    watch
-        Called after every step with its number, from 1, and the base learner, in train mode as it
-        has to be left; if it returns False, the training ends there.
+    judges
+        Called after the step of their number, counted from 1, with the base learner, in train mode
+        as it has to be left; if one returns False, the training ends there.
 
     Returns
     -------
@@ -91,11 +95,12 @@ def train(
             value.backward()  # type: ignore[no-untyped-call]
             sgd.step()
             finite &= pred.detach().isfinite().all() & value.detach().isfinite()
-            if step % _CHECK_EVERY == 0 or step == steps:
+            judge = judges.get(step)
+            if step % _CHECK_EVERY == 0 or step == steps or judge is not None:
                 if not finite:
                     raise DivergedError
                 require_finite(parameters)  # where a non-finite gradient leaves its mark
-            if watch is not None and not watch(step, learner):
+            if judge is not None and not judge(learner):
                 break
     return learner
 
@@ -139,9 +144,9 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
             check_deadline()
             batch = task.batch(data, rows)
             pieces.append(learner(batch.inputs))
-    pred = torch.cat(pieces)
-    require_finite([pred])
-    return finite_metric(task, pred, data.targets)
+        pred = torch.cat(pieces)
+        require_finite([pred])
+        return finite_metric(task, pred, data.targets)
 
 
 def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
@@ -205,24 +210,26 @@ def halved_training(
     Returns
     -------
     Curve
-        L_P at every rung reached, and at the end if it got there: the same as without rungs.
+        L_P at every rung reached, infinite if the metric there is not finite, and at the end if it
+        got there: the same as without rungs.
 
     Raises
     ------
     DivergedError
-        If the training or a metric is not finite.
+        If the training or its last metric is not finite.
     """
-    bar_at = dict(zip(rungs(steps), bars, strict=True))
     curve: list[float] = []
 
-    def goes_on(step: int, learner: nn.Module) -> bool:
-        if step not in bar_at:
-            return True
-        curve.append(performance(task, learner, task.validation))
+    def goes_on(bar: float, learner: nn.Module) -> bool:
+        try:
+            curve.append(performance(task, learner, task.validation))
+        except DivergedError:
+            curve.append(math.inf)
         learner.train()
-        return curve[-1] <= bar_at[step]
+        return curve[-1] <= bar
 
-    learner = train(task, loss, steps, stream=(seed, "fitness", task.name), watch=goes_on)
+    judges = {step: partial(goes_on, bar) for step, bar in zip(rungs(steps), bars, strict=True)}
+    learner = train(task, loss, steps, stream=(seed, "fitness", task.name), judges=judges)
     if all(value <= bar for value, bar in zip(curve, bars, strict=False)):
         curve.append(performance(task, learner, task.validation))
     return tuple(curve)
