@@ -546,18 +546,18 @@ def test_a_loss_compiles_to_one_graph_and_only_once(make: Make, common: dict[str
 
 
 @pytest.mark.parametrize("common", [{}, {"weight": [0.5, 1, 2, 3], "ignore_index": 1}], ids=str)
-@pytest.mark.parametrize(("shape", "count"), SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "count"), [SHAPES[0], SHAPES[2]], ids=str)
 @pytest.mark.parametrize("make", LOSSES, ids=name)
 def test_what_a_compiler_gets_is_the_same_loss(
     make: Make, shape: tuple[int, ...], count: tuple[int, ...], common: dict[str, Any]
 ) -> None:
     """It is another formula of log p: here on ordinary logits, and up to ±1e4."""
     torch._dynamo.reset()
-    for scale in (1.0, 1e4):
-        pred, target = scale * draw(*shape), classes(*count, count=4)
-        for reduction in REDUCTIONS:
-            loss = make(reduction=reduction, **common)
-            compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    for reduction in ("mean", "none"):
+        loss = make(reduction=reduction, **common)
+        compiled = torch.compile(loss, backend="eager", fullgraph=True)
+        for scale in (1.0, 1e4):
+            pred, target = scale * draw(*shape), classes(*count, count=4)
             ours = with_gradient(compiled, pred, target)
             torch.testing.assert_close(ours, with_gradient(loss, pred, target), equal_nan=True)
     torch._dynamo.reset()
