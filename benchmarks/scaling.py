@@ -29,7 +29,7 @@ import torch
 import evomal
 from evomal.methods.base import Generation, Method, Outcome
 from evomal.runs import search as search_module
-from evomal.runs.work import screen_candidates
+from evomal.runs.work import Training, screen_candidates
 from evomal.seeding import derive_seed
 from evomal.training.screening import Screening
 
@@ -101,7 +101,7 @@ class Instant:
             future.set_result([Screening(loss, "promising", 1.0, loss.key) for loss in args[0]])
         else:
             keys = ["task loss" if loss is None else loss.key for loss in args[0]]
-            future.set_result([(1 + derive_seed(key) / 2**63, 0.0) for key in keys])
+            future.set_result([Training((1 + derive_seed(key) / 2**63,), 0.0) for key in keys])
         return future
 
     def close(self) -> None:
