@@ -175,7 +175,12 @@ def test_every_architecture_has_the_fast_hypergradient(
     torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SMALL)
+DEEP = {"pyramidnet", "wideresnet"}  # half of the time of all
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in SMALL]
+)
 def test_every_architecture_is_worked_on_in_groups(
     name: str, colours: tuple[Tensor, Tensor]
 ) -> None:
