@@ -5,8 +5,10 @@ Run: python benchmarks/label_smoothing.py [--n 200] [--compile] [--figure PATH]
 Forward time of a batch of 100, with log-softmax and, as in the right half of the figure, from
 given log-probabilities: cross-entropy, torch's dense label smoothing and sparse label smoothing.
 Then forward and backward time from logits of torch's losses and all of ours, as ratios to torch's
-plain cross-entropy, eager and with `--compile` compiled. The losses take turns; prints hardware,
-versions, n, medians, and quartiles as the spread.
+plain cross-entropy, eager and with `--compile` compiled; and for logits too many for the caches the
+share of the memory's bandwidth that forward and backward together reach, if they had only to read
+the logits and to write their gradient. The losses take turns; prints hardware, versions, n,
+medians, and quartiles as the spread.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -27,9 +30,11 @@ import evomal
 from evomal.runs.executors import keep_freed_memory
 
 BATCH, SMOOTHING = 100, 0.1
-BLOCK, WARM_UP = 5, 4
+BLOCK, SETTLE, WARM_UP = 20, 2e-3, 1
 CLASSES = (3, 10, 30, 100, 300, 1000, 2000, 3000, 5000, 7000, 10_000)
 RATIO_CLASSES = (10, 10_000)
+BANDWIDTH_CLASSES = (10_000, 30_000)
+BANDWIDTH_LOGITS = {"cpu": 2**24, "cuda": 2**27}  # which no cache holds
 NAMES = ("cross-entropy", "label smoothing", "sparse")
 
 Work = Callable[[], object]
@@ -38,19 +43,22 @@ Times = dict[str, list[float]]
 
 
 def in_turn(work: Mapping[str, Work], n: int, device: torch.device) -> Times:
-    """Microseconds of n calls of each, in blocks that take turns; the first of a block is left out.
+    """Microseconds of n calls of each, in blocks that take turns.
 
-    So that no call pays for the caches as its neighbour left them.
+    The first call of a block is left out, and all in its first milliseconds, so that none pays for
+    the caches and the clock rate as its neighbour left them.
     """
     times: Times = {name: [] for name in work}
     for _ in range(WARM_UP + -(-n // BLOCK)):
         for name, one in work.items():
-            for call in range(BLOCK + 1):
+            one()
+            settled, wanted = time.perf_counter() + SETTLE, len(times[name]) + BLOCK
+            while len(times[name]) < wanted:
                 start = time.perf_counter()
                 one()
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                if call > 0:
+                if start >= settled:
                     times[name].append(1e6 * (time.perf_counter() - start))
     return {name: found[WARM_UP * BLOCK :][:n] for name, found in times.items()}
 
@@ -95,13 +103,14 @@ TRAINED: dict[str, LossFunction] = {
     "FocalLoss": evomal.FocalLoss(2.0),
     "FocalSparseLabelSmoothingLoss": evomal.FocalSparseLabelSmoothingLoss(2.0, SMOOTHING),
 }
+BANDWIDTH_LOSSES = ("torch cross-entropy", "torch label smoothing", "SparseLabelSmoothingLoss")
 
 
-def batch(C: int, device: torch.device) -> tuple[Tensor, Tensor]:  # noqa: N803
+def batch(C: int, device: torch.device, rows: int = BATCH) -> tuple[Tensor, Tensor]:  # noqa: N803
     """Random logits and targets."""
     rng = torch.Generator().manual_seed(0)
-    pred = torch.randn(BATCH, C, generator=rng)
-    target = torch.randint(C, (BATCH,), generator=rng)
+    pred = torch.randn(rows, C, generator=rng)
+    target = torch.randint(C, (rows,), generator=rng)
     return pred.to(device), target.to(device)
 
 
@@ -174,6 +183,21 @@ def ratios(n: int, device: torch.device, compiled: bool) -> None:
             print(f"{name:<42}{spread(found):>24}{middle:>10.2f}  {low:.2f} to {high:.2f}")
 
 
+def bandwidth(n: int, device: torch.device) -> None:
+    """Print forward and backward times beside that of a copy, which moves as much at the least."""
+    for C in BANDWIDTH_CLASSES:
+        pred, target = batch(C, device, BANDWIDTH_LOGITS[device.type] // C)
+        losses = {name: TRAINED[name] for name in BANDWIDTH_LOSSES}
+        copy = partial(torch.empty_like(pred).copy_, pred)
+        work: dict[str, Work] = {"copy": copy, **steps(losses, pred, target)}
+        times = in_turn(work, n, device)
+        print(f"\n{f'share of bandwidth, {len(pred)} × {C}':<42}{'µs':>24}{'share':>10}  quartiles")
+        for name, found in times.items():
+            shares = [a / b for a, b in zip(times["copy"], found, strict=True)]
+            low, middle, high = quartiles(shares)
+            print(f"{name:<42}{spread(found):>24}{middle:>10.0%}  {low:.0%} to {high:.0%}")
+
+
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     """The three quartiles."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -220,6 +244,7 @@ def main() -> None:
     both = figure_14(options.n, device)
     for compiled in (False, True) if options.compile else (False,):
         ratios(options.n, device, compiled)
+    bandwidth(max(options.n // 10, 2), device)
     if options.figure:
         draw(both, options.figure)
 

@@ -30,8 +30,9 @@ from evomal.expressions.primitives import EPSILON
 from evomal.losses.base import Reduction
 from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.losses.form import Form
-from evomal.losses.handcrafted import HandcraftedLoss, TargetLoss
+from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
+from evomal.losses.target import TargetLoss
 from evomal.runs.run import expression_of, resolve_loss
 from tasks_for_tests import classification_task, regression_task
 

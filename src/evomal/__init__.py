@@ -9,17 +9,14 @@ if TYPE_CHECKING:
     from evomal.errors import InputError
     from evomal.expressions.expression import Expression, parse
     from evomal.losses.files import load_loss, save_loss
-    from evomal.losses.handcrafted import (
-        AbsoluteCrossEntropyLoss,
-        FocalLoss,
-        LabelSmoothingLoss,
-    )
+    from evomal.losses.handcrafted import LabelSmoothingLoss
     from evomal.losses.sparse import (
         FocalSparseLabelSmoothingLoss,
         SparseLabelSmoothingLoss,
         SparselySmoothedLoss,
     )
     from evomal.losses.symbolic import SymbolicLoss
+    from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
     from evomal.methods.settings import SearchSettings
     from evomal.runs.callbacks import Callback, RunStart
     from evomal.runs.execution import Execution
@@ -35,11 +32,11 @@ __version__ = "0.1.0"
 
 # Imported on first use: importing torch takes seconds, and `evomal --help` does not need it.
 _HOMES = {
-    "AbsoluteCrossEntropyLoss": "evomal.losses.handcrafted",
+    "AbsoluteCrossEntropyLoss": "evomal.losses.target",
     "Callback": "evomal.runs.callbacks",
     "Execution": "evomal.runs.execution",
     "Expression": "evomal.expressions.expression",
-    "FocalLoss": "evomal.losses.handcrafted",
+    "FocalLoss": "evomal.losses.target",
     "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",

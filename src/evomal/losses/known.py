@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evomal.losses.form import Form, Link
-from evomal.losses.handcrafted import (
-    AbsoluteCrossEntropyLoss,
-    FocalLoss,
-    HandcraftedLoss,
-    LabelSmoothingLoss,
-)
+from evomal.losses.handcrafted import HandcraftedLoss, LabelSmoothingLoss
 from evomal.losses.sparse import FocalSparseLabelSmoothingLoss, SparseLabelSmoothingLoss
+from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
 
 
 @dataclass(frozen=True)

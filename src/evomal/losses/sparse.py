@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +12,8 @@ from evomal.errors import InputError
 from evomal.expressions.primitives import EPSILON
 from evomal.losses.base import Reduction
 from evomal.losses.form import IGNORE_INDEX, require_gamma, require_smoothing
-from evomal.losses.handcrafted import Curve, TargetLoss, focused
+from evomal.losses.target import TargetLoss
+from evomal.losses.terms import Curve, Terms
 
 
 class SparseSmoothing(TargetLoss):
@@ -35,22 +34,6 @@ class SparseSmoothing(TargetLoss):
 
     smoothing: float
     relaxed: bool = False
-    factor: float = -1.0
-
-    @abstractmethod
-    def target(self, log_p: Tensor) -> Tensor:
-        """ℓ(log p) / `factor`."""
-
-    def non_target(self, log_p: Tensor, log_r: Tensor) -> Tensor:
-        """The same of the other outputs, all of probability r."""
-        return self.target(log_r)
-
-    def curve(self, log_p: Tensor, classes: int) -> Curve:
-        """Target and redistributed loss by their shares (equation 46)."""
-        share, rest, others = self.shares(classes)
-        log_r = torch.rsub(torch.expm1(log_p), EPSILON / others, alpha=1 / others).log()
-        target, non_target = self.target(log_p), self.non_target(log_p, log_r)
-        return self.factor * share, torch.add(target, non_target, alpha=rest / share), 0.0
 
     def shares(self, classes: int) -> tuple[float, float, int]:
         """Of the loss for the target output and for the others, and how many others there are."""
@@ -94,16 +77,10 @@ class SparseLabelSmoothingLoss(SparseSmoothing):
             raise InputError(f"The setting relaxed must be True or False, but is {relaxed!r}.")
         self.relaxed = relaxed
 
-    def target(self, log_p: Tensor) -> Tensor:
-        """Minus cross-entropy."""
-        return log_p
-
-    def curve(self, log_p: Tensor, classes: int) -> Curve:
-        """The same in fewer operations, as log r is a constant less than log(1 − p + ε)."""
+    def terms(self, classes: int) -> Terms:
+        """Cross-entropy, and its redistributed part, by their shares."""
         share, rest, others = self.shares(classes)
-        log_rest = torch.rsub(torch.expm1(log_p), EPSILON).log()
-        values = torch.add(log_p, log_rest, alpha=rest / share)
-        return -share, values, rest * math.log(others)
+        return Terms(share, rest, others=others)
 
 
 class FocalSparseLabelSmoothingLoss(SparseSmoothing):
@@ -138,13 +115,10 @@ class FocalSparseLabelSmoothingLoss(SparseSmoothing):
         self.gamma = require_gamma(gamma)
         self.smoothing = require_smoothing(smoothing)
 
-    def target(self, log_p: Tensor) -> Tensor:
-        """(1 − p)^γ·log p."""
-        return focused(log_p, self.gamma)
-
-    def non_target(self, log_p: Tensor, log_r: Tensor) -> Tensor:
-        """p^γ·log r."""
-        return torch.exp(self.gamma * log_p) * log_r
+    def terms(self, classes: int) -> Terms:
+        """The same with the focusing of either part."""
+        share, rest, others = self.shares(classes)
+        return Terms(share, rest, self.gamma, others)
 
 
 class SparselySmoothedLoss(SparseSmoothing):
@@ -167,7 +141,6 @@ class SparselySmoothedLoss(SparseSmoothing):
 
     formula = "y [(1 - ξ + ξ/C) ℓ(log f) + ξ (C - 1)/C ℓ(log((1 - f + ε)/(C - 1)))]"
     setting_names = ("loss", "smoothing", "relaxed")
-    factor = 1.0
 
     def __init__(
         self,
@@ -185,9 +158,11 @@ class SparselySmoothedLoss(SparseSmoothing):
         self.smoothing = require_smoothing(smoothing)
         self.relaxed = bool(relaxed)
 
-    def target(self, log_p: Tensor) -> Tensor:
-        """ℓ(log p)."""
-        return self.loss(log_p)
+    def curve(self, log_p: Tensor, classes: int) -> Curve:
+        """Target and redistributed loss by their shares (equation 46)."""
+        share, rest, others = self.shares(classes)
+        log_r = torch.rsub(torch.expm1(log_p), EPSILON / others, alpha=1 / others).log()
+        return share, torch.add(self.loss(log_p), self.loss(log_r), alpha=rest / share), 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Raise an `InputError`, as a function is no JSON value."""

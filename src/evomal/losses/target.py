@@ -1,0 +1,189 @@
+"""Handcrafted losses of the target's probability alone (paper, appendix A).
+
+f is softmax(logits), y the one-hot target, p = f of the target class. They depend on the logits
+through log p alone, which costs one cross-entropy (equation 48); what follows are a few operations
+on one number per sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evomal.losses.base import Reduction, class_dim, sample_weights
+from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_gamma, require_number
+from evomal.losses.fused import applies, fused, kernel_for, on_cpu
+from evomal.losses.handcrafted import HALVES, HandcraftedLoss
+from evomal.losses.terms import Curve, Terms
+
+
+class TargetLoss(HandcraftedLoss):
+    """A loss y·ℓ(log f): of the target class alone, through the logarithm of its probability.
+
+    `weight` scales a sample by the weight of its target class.
+    """
+
+    def terms(self, classes: int) -> Terms | None:
+        """ℓ for C classes; None if it is not of that form."""
+        return None
+
+    def curve(self, log_p: Tensor, classes: int) -> Curve:
+        """ℓ(log p) for log p ≤ 0 of any shape and C classes."""
+        terms = self.terms(classes)
+        if terms is None:
+            raise NotImplementedError
+        return terms.curve(log_p)
+
+    def elementwise(
+        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+    ) -> Tensor:
+        """The loss of every output; `y`, `f` and the result have the shape of the logits."""
+        log_f = f.clamp_min(torch.finfo(f.dtype).tiny).log()
+        factor, values, shift = self.curve(log_f, f.shape[class_dim(f)])
+        return y * (factor * values + shift)
+
+    def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
+        """As `HandcraftedLoss.forward`; what is most usual takes a shorter way."""
+        if (
+            not torch.compiler.is_compiling()
+            and pred.ndim == 2
+            and target.ndim == 1
+            and len(target) == len(pred) > 0
+            and not target.is_floating_point()
+            and self.reduction == "mean"
+            and not inputs
+        ):
+            value = self._on_cpu(pred, target) if pred.is_cpu else self._on_cuda(pred, target)
+            if value is not None:
+                return value
+        return super().forward(pred, target, **inputs)
+
+    def _on_cpu(self, pred: Tensor, target: Tensor) -> Tensor | None:
+        """The mean over a batch, if nothing is ignored or weighted."""
+        if pred.dtype in HALVES or self.ignore_index >= 0 or self._buffers["weight"] is not None:
+            return None
+        classes = pred.shape[1]
+        try:  # a CPU tells an index out of range by itself, at no cost
+            if applies(pred) and (terms := self.terms(classes)) is not None:
+                return fused(pred, target.long(), partial(on_cpu, terms), self._plain)
+            log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))
+        except RuntimeError:  # something is ignored, or is no class, which torch says otherwise
+            return None
+        factor, values, shift = self.curve(log_p, classes)
+        return torch.rsub(values.sum(), shift, alpha=-factor / len(target))
+
+    def _on_cuda(self, pred: Tensor, target: Tensor) -> Tensor | None:
+        """The mean over a batch by the kernel, if it is fit for it."""
+        if not applies(pred) or (kernel := kernel_for(pred)) is None:
+            return None
+        if (terms := self.terms(pred.shape[1])) is None:
+            return None
+        weight = self._buffers["weight"]
+        if weight is not None:
+            self._require_class_weights(weight, pred.shape[1])
+        both = partial(kernel.loss_and_gradient, terms, weight, self.ignore_index)
+        value = fused(pred, target.long(), both, self._plain)
+        return value if torch.is_autocast_enabled(pred.device.type) else value.to(pred.dtype)
+
+    def _plain(self, pred: Tensor, target: Tensor) -> Tensor:
+        return HandcraftedLoss.forward(self, pred, target)
+
+    def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        kept = target != self.ignore_index
+        factor, values, shift = self.curve(
+            self._log_p(pred, target, kept), pred.shape[class_dim(pred)]
+        )
+        values = torch.where(kept, values * factor + shift, 0.0)
+        by_sample = kept
+        if weight is not None:
+            by_sample = sample_weights(weight.to(values.dtype), target, kept)
+            values = values * by_sample
+        if self.reduction == "none":
+            return values
+        return values.sum() / by_sample.sum() if self.reduction == "mean" else values.sum()
+
+    def _log_p(self, pred: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+        """The targets' log p, in the shape of `target`; 0 where none is `kept`."""
+        dim = class_dim(pred)
+        if not torch.compiler.is_compiling():
+            log_f = pred.log_softmax(dim)
+            return -functional.nll_loss(
+                log_f, target, ignore_index=self.ignore_index, reduction="none"
+            )
+        # One pass over the logits less in the backward pass of what a compiler makes of it.
+        logits = pred - pred.detach().amax(dim, keepdim=True)
+        of_target = logits.gather(dim, torch.where(kept, target, 0).unsqueeze(dim)).squeeze(dim)
+        return torch.where(kept, of_target - logits.exp().sum(dim).log(), 0.0)
+
+
+class AbsoluteCrossEntropyLoss(TargetLoss):
+    """Absolute cross-entropy: φ₀·y·|log(φ₁ f)| (paper, equation 19).
+
+    Computed as φ₀·|log p + log φ₁|. For φ₁ ≤ 1 the argument is never positive, so that the loss is
+    φ₀·(−log p − log φ₁), smooth, and with φ₀ = φ₁ = 1 cross-entropy itself. For φ₁ > 1 it has a
+    kink at p = 1/φ₁, where its gradient is taken as 0, and above it drives p down.
+
+    Parameters
+    ----------
+    phi0
+        φ₀ > 0, a factor.
+    phi1
+        φ₁ > 0; above 1 it acts against overconfidence, as label smoothing does (section A.5).
+    reduction, weight, ignore_index
+        As in ``torch.nn.CrossEntropyLoss``.
+    """
+
+    formula = "φ₀ y |log(φ₁ f)|"
+    setting_names = ("phi0", "phi1")
+
+    def __init__(
+        self,
+        phi0: float = 1.0,
+        phi1: float = 1.0,
+        reduction: Reduction = "mean",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__(reduction, weight, ignore_index)
+        self.phi0 = require_number("phi0", phi0, "above 0", lambda phi: phi > 0)
+        self.phi1 = require_number("phi1", phi1, "above 0", lambda phi: phi > 0)
+
+    def terms(self, classes: int) -> Terms:
+        """φ₀ times |log p + log φ₁|; -φ₀ times what is inside where that is never positive."""
+        return Terms(self.phi0, shift=math.log(self.phi1), absolute=self.phi1 > 1)
+
+
+class FocalLoss(TargetLoss):
+    """Focal loss: −y·(1 − f)^γ·log f (paper, equation 50).
+
+    1 − p is computed as −expm1(log p), as exact as log p itself.
+
+    Parameters
+    ----------
+    gamma
+        γ ≥ 0; 0 is cross-entropy.
+    reduction, weight, ignore_index
+        As in ``torch.nn.CrossEntropyLoss``.
+    """
+
+    formula = "-y (1 - f)^γ log f"
+    setting_names = ("gamma",)
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        reduction: Reduction = "mean",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__(reduction, weight, ignore_index)
+        self.gamma = require_gamma(gamma)
+
+    def terms(self, classes: int) -> Terms:
+        """−(1 − p)^γ·log p."""
+        return Terms(1.0, gamma=self.gamma)
