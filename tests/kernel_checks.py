@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import evomal
-from evomal.losses import fused
+from evomal.losses import fused, fused_kernel
 from evomal.losses.fused import kernel_for
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.target import TargetLoss
@@ -26,7 +27,7 @@ FUSED = [make for make in TARGET_LOSSES if has_terms(make)]
 
 
 @pytest.fixture(autouse=True)
-def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "is_cuda", lambda _: True)
 
 
@@ -34,7 +35,7 @@ def on_kernel(loss: HandcraftedLoss, pred: Tensor, target: Tensor) -> tuple[Tens
     """Value and gradient, which is scaled by 3."""
     assert isinstance(loss, TargetLoss)
     leaf = pred.detach().requires_grad_()
-    value = loss._on_cuda(leaf, target)
+    value = loss._by_kernel(leaf, target)
     assert value is not None
     (gradient,) = torch.autograd.grad(value, leaf, torch.tensor(3.0, dtype=value.dtype))
     return value.detach(), gradient / 3
@@ -96,11 +97,21 @@ def test_logits_in_any_order_of_the_memory() -> None:
         torch.testing.assert_close(
             on_kernel(loss, pred, target), on_kernel(loss, pred.contiguous(), target)
         )
+    pred, table = wide[:6, :4].contiguous(), torch.stack([target, target + 1, target + 2], dim=1)
+    for labels in (table[:, 0], target[:1].expand(6)):
+        torch.testing.assert_close(
+            on_kernel(loss, pred, labels), on_kernel(loss, pred, labels.contiguous())
+        )
+    weighted = evomal.FocalLoss(2.0, weight=torch.ones(4))
+    weighted.weight = torch.arange(8.0)[::2]
+    torch.testing.assert_close(
+        on_kernel(weighted, pred, target)[0].double(), in_double(weighted, pred, target)[0]
+    )
 
 
 def test_a_gradient_is_handed_out_twice_and_scaled_once() -> None:
     loss, pred = evomal.FocalLoss(2.0), draw(6, 4, dtype=torch.float32).requires_grad_()
-    value = loss._on_cuda(pred, classes(6, count=4))
+    value = loss._by_kernel(pred, classes(6, count=4))
     assert value is not None
     assert is_fused(value)
     by_1, by_2, again = (
@@ -109,6 +120,54 @@ def test_a_gradient_is_handed_out_twice_and_scaled_once() -> None:
     )
     assert torch.equal(by_1 * 2, by_2)
     assert torch.equal(by_1, again)
+
+
+def test_gradients_of_gradients() -> None:
+    loss, target = evomal.FocalLoss(2.0), classes(6, count=4)
+    found = []
+    for way in (loss._by_kernel, lambda pred, target: plain(loss, pred, target)):
+        pred = draw(6, 4, dtype=torch.float32).requires_grad_()
+        value = way(pred, target)
+        assert value is not None
+        (slope,) = torch.autograd.grad(value, pred, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), pred)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_many_gradients_at_once() -> None:
+    loss, target = evomal.FocalLoss(2.0), classes(6, count=4)
+    pred, factors = draw(6, 4, dtype=torch.float32).requires_grad_(), torch.tensor([1.0, -2.0])
+    value = loss._by_kernel(pred, target)
+    assert value is not None
+    (both,) = torch.autograd.grad(value, pred, factors, is_grads_batched=True)
+    (one,) = torch.autograd.grad(plain(loss, pred, target), pred)
+    torch.testing.assert_close(both, factors[:, None, None] * one)
+
+
+def test_where_triton_fails_the_plain_loss_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler.")
+
+    cpu = torch.device("cpu")
+    assert fused_kernel.does_not_work(cpu) is None
+    monkeypatch.setattr(fused_kernel, "loss_and_gradient", fails)
+    fused._kernel.cache_clear()
+    with pytest.warns(UserWarning, match="as triton fails: RuntimeError: Failed to find C"):
+        assert kernel_for(torch.zeros(2, 4)) is None
+    fused._kernel.cache_clear()
+
+
+def test_what_is_no_plain_tensor_is_left() -> None:
+    pred, target = draw(6, 4, dtype=torch.float32).requires_grad_(), classes(6, count=4)
+    loss = evomal.FocalLoss(2.0)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert loss._by_kernel(pred, target) is None
+    assert loss._by_kernel(pred, target.to("meta")) is None
+    weighted = evomal.FocalLoss(2.0, weight=torch.ones(4))
+    assert weighted._by_kernel(pred, target) is not None
+    assert weighted.weight is not None
+    weighted.weight.requires_grad_()
+    assert weighted._by_kernel(pred, target) is None
 
 
 @pytest.mark.parametrize(

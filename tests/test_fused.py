@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from evomal import FocalLoss, SparseLabelSmoothingLoss
 from evomal.losses import fused as fused_module
 from evomal.losses.fused import applies
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.target import TargetLoss
-from test_handcrafted import CROSS_ENTROPIES, DTYPES, LOSSES, Make, classes, draw, name
+from evomal.losses.terms import Curve
+from test_handcrafted import CROSS_ENTROPIES, LOSSES, Make, classes, draw, name
 
 TARGET_LOSSES = [make for make in [*CROSS_ENTROPIES, *LOSSES] if isinstance(make(), TargetLoss)]
 
@@ -60,8 +62,9 @@ def test_it_stands_aside_where_no_gradient_in_reverse_mode_is_all_that_is_asked_
     assert not is_fused(FocalLoss(2.0, reduction="sum")(pred, target))
     assert not is_fused(FocalLoss(2.0, weight=[1.0, 2, 3])(pred, target))
     assert not is_fused(loss(pred, torch.where(target == 1, -100, target)))
-    tangent = torch.func.jvp(lambda x: loss(x, target), (pred.detach(),), (torch.ones(5, 3),))[1]
-    assert tangent.abs() < 1e-6  # logits all moved alike
+    direction, (slope,) = draw(5, 3, seed=2), torch.autograd.grad(loss(pred, target), pred)
+    tangent = torch.func.jvp(lambda x: loss(x, target), (pred.detach(),), (direction,))[1]
+    torch.testing.assert_close(tangent, (slope * direction).sum())
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(pred, torch.ones_like(pred))  # type: ignore[no-untyped-call]
         assert not applies(dual)
@@ -98,14 +101,79 @@ def test_gradients_of_gradients_reach_what_the_logits_came_from(make: Make) -> N
     torch.testing.assert_close(*found)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_logits_that_change_later_change_nothing(dtype: torch.dtype) -> None:
-    """As gradients are taken where the logits are read."""
-    pred, target = draw(5, 3, dtype=dtype).requires_grad_(), classes(5, count=3)
+@pytest.mark.filterwarnings("ignore:Using backward.* with create_graph:UserWarning")
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_hooks_see_the_gradient_once(create_graph: bool) -> None:
+    target, found = classes(5, count=3), []
+    loss = FocalLoss(2.0)
+    for way in (loss, lambda pred, target: plain(loss, pred, target)):
+        pred = draw(5, 3).requires_grad_()
+        logits = pred * 1.0
+        logits.retain_grad()
+        logits.register_hook(lambda gradient: 2 * gradient)  # type: ignore[no-untyped-call]
+        way(logits, target).backward(create_graph=create_graph)
+        found.append((pred.grad, logits.grad))
+        pred.grad = None  # a cycle, with its graph
+    torch.testing.assert_close(*found)
+
+
+def test_many_gradients_at_once() -> None:
+    target, loss = classes(5, count=3), SparseLabelSmoothingLoss()
+    pred, factors = draw(5, 3).requires_grad_(), torch.tensor([1.0, -2.0, 0.5]).double()
+    value = loss(pred, target)
+    assert is_fused(value)
+    (both,) = torch.autograd.grad(value, pred, factors, is_grads_batched=True)
+    (one,) = torch.autograd.grad(plain(loss, pred, target), pred)
+    torch.testing.assert_close(both, factors[:, None, None] * one)
+
+
+def test_logits_that_change_after_the_loss_change_nothing() -> None:
+    """As the gradient is taken where they are read."""
+    pred, target = draw(5, 3).requires_grad_(), classes(5, count=3)
     expected = torch.autograd.grad(SparseLabelSmoothingLoss()(pred, target), pred)[0]
-    (actual,) = torch.autograd.grad(SparseLabelSmoothingLoss()(pred, target), pred)
-    assert torch.equal(actual, expected)
-    assert actual.dtype == dtype
+    logits = pred * 1.0
+    value = SparseLabelSmoothingLoss()(logits, target)
+    logits.mul_(0.0)
+    assert torch.equal(torch.autograd.grad(value, pred)[0], expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_loss_that_is_computed_again_for_its_gradient(use_reentrant: bool) -> None:
+    loss, target, found = SparseLabelSmoothingLoss(), classes(5, count=3), []
+    for again in (True, False):
+        pred = draw(5, 3).requires_grad_()
+        value = loss(pred, target)
+        if again:
+            value = checkpoint(loss, pred, target, use_reentrant=use_reentrant)
+        value.backward()
+        found.append(pred.grad)
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_has_the_plain_loss() -> None:
+    loss, target = FocalLoss(2.0), classes(5, count=3)
+    traced = torch.jit.trace(loss, (draw(5, 3).requires_grad_(), target))  # type: ignore[no-untyped-call]
+    pred = draw(5, 3, seed=3)
+    torch.testing.assert_close(traced(pred, target), loss(pred, target))
+
+
+class Doubled(FocalLoss):
+    """A subclass that says what its curve is."""
+
+    def curve(self, log_p: Tensor, classes: int) -> Curve:
+        factor, values, shift = super().curve(log_p, classes)
+        return 2 * factor, values, shift
+
+
+def test_a_curve_of_its_own_is_what_counts() -> None:
+    pred, target = draw(5, 3).requires_grad_(), classes(5, count=3)
+    value = Doubled(2.0)(pred, target)
+    assert not is_fused(value)
+    torch.testing.assert_close(value, 2 * FocalLoss(2.0)(pred, target))
+    with pytest.raises(NotImplementedError, match="neither terms nor a curve"):
+        TargetLoss()(pred, target)
 
 
 def test_a_class_that_there_is_none_of_is_told() -> None:
@@ -117,10 +185,10 @@ def test_a_class_that_there_is_none_of_is_told() -> None:
 
 def test_without_a_kernel_a_gpu_gets_the_plain_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_module, "is_cuda", lambda _: True)
-    monkeypatch.setattr(fused_module, "_kernel", lambda: None)
+    monkeypatch.setattr(fused_module, "_kernel", lambda _: None)
     pred, target = draw(5, 3).requires_grad_(), classes(5, count=3)
     loss = FocalLoss(2.0)
-    assert loss._on_cuda(pred, target) is None
+    assert loss._by_kernel(pred, target) is None
 
 
 @pytest.mark.slow

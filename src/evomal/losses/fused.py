@@ -3,10 +3,14 @@
 The mean loss of a batch and its gradient need the same few numbers, so both are computed where the
 logits are read. On CPUs that saves starting operations, which is what small batches cost; on CUDA
 devices a kernel reads the logits once. Whoever differentiates twice gets the plain loss.
+
+Between the passes the gradient is held, as large as the softmax that other losses hold; but hooks
+of saved tensors, as in ``torch.utils.checkpoint``, do not see it.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -14,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from evomal.losses.terms import Terms
@@ -54,23 +58,23 @@ class _Fused(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None  # which is scaled in place, so only once
         if torch.is_grad_enabled():  # to be differentiated itself
             pred, target = ctx.saved_tensors
+            pred = pred.view_as(pred)  # without the hooks of the logits, which see the result
             value = ctx.plain(pred, target)
             (gradient,) = torch.autograd.grad(value, pred, grad_output, create_graph=True)
-        else:
-            if gradient is None:
-                _, gradient = ctx.both(*ctx.saved_tensors)
-            scale(gradient, grad_output)
-        return gradient, None, None, None
+            return gradient, None, None, None
+        if gradient is None:
+            _, gradient = ctx.both(*ctx.saved_tensors)
+        return scaled(gradient, grad_output), None, None, None
 
 
-def scale(gradient: Tensor, factor: Tensor) -> None:
-    """Multiply in place; on CUDA devices without reading anything where the factor is 1."""
-    if is_cuda(gradient):
-        kernel = _kernel()
-        assert kernel is not None
+def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """The product, in place; on CUDA devices nothing is even read where the factor is 1."""
+    if torch._C._functorch.is_legacy_batchedtensor(factor):  # many factors, one after the other
+        return gradient * factor
+    if is_cuda(gradient) and is_plain(factor) and (kernel := _kernel(gradient.device)) is not None:
         kernel.scale(gradient, factor)
-    else:
-        gradient.mul_(factor)
+        return gradient
+    return gradient.mul_(factor)
 
 
 def on_cpu(terms: Terms, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,9 +89,12 @@ def on_cpu(terms: Terms, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return value, gradient.scatter_(1, target, less_one.mul_(pull))
 
 
-def kernel_for(pred: Tensor) -> ModuleType | None:
-    """`fused_kernel`, if it takes such logits (B, C), else None."""
-    if not is_cuda(pred) or (kernel := _kernel()) is None or pred.dtype not in kernel.TYPES:
+def kernel_for(pred: Tensor, *others: Tensor | None) -> ModuleType | None:
+    """`fused_kernel`, if it takes such logits (B, C) beside the `others`, else None."""
+    if not is_cuda(pred) or not all(map(is_plain, (pred, *others))):
+        return None
+    kernel = _kernel(pred.device)
+    if kernel is None or pred.dtype not in kernel.TYPES:
         return None
     return kernel if 2 <= pred.shape[1] <= kernel.MOST_CLASSES else None
 
@@ -97,9 +104,23 @@ def is_cuda(tensor: Tensor) -> bool:
     return tensor.is_cuda and torch.version.hip is None
 
 
+def is_plain(tensor: Tensor | None) -> bool:
+    """Whether a kernel may be handed the memory of a tensor, with nothing beside it to heed."""
+    if tensor is None:
+        return True
+    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    known = type(tensor) in (Tensor, nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+    return known and dual.tangent is None
+
+
 @cache
-def _kernel() -> ModuleType | None:
+def _kernel(device: torch.device) -> ModuleType | None:
+    """`fused_kernel`, or None with a warning where triton does not work."""
     try:
-        return import_module("evomal.losses.fused_kernel")
-    except ModuleNotFoundError:  # without triton, which comes with torch's builds for CUDA
+        kernel = import_module("evomal.losses.fused_kernel")
+    except ModuleNotFoundError:  # triton comes with torch's builds for CUDA
         return None
+    if reason := kernel.does_not_work(device):
+        warnings.warn(f"Losses are computed the plain way, as triton fails: {reason}", stacklevel=2)
+        return None
+    return kernel

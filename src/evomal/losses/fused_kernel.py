@@ -7,11 +7,13 @@ that for many classes the time is that of moving 2·B·C numbers. Imported where
 from __future__ import annotations
 
 import math
+from subprocess import CalledProcessError
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
 
 from evomal.expressions.primitives import EPSILON
 from evomal.losses.base import sample_weights
@@ -110,7 +112,10 @@ def scale_kernel(values, factor, size, BLOCK: tl.constexpr):  # type: ignore[no-
 
 
 def launch_options(classes: int) -> dict[str, int]:
-    """32 numbers per thread; in large programs few enough registers for two on a multiprocessor."""
+    """Mostly 32 numbers per thread; in large programs no more than 64 registers for them.
+
+    So that more than one of up to 16 warps fits on a multiprocessor: one reads while one computes.
+    """
     block = triton.next_power_of_2(classes)
     warps = min(max(block // 1024, 1), 32)
     options = {"BLOCK": block, "num_warps": warps}
@@ -123,15 +128,17 @@ def loss_and_gradient(
     """The mean loss of logits (B, C) and classes (B,), in single precision, and its gradient.
 
     The logits are of one of `TYPES`, with 2 to `MOST_CLASSES` classes; `weight` has one number per
-    class. A class out of range that is not `ignore_index` makes both NaN.
+    class. A class out of range that is not `ignore_index` makes the loss NaN, and the gradient of
+    its row; with class weights it is an index error, on a GPU an assertion of the device.
     """
     B, C = pred.shape
     pred = pred if pred.stride(1) == 1 else pred.contiguous()
+    target = target.contiguous()
     kept = target != ignore_index
     if weight is None:
         divisor = kept.sum().float()
     else:
-        weight = weight.float()
+        weight = weight.float().contiguous()
         divisor = sample_weights(weight, target, kept).sum()
     losses = torch.empty(B, dtype=torch.float32, device=pred.device)
     gradient = torch.empty((B, C), dtype=pred.dtype, device=pred.device)
@@ -166,3 +173,17 @@ def scale(gradient: Tensor, factor: Tensor) -> None:
     with torch.cuda.device_of(gradient):  # type: ignore[no-untyped-call]
         grid = (triton.cdiv(size, _SCALED_AT_ONCE),)
         scale_kernel[grid](gradient, factor, size, BLOCK=_SCALED_AT_ONCE)
+
+
+def does_not_work(device: torch.device) -> str | None:
+    """Why the kernel cannot be used on a device, found by trying; None if it can.
+
+    Triton needs a C compiler and a place to write to on the machine.
+    """
+    pred, target = torch.zeros(1, 2, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    try:
+        _, gradient = loss_and_gradient(Terms(1.0), None, -100, pred, target)
+        scale(gradient, torch.ones((), device=device))
+    except (RuntimeError, OSError, CalledProcessError, TritonError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -13,11 +13,7 @@ from torch.nn import functional
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss, Reduction, class_dim
-from evomal.losses.form import (
-    IGNORE_INDEX,
-    NO_INPUTS,
-    require_smoothing,
-)
+from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_smoothing
 
 HALVES = (torch.float16, torch.bfloat16)
 

@@ -29,14 +29,14 @@ class TargetLoss(HandcraftedLoss):
     """
 
     def terms(self, classes: int) -> Terms | None:
-        """ℓ for C classes; None if it is not of that form."""
+        """ℓ for C classes; None if it is not of that form, and `curve` says what it is."""
         return None
 
     def curve(self, log_p: Tensor, classes: int) -> Curve:
         """ℓ(log p) for log p ≤ 0 of any shape and C classes."""
         terms = self.terms(classes)
         if terms is None:
-            raise NotImplementedError
+            raise NotImplementedError(f"{type(self).__name__} defines neither terms nor a curve.")
         return terms.curve(log_p)
 
     def elementwise(
@@ -51,6 +51,7 @@ class TargetLoss(HandcraftedLoss):
         """As `HandcraftedLoss.forward`; what is most usual takes a shorter way."""
         if (
             not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and pred.ndim == 2
             and target.ndim == 1
             and len(target) == len(pred) > 0
@@ -58,7 +59,7 @@ class TargetLoss(HandcraftedLoss):
             and self.reduction == "mean"
             and not inputs
         ):
-            value = self._on_cpu(pred, target) if pred.is_cpu else self._on_cuda(pred, target)
+            value = self._on_cpu(pred, target) if pred.is_cpu else self._by_kernel(pred, target)
             if value is not None:
                 return value
         return super().forward(pred, target, **inputs)
@@ -69,7 +70,7 @@ class TargetLoss(HandcraftedLoss):
             return None
         classes = pred.shape[1]
         try:  # a CPU tells an index out of range by itself, at no cost
-            if applies(pred) and (terms := self.terms(classes)) is not None:
+            if applies(pred) and (terms := self._closed_form(classes)) is not None:
                 return fused(pred, target.long(), partial(on_cpu, terms), self._plain)
             log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))
         except RuntimeError:  # something is ignored, or is no class, which torch says otherwise
@@ -77,18 +78,26 @@ class TargetLoss(HandcraftedLoss):
         factor, values, shift = self.curve(log_p, classes)
         return torch.rsub(values.sum(), shift, alpha=-factor / len(target))
 
-    def _on_cuda(self, pred: Tensor, target: Tensor) -> Tensor | None:
-        """The mean over a batch by the kernel, if it is fit for it."""
-        if not applies(pred) or (kernel := kernel_for(pred)) is None:
-            return None
-        if (terms := self.terms(pred.shape[1])) is None:
-            return None
+    def _by_kernel(self, pred: Tensor, target: Tensor) -> Tensor | None:
+        """The mean over a batch on a CUDA device, if the kernel is fit for it."""
         weight = self._buffers["weight"]
+        if (
+            not applies(pred)
+            or target.device != pred.device
+            or (weight is not None and (weight.requires_grad or weight.device != pred.device))
+            or (kernel := kernel_for(pred, target, weight)) is None
+            or (terms := self._closed_form(pred.shape[1])) is None
+        ):
+            return None
         if weight is not None:
             self._require_class_weights(weight, pred.shape[1])
         both = partial(kernel.loss_and_gradient, terms, weight, self.ignore_index)
         value = fused(pred, target.long(), both, self._plain)
         return value if torch.is_autocast_enabled(pred.device.type) else value.to(pred.dtype)
+
+    def _closed_form(self, classes: int) -> Terms | None:
+        """`terms`, unless a `curve` of its own is what counts."""
+        return self.terms(classes) if type(self).curve is TargetLoss.curve else None
 
     def _plain(self, pred: Tensor, target: Tensor) -> Tensor:
         return HandcraftedLoss.forward(self, pred, target)
