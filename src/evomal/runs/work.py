@@ -66,7 +66,8 @@ def train_candidates(
     own = [loss for loss in losses if loss is not None]
     with products_in(settings.precision):
         if settings.engine == "stacked" and len(own) == len(losses):
-            curves = partial_training_stacked(task, own, settings.testing_steps, seed, bars)
+            steps, graphs = settings.testing_steps, settings.cuda_graphs
+            curves = partial_training_stacked(task, own, steps, seed, bars, graphs=graphs)
         else:
             curves = [_curve(task, loss or task.task_loss, settings, seed, bars) for loss in losses]
     seconds = (time.perf_counter() - start) / len(losses)

@@ -40,6 +40,11 @@ class Data:
         extras = {name: values.to(device) for name, values in self.extras.items()}
         return Data(self.inputs.to(device), self.targets.to(device), extras)
 
+    def clone(self) -> Data:
+        """The same rows in memory of their own."""
+        extras = {name: values.clone() for name, values in self.extras.items()}
+        return Data(self.inputs.clone(), self.targets.clone(), extras)
+
 
 Source = Data | Dataset[Any] | Sequence[Any]
 

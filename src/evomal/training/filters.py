@@ -13,6 +13,7 @@ from evomal.losses.form import NO_INPUTS
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
+from evomal.training.graphs import repeated
 from evomal.training.numerics import (
     DivergedError,
     check_deadline,
@@ -66,7 +67,8 @@ def correlations(
         outputs = raw_outputs(task, settings.rejection_batch, seed)
         before = finite_metric(task, outputs.inputs, outputs.targets)
         steps = settings.rejection_steps or task.rejection_steps
-        for place, optimized in enumerate(_optimize_outputs(losses, task, outputs, steps)):
+        found = _optimize_outputs(losses, task, outputs, steps, graphs=settings.cuda_graphs)
+        for place, optimized in enumerate(found):
             total = totals[place]
             if total is None:
                 continue
@@ -79,14 +81,16 @@ def correlations(
 
 
 def _optimize_outputs(
-    losses: Sequence[Loss], task: Task, outputs: Data, steps: int
+    losses: Sequence[Loss], task: Task, outputs: Data, steps: int, *, graphs: bool = False
 ) -> tuple[Tensor, ...]:
     """ŷ* of every loss: the outputs after `steps` steps of Adam on it."""
     pred = torch.stack([outputs.inputs] * len(losses)).requires_grad_()
-    optimizer = torch.optim.Adam([pred], lr=task.optimizer.learning_rate, fused=True)
-    for step in range(steps):
-        check_deadline()
-        inputs = task.loss_inputs(outputs, step / steps)
+    rate, on_gpu = task.optimizer.learning_rate, pred.is_cuda
+    optimizer = torch.optim.Adam([pred], lr=rate, fused=True, capturable=on_gpu)
+    progress = torch.zeros((), dtype=pred.dtype, device=pred.device)
+
+    def step() -> None:
+        inputs = task.loss_inputs(outputs, progress)
         values = [
             loss(own, outputs.targets, **inputs)
             for loss, own in zip(losses, pred.unbind(), strict=True)
@@ -94,6 +98,12 @@ def _optimize_outputs(
         total = torch.stack(values).sum()  # one that is not finite leaves the others' slopes alone
         (pred.grad,) = torch.autograd.grad(total, pred, materialize_grads=True)
         optimizer.step()
+
+    take_step = repeated(step, task.device, graphs=graphs)
+    for i in range(steps):
+        check_deadline()
+        progress.fill_(i / steps)
+        take_step()
     return pred.detach().unbind()
 
 

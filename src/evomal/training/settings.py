@@ -58,6 +58,10 @@ class EvaluationSettings:
     """In which precision base learners compute: as their parameters are (full), with float32
     products in TensorFloat-32 on GPUs (tf32), or with forward passes under autocast (bfloat16)."""
 
+    cuda_graphs: bool = False
+    """On GPUs, record the steps of the rejection protocol and of stacked trainings as CUDA graphs,
+    and replay them."""
+
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
 

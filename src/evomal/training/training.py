@@ -119,7 +119,7 @@ def new_sgd(parameters: Sequence[Tensor], settings: SGD, device: torch.device) -
 
 
 def own_inputs(
-    task: Task, loss: TensorLoss, batch: Data, progress: float
+    task: Task, loss: TensorLoss, batch: Data, progress: float | Tensor
 ) -> dict[str, Tensor | float]:
     """What a loss takes beside prediction and target; nothing if it is not one of evomal's."""
     if not isinstance(loss, Loss):
