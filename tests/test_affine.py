@@ -153,8 +153,61 @@ class Convolutions(Sequence):
         )
 
 
+class Stem(Sequence):
+    """A convolution of the batch, and a max pooling that alone reads what it gives."""
+
+    def __init__(self, *more: nn.Module) -> None:
+        convolution, pool = nn.Conv2d(1, 3, 2), nn.MaxPool2d(2, stride=1)
+        super().__init__(convolution, pool, *more, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+        self(torch.zeros(1, 1, 4, 4, dtype=F64))
+
+
+class WideStem(Sequence):
+    """Another one: without bias, of overlapping planes, and with all that a pooling can have."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 2, 3, padding=1, bias=False),
+            nn.MaxPool2d(2, stride=3, padding=1, dilation=2, ceil_mode=True),
+            nn.Dropout(0.3),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        )
+
+
+class DeepStem(Stem):
+    """A second convolution and pooling after it."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 2, padding=1), nn.MaxPool2d(2, stride=1))
+
+
+class ReadTwice(Stem):
+    """What the convolution gives is read by more than the pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.layers[0](x)
+        out: Tensor = self.layers[1:](z) + z.flatten(1)[:, :3]
+        return out
+
+
+class Scaled(Stem):
+    """The convolution reads something else than the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x)
+
+
+POOLS = {
+    Stem: "layers.1",
+    WideStem: "layers.1",
+    DeepStem: "layers.1",
+    ReadTwice: None,
+    Scaled: None,
+}
 TASKS: dict[str, Callable[[], Task]] = {
     **VARIED_TASKS,
+    **{model.__name__: partial(image_task, F64, model=model) for model in POOLS},
     "convolutions": partial(image_task, F64, model=Convolutions),
     **{
         model.__name__: partial(regression_task, F64, model=model)
@@ -228,6 +281,27 @@ def test_gradients_are_those_of_the_losses_one_by_one(name: str, how: str, in_on
 def test_which_layers_are_done_by_hand(name: str) -> None:
     found = layers_by_hand(TASKS[name](), stacked=False)
     assert [layer.name for layer in found] == [f"layers.{i}" for i in FOUND[name]]
+
+
+@pytest.mark.parametrize("model", POOLS)
+def test_which_convolutions_are_stems(model: type[nn.Module]) -> None:
+    first, *others = layers_by_hand(TASKS[model.__name__](), stacked=False)
+    assert (first.name, first.pool) == ("layers.0", POOLS[model])
+    assert all(layer.pool is None for layer in others)
+
+
+class ScaledLater(Stem):
+    """The convolution reads the batch itself, until there are more than a few rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if len(x) < 6 else 2 * x)
+
+
+def test_a_stem_that_reads_something_else_later_is_an_error() -> None:
+    task = image_task(F64, model=ScaledLater)
+    settings = EvaluationSettings(meta_steps=2, engine="batched")
+    with pytest.raises(RuntimeError, match=r"layers\.0 read the batch itself when it was tried"):
+        optimize_weights_together(losses_for(task), [task], settings, 5)
 
 
 @pytest.mark.parametrize(("batch_size", "low_rank"), [(8, True), (40, False)])

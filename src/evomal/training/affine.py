@@ -14,9 +14,9 @@ all candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from evomal.tasks.models.narrow import NarrowConv2d
 from evomal.training.unrolled import MetaStep, unsupported
 
 Forward = Callable[[str, nn.Module, Tensor], Tensor]
@@ -42,11 +43,15 @@ class AffineLayer:
         Whether its update is not put together.
     parameters
         The names of W and, if it has one, b among the learner's parameters.
+    pool
+        For a convolution of the batch itself, the name of the max pooling that alone reads what it
+        gives, if there is one; see `evomal.training.stem`.
     """
 
     name: str
     low_rank: bool
     parameters: tuple[str, ...]
+    pool: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Pass:
 
 def product(layer: nn.Module, inputs: Tensor, weight: Any, bias: Any = None) -> Tensor:
     """W h + b, with a layer's settings but any W and b, None for no b."""
+    if isinstance(layer, NarrowConv2d):
+        return layer.convolved(inputs, weight, bias)
     if isinstance(layer, nn.Conv2d):
         return functional.conv2d(
             inputs, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
@@ -145,8 +152,9 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
         Rows of a real batch, on which it depends whether an update of low rank pays.
     """
     plain = {name: layer for name, layer in step.learner.named_modules() if _is_plain(layer)}
+    pools = {name: one for name, one in step.learner.named_modules() if _is_pool(one)}
     theta = step.parameters()
-    calls: dict[str, list[_Call]] = {name: [] for name in plain}
+    calls: dict[str, list[_Call]] = {name: [] for name in (*plain, *pools)}
 
     def note(name: str, layer: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
         if args:  # not called by keyword
@@ -154,7 +162,7 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
 
     hooks = [
         layer.register_forward_hook(partial(note, name), prepend=True)
-        for name, layer in plain.items()
+        for name, layer in (plain | pools).items()
     ]
     with unsupported() as refused, step.rng("training"):
         output = step.call(theta, step.buffers(), step.judging.inputs)
@@ -175,9 +183,9 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
         if _is_all(output, u, call.outputs, [theta[one] for one in own]):
             low_rank = isinstance(layer, nn.Linear) and _pays(layer, call.inputs, len(u), rows)
             found.append(AffineLayer(name, low_rank, own))
-    if _are_hidden(step, found):
-        return tuple(found)
-    return tuple(layer for layer in found if _are_hidden(step, [layer]))
+    if not _are_hidden(step, found):
+        found = [layer for layer in found if _are_hidden(step, [layer])]
+    return tuple(replace(layer, pool=_pool_of(step, layer, calls)) for layer in found)
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ class _Call:
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer is affine, all its parameters are trained, and it is not made into more."""
-    if type(layer) not in (nn.Linear, nn.Conv2d) or "forward" in vars(layer):
+    if type(layer) not in (nn.Linear, nn.Conv2d, NarrowConv2d) or "forward" in vars(layer):
         return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return False
@@ -231,6 +239,35 @@ def _are_hidden(step: MetaStep, layers: Sequence[AffineLayer]) -> bool:
     with torch.no_grad(), step.rng("training"), intercepted(step.learner, names, forward):
         output = step.call({**theta, **spoilt}, step.buffers(), step.judging.inputs)
     return bool(output.isfinite().all())
+
+
+def _pool_of(step: MetaStep, layer: AffineLayer, calls: Mapping[str, list[_Call]]) -> str | None:
+    """The max pooling behind a convolution of the batch, if nothing else reads what that gives."""
+    convolution = step.learner.get_submodule(layer.name)
+    (call,) = calls[layer.name]
+    if not isinstance(convolution, nn.Conv2d) or convolution.groups != 1:
+        return None
+    if call.inputs is not step.judging.inputs or call.inputs.ndim != 4:
+        return None
+    for name, found in calls.items():
+        if not (len(found) == 1 and found[0].inputs is call.outputs):
+            continue
+        given = {name: found[0].outputs, layer.name: torch.full_like(call.outputs, torch.nan)}
+        replacing = intercepted(step.learner, list(given), partial(_given, given))
+        with torch.no_grad(), step.rng("training"), replacing:
+            output = step.call(step.parameters(), step.buffers(), step.judging.inputs)
+        if bool(output.isfinite().all()):
+            return name
+    return None
+
+
+def _given(outputs: Mapping[str, Tensor], name: str, _: nn.Module, __: Tensor) -> Tensor:
+    return outputs[name]
+
+
+def _is_pool(layer: nn.Module) -> bool:
+    plain = type(layer) is nn.MaxPool2d and "forward" not in vars(layer)
+    return plain and not layer.return_indices
 
 
 def _pays(layer: nn.Linear, inputs: Tensor, batch: int, rows: int) -> bool:

@@ -13,11 +13,13 @@ Affine layers, which hold most of the arithmetic, are done by hand (`affine`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import jvp, vmap
 
 from evomal.losses.base import Loss
@@ -29,6 +31,7 @@ from evomal.training.affine import (
     recorded,
 )
 from evomal.training.numerics import all_finite, finite_rows
+from evomal.training.stem import Stems, pool_recorded, stem_replaced, stem_tangents
 from evomal.training.unrolled import MetaStep, first_step, first_step_size
 
 
@@ -115,9 +118,14 @@ class Start:
         self.theta, self.buffers = step.parameters(), step.buffers()
         (batch,) = step.training
         names = [layer.name for layer in layers]
-        with step.rng("training"), recorded(step.learner, names) as self.passes:
+        stem = next((layer for layer in layers if layer.pool), None)
+        recording = recorded(step.learner, names), pool_recorded(step.learner, stem)
+        with step.rng("training"), recording[0] as self.passes, recording[1] as pools:
             self.output = step.call(self.theta, self.buffers, batch.inputs)
         self.layers = {layer.name: layer for layer in layers if layer.name in self.passes}
+        self.stem = stem if pools else None
+        self.pool = pools[0] if pools else None
+        self.in_stem = self.stem.parameters if self.stem else ()
         self.low_rank = [name for name, layer in self.layers.items() if layer.low_rank]
         self.alpha = first_step_size(step.task.optimizer)
         decay = 1 - self.alpha * step.task.optimizer.weight_decay
@@ -190,30 +198,44 @@ class Start:
             name: z.new_zeros(len(u), *z.shape)
             for name, z in zip(self.low_rank, outputs, strict=True)
         }
-        judgements, finite = [], []
-        for p, slope in enumerate(u):
+
+        def pull(slope: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
             pulled = torch.autograd.grad(
                 self.output, [*values, *outputs], slope, retain_graph=True, materialize_grads=True
             )
             updated = first_step(self.step.task.optimizer, values, pulled[: len(values)])
             deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
+            return dict(zip(self.whole, updated, strict=True)), deltas, all_finite(pulled)
+
+        pulls: Iterable[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]] = map(pull, u)
+        stems = None
+        if self.stem is not None:  # else a learner at a time is in the memory
+            pulls = list(pulls)
+            stems = self._stems([learner for learner, *_ in pulls])
+        judgements, finite, slopes = [], [], []
+        for p, (learner, deltas, is_finite) in enumerate(pulls):
             probes = self.probes(deltas)
             own = {name: buffer.clone() for name, buffer in self.buffers.items()}
-            with self.step.rng("judging"):
-                judged, met = self.judge(
-                    dict(zip(self.whole, updated, strict=True)), own, deltas, probes
-                )
+            own_stem = None if stems is None else stems.outputs[p]
+            gives = self._stem_gives(self.step.judging.inputs, own_stem)
+            with self.step.rng("judging"), gives:
+                judged, met = self.judge(learner, own, deltas, probes)
             judgement = self.step.task.task_loss(judged, self.step.judging.targets)
-            gradients = torch.autograd.grad(
-                judgement, [*updated, *probes.values()], materialize_grads=True
-            )
-            for rows, gradient in zip(v.values(), gradients, strict=False):
-                rows[p] = gradient
-            for name, epsilon in zip(self.low_rank, gradients[len(values) :], strict=True):
+            apart = {name: one for name, one in learner.items() if name not in self.in_stem}
+            leaves = [*apart.values(), *probes.values()]
+            if stems is not None:
+                leaves.append(stems.outputs[p])
+            gradients = torch.autograd.grad(judgement, leaves, materialize_grads=True)
+            for name, gradient in zip(apart, gradients, strict=False):
+                v[name][p] = gradient
+            for name, epsilon in zip(self.low_rank, gradients[len(apart) :], strict=False):
                 if name in met:
                     shifts[name][p] = self.shift(name, met[name].detach(), epsilon)
+            slopes.append(gradients[-1])
             judgements.append(judgement.detach())
-            finite.append(all_finite([*pulled, judged]))
+            finite.append(is_finite & all_finite([judged]))
+        if stems is not None:
+            v.update(zip(self.in_stem, stems.gradients(slopes), strict=True))
         return Updated(torch.stack(judgements), v, shifts, torch.stack(finite))
 
     def _updated_in_one(self, u: Tensor) -> Updated:
@@ -250,14 +272,43 @@ class Start:
                 shifts[name] = self.shift(name, common, epsilon)
         return Updated(judgements.detach(), v, shifts, finite & finite_rows([judged]))
 
+    def _stems(self, learners: Sequence[dict[str, Tensor]]) -> Stems:
+        """The stems of updated learners, on the batch that judges them."""
+        parameters = [[learner[name] for learner in learners] for name in self.in_stem]
+        layer, pool = self._stem_modules()
+        return Stems(layer, pool, self.step.judging.inputs, parameters)
+
+    def _stem_modules(self) -> tuple[nn.Module, nn.Module]:
+        assert self.stem is not None
+        assert self.stem.pool is not None
+        find = self.step.learner.get_submodule
+        return find(self.stem.name), find(self.stem.pool)
+
+    def _stem_gives(self, batch: Tensor, outputs: Tensor | None) -> AbstractContextManager[None]:
+        """Let the stem give these outputs inside the block, if they are given."""
+        if outputs is None or self.stem is None:
+            return nullcontext()
+        shape = self.passes[self.stem.name].outputs.shape
+        return stem_replaced(self.step.learner, self.stem, batch, shape, outputs)
+
     def tangents(self, updated: Updated) -> Tensor:
         """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them."""
         own = {name for layer in self.layers.values() for name in layer.parameters}
         fixed = {name: value.detach() for name, value in self.theta.items()}
         others = {name: value for name, value in fixed.items() if name not in own}
         (batch,) = self.step.training
+        layers = list(self.layers)
+        stems: dict[str, Tensor] = {}
+        if self.stem is not None and self.pool is not None:
+            layers.remove(self.stem.name)
+            changes = [updated.v[name] for name in self.in_stem]
+            layer, _ = self._stem_modules()
+            with torch.no_grad():
+                stems["pool"] = stem_tangents(layer, batch.inputs, self.pool.indices, changes)
 
-        def one(v: dict[str, Tensor], shifts: dict[str, Tensor]) -> Tensor:
+        def one(
+            v: dict[str, Tensor], shifts: dict[str, Tensor], stems: dict[str, Tensor]
+        ) -> Tensor:
             def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
                 met = self.passes[name]
                 changes = [v[one] for one in self.layers[name].parameters if one in v]
@@ -268,8 +319,13 @@ class Start:
                 return pushed_forward(layer, inputs, met.outputs.detach(), shift)
 
             def pushed(parameters: dict[str, Tensor], _: Tensor) -> Tensor:
-                with intercepted(self.step.learner, list(self.layers), forward):
-                    parameters = {**fixed, **parameters}
+                parameters = {**fixed, **parameters}
+                dual = None
+                if self.pool is not None:
+                    z = self.pool.outputs.detach()
+                    dual = forward_ad.make_dual(z, stems["pool"])  # type: ignore[no-untyped-call]
+                hand = intercepted(self.step.learner, layers, forward)
+                with hand, self._stem_gives(batch.inputs, dual):
                     return self.step.call(parameters, self.step.buffers(), batch.inputs)
 
             nothing = self.output.new_zeros(())  # there may be no others
@@ -278,5 +334,5 @@ class Start:
             return tangent
 
         with torch.no_grad(), self.step.rng("training"):
-            tangents: Tensor = vmap(one, randomness="same")(updated.v, updated.shifts)
+            tangents: Tensor = vmap(one, randomness="same")(updated.v, updated.shifts, stems)
         return tangents
