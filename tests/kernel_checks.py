@@ -14,8 +14,8 @@ from evomal.losses import fused, fused_kernel
 from evomal.losses.fused import kernel_for
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.target import TargetLoss
+from handcrafted_losses import Make, classes, draw, name
 from test_fused import TARGET_LOSSES, is_fused, plain
-from test_handcrafted import Make, classes, draw, name
 
 
 def has_terms(make: Make) -> bool:

@@ -19,7 +19,7 @@ from evomal.losses.fused import applies
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.target import TargetLoss
 from evomal.losses.terms import Curve
-from test_handcrafted import CROSS_ENTROPIES, LOSSES, Make, classes, draw, name
+from handcrafted_losses import CROSS_ENTROPIES, LOSSES, Make, classes, draw, name
 
 TARGET_LOSSES = [make for make in [*CROSS_ENTROPIES, *LOSSES] if isinstance(make(), TargetLoss)]
 
