@@ -297,9 +297,21 @@ class ScaledLater(Stem):
         return super().forward(x if len(x) < 6 else 2 * x)
 
 
-def test_a_stem_that_reads_something_else_later_is_an_error() -> None:
-    task = image_task(F64, model=ScaledLater)
-    settings = EvaluationSettings(meta_steps=2, engine="batched")
+class UnpooledInJudgement(Stem):
+    """The pooling is left out for more than a few rows where nothing needs a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.layers[0](x)
+        skips = len(x) > 6 and not z.requires_grad
+        out: Tensor = self.layers[2:](z[..., 1:, 1:] if skips else self.layers[1](z))
+        return out
+
+
+@pytest.mark.parametrize("model", [ScaledLater, UnpooledInJudgement])
+@pytest.mark.parametrize("engine", ["batched", "stacked"])
+def test_a_stem_that_is_none_later_is_an_error(model: type[nn.Module], engine: Any) -> None:
+    task = image_task(F64, model=model)
+    settings = EvaluationSettings(meta_steps=2, engine=engine)
     with pytest.raises(RuntimeError, match=r"layers\.0 read the batch itself when it was tried"):
         optimize_weights_together(losses_for(task), [task], settings, 5)
 

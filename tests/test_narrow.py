@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from evomal.tasks.models.narrow import NarrowConv2d
 
@@ -15,6 +16,10 @@ OPTIONS: list[dict[str, Any]] = [
     {},
     {"bias": False},
     {"stride": 2, "padding": 1, "dilation": 2, "groups": 2},
+]
+PLAIN: list[dict[str, Any]] = [
+    {"padding": "same"},
+    {"padding": 1, "padding_mode": "circular"},
 ]
 
 
@@ -37,14 +42,15 @@ def is_ours(outputs: Tensor) -> bool:
     return outputs.grad_fn is not None and "_Convolved" in outputs.grad_fn.name()
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS + PLAIN, ids=str)
 @pytest.mark.parametrize("needs_x", [True, False])
 def test_outputs_and_gradients(options: dict[str, Any], needs_x: bool) -> None:
     found = []
     for layer in layers(**options):
         x = images().requires_grad_(needs_x)
         outputs = layer(x)
-        assert is_ours(outputs) == (needs_x and isinstance(layer, NarrowConv2d))
+        ours = needs_x and isinstance(layer, NarrowConv2d) and options not in PLAIN
+        assert is_ours(outputs) == ours
         outputs.sin().sum().backward()
         found.append((outputs.detach(), x.grad, [p.grad for p in layer.parameters()]))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
@@ -91,6 +97,18 @@ def test_where_torchs_own_is_used() -> None:
         torch.autograd.grad(one(x), x, slopes, is_grads_batched=True) for one in (layer, theirs)
     ]
     torch.testing.assert_close(*many)
+    outputs = layer(x)
+    pulled = torch.func.vmap(lambda s: torch.autograd.grad(outputs, x, s, retain_graph=True)[0])
+    torch.testing.assert_close(pulled(slopes), many[0][0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_ours(layer.float()(x.detach().float().requires_grad_()))
+    layer.double()
+    with forward_ad.dual_level():
+        weight = layer.get_parameter("weight")
+        dual = forward_ad.make_dual(weight, weight)  # type: ignore[no-untyped-call]
+        assert not is_ours(torch.func.functional_call(layer, {"weight": dual}, (x,)))
+    traced = torch.fx.symbolic_trace(layer)
+    torch.testing.assert_close(traced(x), layer(x))
     graphs: list[Any] = []
 
     def backend(graph: Any, _: Any) -> Any:

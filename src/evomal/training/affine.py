@@ -250,19 +250,28 @@ def _pool_of(step: MetaStep, layer: AffineLayer, calls: Mapping[str, list[_Call]
     if call.inputs is not step.judging.inputs or call.inputs.ndim != 4:
         return None
     for name, found in calls.items():
-        if not (len(found) == 1 and found[0].inputs is call.outputs):
+        if len(found) != 1 or found[0].inputs is not call.outputs:
             continue
-        given = {name: found[0].outputs, layer.name: torch.full_like(call.outputs, torch.nan)}
-        replacing = intercepted(step.learner, list(given), partial(_given, given))
-        with torch.no_grad(), step.rng("training"), replacing:
-            output = step.call(step.parameters(), step.buffers(), step.judging.inputs)
-        if bool(output.isfinite().all()):
+        if found[0].outputs._version != found[0].version:
+            continue
+        true, zeros, nans = (
+            _output_given(step, {name: found[0].outputs, layer.name: outputs})
+            for outputs in (
+                call.outputs,
+                torch.zeros_like(call.outputs),
+                torch.full_like(call.outputs, torch.nan),
+            )
+        )
+        if torch.equal(zeros, true) and torch.equal(nans, true):
             return name
     return None
 
 
-def _given(outputs: Mapping[str, Tensor], name: str, _: nn.Module, __: Tensor) -> Tensor:
-    return outputs[name]
+def _output_given(step: MetaStep, outputs: Mapping[str, Tensor]) -> Tensor:
+    """The learner's outputs if some of its layers gave these."""
+    replacing = intercepted(step.learner, list(outputs), lambda name, *_: outputs[name])
+    with torch.no_grad(), step.rng("training"), replacing:
+        return step.call(step.parameters(), step.buffers(), step.judging.inputs)
 
 
 def _is_pool(layer: nn.Module) -> bool:

@@ -85,8 +85,8 @@ def _optimize_outputs(
 ) -> tuple[Tensor, ...]:
     """ŷ* of every loss: the outputs after `steps` steps of Adam on it."""
     pred = torch.stack([outputs.inputs] * len(losses)).requires_grad_()
-    rate, on_gpu = task.optimizer.learning_rate, pred.is_cuda
-    optimizer = torch.optim.Adam([pred], lr=rate, fused=True, capturable=on_gpu)
+    rate, capturable = task.optimizer.learning_rate, graphs and pred.is_cuda
+    optimizer = torch.optim.Adam([pred], lr=rate, fused=True, capturable=capturable)
     progress = torch.zeros((), dtype=pred.dtype, device=pred.device)
 
     def step() -> None:

@@ -6,9 +6,13 @@ graph they are started once, all together.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
+
+from evomal.training.numerics import is_out_of_memory
 
 WARM_UP = 3
 """Calls before a step is recorded, in which libraries and optimisers set up what they keep."""
@@ -55,20 +59,42 @@ class _Repeated:
             self._replay()
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def aside(step: Step, device: torch.device) -> None:
-    """Do a step on a stream of its own, as what is recorded later has to be warmed up."""
-    with torch.cuda.device(device):
-        here = torch.cuda.current_stream()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
+    """Do a step on another stream, as what is recorded later has to be warmed up."""
+    here, stream = torch.cuda.current_stream(device), _stream(device)
+    stream.wait_stream(here)
+    try:
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*constructed with capturable=True.*", UserWarning)
             step()
+    finally:
         here.wait_stream(stream)
 
 
 def recorded(step: Step, device: torch.device) -> Step:
-    """What replays a step; recording does nothing yet."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
-        step()
+    """What replays a step; recording does nothing yet.
+
+    Raises
+    ------
+    RuntimeError
+        If the step cannot be recorded, or its memory is used up.
+    """
+    graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    try:
+        with torch.cuda.device(device), torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        torch.cuda.set_stream(here)  # where the recording could not be ended, it is not left
+        cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+        if is_out_of_memory(cause):
+            raise cause from None
+        raise RuntimeError(
+            "A step cannot be recorded as a CUDA graph, as the base learner, the task loss or the "
+            f"data do what that does not allow; leave out --cuda-graphs. It said: {cause}"
+        ) from cause
     return graph.replay

@@ -123,8 +123,10 @@ class Start:
         with step.rng("training"), recording[0] as self.passes, recording[1] as pools:
             self.output = step.call(self.theta, self.buffers, batch.inputs)
         self.layers = {layer.name: layer for layer in layers if layer.name in self.passes}
-        self.stem = stem if pools else None
-        self.pool = pools[0] if pools else None
+        met = self.passes.get(stem.name) if stem else None
+        goes_on = met is not None and len(pools) == 1 and pools[0].inputs is met.outputs
+        self.stem = stem if goes_on else None
+        self.pool = pools[0] if goes_on else None
         self.in_stem = self.stem.parameters if self.stem else ()
         self.low_rank = [name for name, layer in self.layers.items() if layer.low_rank]
         self.alpha = first_step_size(step.task.optimizer)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training.graphs import repeated
+from evomal.training import graphs as recording
 from evomal.training.halving import Curve, rungs
 from evomal.training.numerics import (
     DivergedError,
@@ -68,7 +69,7 @@ class _Stack:
         self, task: Task, losses: Sequence[Loss], seed: int, *, graphs: bool = False
     ) -> None:
         self.task = task
-        self.graphs = graphs
+        self.graphs = graphs and recording.has_graphs(task.device)
         self.losses = list(losses)
         self.stream = (seed, "fitness", task.name)
         self.learner = task.new_model(derive_seed(*self.stream, "theta"))
@@ -91,7 +92,7 @@ class _Stack:
         bar_at = {} if bars is None else dict(zip(rungs(steps), bars, strict=True))
         rng = derive_generator(*self.stream, "batches")
         batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
-        take_step = repeated(self._step, task.device, graphs=self.graphs)
+        take_step = recording.repeated(self._step, task.device, graphs=self.graphs)
         with isolated_torch_rng(task.device, derive_seed(*self.stream, "layers")):
             for step, rows in enumerate(batches, start=1):
                 check_deadline()
@@ -109,7 +110,7 @@ class _Stack:
                 if len(on) < len(places):
                     self._keep(on)
                     places = [places[i] for i in on]
-                    take_step = repeated(self._step, task.device, graphs=self.graphs)
+                    take_step = recording.repeated(self._step, task.device, graphs=self.graphs)
         return [tuple(curve) for curve in curves]
 
     def _trained(self) -> list[Tensor]:
@@ -123,6 +124,11 @@ class _Stack:
         if self.batch is None:
             self.batch = batch.clone()
         for held, new in zip(self.batch.tensors(), batch.tensors(), strict=True):
+            if held.shape != new.shape:
+                raise InputError(
+                    f"A batch of {self.task.name} has shape {tuple(new.shape)}, another one had "
+                    f"{tuple(held.shape)}, so steps are not alike; leave out --cuda-graphs."
+                )
             held.copy_(new)
 
     def _step(self) -> None:

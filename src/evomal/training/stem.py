@@ -23,6 +23,7 @@ from evomal.training.affine import AffineLayer, intercepted, product
 class Pooled:
     """Outputs (B, O, h, w) of a max pooling, and their places in the flat planes of its inputs."""
 
+    inputs: Tensor
     outputs: Tensor
     indices: Tensor
 
@@ -31,7 +32,7 @@ def pooled(layer: nn.Module, inputs: Tensor) -> Pooled:
     """The outputs of a max pooling."""
     assert isinstance(layer, nn.MaxPool2d)
     options: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
-    return Pooled(*functional.max_pool2d_with_indices(inputs, *options))
+    return Pooled(inputs, *functional.max_pool2d_with_indices(inputs, *options))
 
 
 @contextmanager
@@ -56,22 +57,32 @@ def stem_replaced(
     Raises
     ------
     RuntimeError
-        If the convolution does not read the `batch`, as it did when it was tried.
+        If they do not go together, and with the `batch`, as they did when they were tried.
     """
     assert stem.pool is not None
+    zeros: list[Tensor] = []
+    read: list[Tensor] = []
 
     def forward(name: str, _: nn.Module, inputs: Tensor) -> Tensor:
         if name == stem.pool:
+            read.append(inputs)
             return outputs
         if inputs is not batch:
-            raise RuntimeError(
-                f"The layer {name} read the batch itself when it was tried, but now something "
-                "else; use the engine loop."
-            )
-        return inputs.new_zeros(()).expand(len(inputs), *shape[1:])
+            raise RuntimeError(_changed(stem))
+        zeros.append(inputs.new_zeros(()).expand(len(inputs), *shape[1:]))
+        return zeros[0]
 
     with intercepted(learner, [stem.name, stem.pool], forward):
         yield
+    if len(zeros) != 1 or len(read) != 1 or read[0] is not zeros[0]:
+        raise RuntimeError(_changed(stem))
+
+
+def _changed(stem: AffineLayer) -> str:
+    return (
+        f"The layer {stem.name} read the batch itself when it was tried, and {stem.pool} what it "
+        "gave, but not now; use the engine loop."
+    )
 
 
 class Stems:

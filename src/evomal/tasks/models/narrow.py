@@ -24,23 +24,37 @@ class NarrowConv2d(nn.Conv2d):
 
     def convolved(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer with another weight and bias."""
-        options: Any = self.stride, self.padding, self.dilation, self.groups
-        if not (torch.is_grad_enabled() and inputs.requires_grad and _is_plain(inputs)):
-            return functional.conv2d(inputs, weight, bias, *options)
+        if not self._is_usual(inputs) or _has_tangent(weight) or _has_tangent(bias):
+            plain: Tensor = self._conv_forward(inputs, weight, bias)
+            return plain
+        options = self.stride, self.padding, self.dilation, self.groups
         outputs: Tensor = _Convolved.apply(inputs, weight, bias, options)  # type: ignore[no-untyped-call]
         return outputs
 
+    def _is_usual(self, inputs: Tensor) -> bool:
+        """Whether a gradient in reverse mode is asked for, of inputs that this is for."""
+        return (
+            isinstance(inputs, Tensor)
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+            and not torch._C._are_functorch_transforms_active()
+            and torch.is_grad_enabled()
+            and inputs.requires_grad
+            and inputs.is_cpu
+            and not torch.is_autocast_enabled("cpu")
+            and inputs.ndim == 4
+            and inputs.is_contiguous(memory_format=torch.channels_last)
+            and not isinstance(self.padding, str)
+            and self.padding_mode == "zeros"
+            and not _has_tangent(inputs)
+        )
 
-def _is_plain(inputs: Tensor) -> bool:
-    """Whether the inputs are of the kind that this is for, and nothing unusual is asked for."""
-    return (
-        not torch.compiler.is_compiling()
-        and inputs.is_cpu
-        and inputs.ndim == 4
-        and inputs.is_contiguous(memory_format=torch.channels_last)
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad.unpack_dual(inputs).tangent is None  # type: ignore[no-untyped-call]
-    )
+
+def _has_tangent(tensor: Tensor | None) -> bool:
+    if tensor is None:
+        return False
+    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    return dual.tangent is not None
 
 
 class _Convolved(torch.autograd.Function):
@@ -58,6 +72,7 @@ class _Convolved(torch.autograd.Function):
         of_x, *others = ctx.needs_input_grad[:3]
         backward = torch.ops.aten.convolution_backward
         many = torch._C._functorch.is_legacy_batchedtensor(slope)
+        many = many or torch._C._are_functorch_transforms_active()
         if many or torch.is_grad_enabled():  # of many outputs at once, or to be differentiated
             return *backward(slope, x, weight, *rest, [of_x, *others]), None
         found = None
