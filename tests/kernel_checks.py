@@ -1,7 +1,12 @@
-"""The CUDA kernel on a CPU, in triton's interpreter, which `test_fused.py` switches on."""
+"""The CUDA kernel: on a CPU, in triton's interpreter, as `test_fused.py` runs this, or on a GPU.
+
+On a machine with a GPU: pytest tests/kernel_checks.py
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,11 +15,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import evomal
+import handcrafted_losses
 from evomal.losses import fused, fused_kernel
 from evomal.losses.fused import kernel_for
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.target import TargetLoss
-from handcrafted_losses import Make, classes, draw, name
+from handcrafted_losses import Make, name
 from test_fused import TARGET_LOSSES, is_fused, plain
 
 
@@ -26,9 +32,25 @@ def has_terms(make: Make) -> bool:
 FUSED = [make for make in TARGET_LOSSES if has_terms(make)]
 
 
+DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+
+
 @pytest.fixture(autouse=True)
-def as_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "is_cuda", lambda _: True)
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(fused, "is_cuda", lambda _: True)
+    with DEVICE:
+        yield
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    with torch.device("cpu"):
+        return handcrafted_losses.draw(*shape, dtype=dtype).to(DEVICE)
+
+
+def classes(*shape: int, count: int) -> Tensor:
+    with torch.device("cpu"):
+        return handcrafted_losses.classes(*shape, count=count).to(DEVICE)
 
 
 def on_kernel(loss: HandcraftedLoss, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +104,7 @@ def test_extreme_logits(make: Make, sign: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of numpy, which interprets
 def test_classes_that_there_are_none_of_and_nothing_but_ignored_ones() -> None:
-    loss, pred = evomal.SparseLabelSmoothingLoss(), draw(4, 3, dtype=torch.float32)
+    loss, pred = evomal.SparseLabelSmoothingLoss(), draw(4, 3)
     for target in ([0, 1, 2, 3], [0, 1, 2, -1], [-100] * 4):
         value, gradient = on_kernel(loss, pred, torch.tensor(target))
         assert value.isnan()
@@ -92,7 +114,7 @@ def test_classes_that_there_are_none_of_and_nothing_but_ignored_ones() -> None:
 
 def test_logits_in_any_order_of_the_memory() -> None:
     loss, target = evomal.FocalLoss(2.0), classes(6, count=4)
-    wide = draw(12, 8, dtype=torch.float32)
+    wide = draw(12, 8)
     for pred in (wide[:6, 2:6], wide[::2, :4], wide.T[:6, :4], wide[:1, :4].expand(6, 4)):
         torch.testing.assert_close(
             on_kernel(loss, pred, target), on_kernel(loss, pred.contiguous(), target)
@@ -110,7 +132,7 @@ def test_logits_in_any_order_of_the_memory() -> None:
 
 
 def test_a_gradient_is_handed_out_twice_and_scaled_once() -> None:
-    loss, pred = evomal.FocalLoss(2.0), draw(6, 4, dtype=torch.float32).requires_grad_()
+    loss, pred = evomal.FocalLoss(2.0), draw(6, 4).requires_grad_()
     value = loss._by_kernel(pred, classes(6, count=4))
     assert value is not None
     assert is_fused(value)
@@ -126,7 +148,7 @@ def test_gradients_of_gradients() -> None:
     loss, target = evomal.FocalLoss(2.0), classes(6, count=4)
     found = []
     for way in (loss._by_kernel, lambda pred, target: plain(loss, pred, target)):
-        pred = draw(6, 4, dtype=torch.float32).requires_grad_()
+        pred = draw(6, 4).requires_grad_()
         value = way(pred, target)
         assert value is not None
         (slope,) = torch.autograd.grad(value, pred, create_graph=True)
@@ -136,7 +158,7 @@ def test_gradients_of_gradients() -> None:
 
 def test_many_gradients_at_once() -> None:
     loss, target = evomal.FocalLoss(2.0), classes(6, count=4)
-    pred, factors = draw(6, 4, dtype=torch.float32).requires_grad_(), torch.tensor([1.0, -2.0])
+    pred, factors = draw(6, 4).requires_grad_(), torch.tensor([1.0, -2.0])
     value = loss._by_kernel(pred, target)
     assert value is not None
     (both,) = torch.autograd.grad(value, pred, factors, is_grads_batched=True)
@@ -148,8 +170,7 @@ def test_where_triton_fails_the_plain_loss_is_left(monkeypatch: pytest.MonkeyPat
     def fails(*_: object) -> None:
         raise RuntimeError("Failed to find C compiler.")
 
-    cpu = torch.device("cpu")
-    assert fused_kernel.does_not_work(cpu) is None
+    assert fused_kernel.does_not_work(DEVICE) is None
     monkeypatch.setattr(fused_kernel, "loss_and_gradient", fails)
     fused._kernel.cache_clear()
     with pytest.warns(UserWarning, match="as triton fails: RuntimeError: Failed to find C"):
@@ -158,7 +179,7 @@ def test_where_triton_fails_the_plain_loss_is_left(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_no_plain_tensor_is_left() -> None:
-    pred, target = draw(6, 4, dtype=torch.float32).requires_grad_(), classes(6, count=4)
+    pred, target = draw(6, 4).requires_grad_(), classes(6, count=4)
     loss = evomal.FocalLoss(2.0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert loss._by_kernel(pred, target) is None
