@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import evomal
 from evomal import SymbolicLoss, Task
 from evomal.errors import InputError
+from evomal.runs.work import train_candidates
 from evomal.training import graphs
-from evomal.training.filters import _optimize_outputs
+from evomal.training.filters import _optimize_outputs, correlations
 from evomal.training.graphs import WARM_UP, Step, repeated
+from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
 from tasks_for_tests import VARIED_TASKS, classification_task, losses_for
 from test_together import mean_output
@@ -88,7 +89,7 @@ def test_without_a_gpu_a_step_is_itself() -> None:
     assert repeated(print, torch.device("cuda"), graphs=True) is not print
 
 
-def test_the_recorder_is_as_strict_as_a_graph(recordings: list[int]) -> None:
+def test_the_recorder_replays_what_was_recorded(recordings: list[int]) -> None:
     total, tensor, number = torch.zeros((), dtype=torch.float64), torch.ones(()), 1
 
     def step() -> None:
@@ -197,6 +198,13 @@ def test_losses_of_the_progress_of_a_training(recordings: list[int]) -> None:
     assert len(recordings) == 2
 
 
-def test_a_search_may_ask_for_them() -> None:
-    settings = evomal.SearchSettings(cuda_graphs=True)
-    settings.validate()
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_settings_of_a_run_ask_for_them(asked: bool, recordings: list[int]) -> None:
+    task = VARIED_TASKS["classes"]()
+    settings = EvaluationSettings(
+        engine="stacked", cuda_graphs=asked, rejection_steps=8, testing_steps=8
+    )
+    correlations(losses_for(task), [task], settings, 0)
+    assert len(recordings) == (1 if asked else 0)
+    train_candidates([task], losses_for(task), settings, 0, 0)
+    assert len(recordings) == (2 if asked else 0)
