@@ -1,4 +1,4 @@
-"""The error that a user's own input can cause."""
+"""What a user's own input can cause: an error, or a warning."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message and exits with status 2.
     """
+
+
+class TaskWarning(UserWarning):
+    """Something about a task that is allowed but rarely meant; the message says what to change."""
