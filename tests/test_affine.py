@@ -17,14 +17,11 @@ from evomal.seeding import derive_generator
 from evomal.tasks.task import SGD
 from evomal.training.affine import AffineLayer, intercepted
 from evomal.training.group_step import group_hypergradients
+from evomal.training.meta_training import MetaSchedule, optimize_weights
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import layers_by_hand, optimize_weights_together
-from evomal.training.unrolled import (
-    MetaSchedule,
-    forward_hypergradient,
-    optimize_weights,
-    small_step,
-)
+from evomal.training.support import layers_by_hand, probe_step
+from evomal.training.together import optimize_weights_together
+from evomal.training.unrolled import forward_hypergradient
 from tasks_for_tests import VARIED_TASKS, image_task, losses_for, regression_task
 
 F64 = torch.float64
@@ -240,7 +237,7 @@ FOUND = {
 
 def layers_for(task: Task, how: str) -> list[AffineLayer]:
     """The layers of a task that are done by hand, of low rank where they can be."""
-    modules = dict(small_step(task).learner.named_modules())
+    modules = dict(probe_step(task).learner.named_modules())
     layers = [] if how == "by torch" else layers_by_hand(task, stacked=False)
     return [
         replace(

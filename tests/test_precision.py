@@ -15,9 +15,11 @@ from evomal.runs.work import screen_candidates, train_candidates
 from evomal.tasks.precision import Precision, float32_precisions, products_in
 from evomal.training import settings as settings_module
 from evomal.training.group_step import group_hypergradients
+from evomal.training.meta_training import MetaSchedule
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import layers_by_hand, with_engine
-from evomal.training.unrolled import MetaSchedule, forward_hypergradient, reverse_hypergradient
+from evomal.training.support import layers_by_hand
+from evomal.training.together import with_engine
+from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
 from run_helpers import run_python, tiny_settings
 from tasks_for_tests import TEXTS, classification_task, image_task, regression_task
 

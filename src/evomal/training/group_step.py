@@ -37,10 +37,24 @@ from evomal.training.unrolled import MetaStep, first_step, first_step_size
 
 @dataclass(frozen=True)
 class GroupGradients:
-    """∂L_T(θ₁)/∂φ of every loss, and whether all that led to it was finite, shape (P,)."""
+    """What a meta step of P losses gives.
+
+    Attributes
+    ----------
+    gradients
+        ∂L_T(θ₁)/∂φ of every loss.
+    finite
+        Whether all that led to it was finite, (P,).
+    output
+        The learner's outputs at θ₀, (B, …).
+    judgements
+        L_T(θ₁) of every loss, (P,).
+    """
 
     gradients: list[Tensor]
     finite: Tensor
+    output: Tensor
+    judgements: Tensor
 
 
 def group_hypergradients(
@@ -85,7 +99,7 @@ def group_hypergradients(
         gradients = [-alpha * derivative for derivative in derivatives]
     finite = updated.finite & finite_rows([u, torch.stack(values), updated.judgements])
     finite &= torch.stack([gradient.isfinite().all() for gradient in gradients])
-    return GroupGradients(gradients, finite)
+    return GroupGradients(gradients, finite, start.output.detach(), updated.judgements)
 
 
 @dataclass(frozen=True)
