@@ -24,9 +24,10 @@ from evomal.training.numerics import quiet_vmap
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
 from evomal.training.support import (
+    Way,
     forward_mode_problem,
     group_problem,
-    layers_by_hand,
+    group_way,
     spoils_inputs,
 )
 from evomal.training.together import with_engine
@@ -45,8 +46,8 @@ DRAWN_IN_MEMORY_ORDER = {
     "Dropout of an image",
     "AlphaDropout",
 }
-NO_GROUPS = {"RReLU", "cdist", "TransformerEncoderLayer"}
-NO_STACK = NO_GROUPS | {"RNN", "LSTM", "GRU"}
+IN_TURN = {"RReLU", "TransformerEncoderLayer"}
+NO_STACK = IN_TURN | {"cdist", "RNN", "LSTM", "GRU"}
 NOT_TWICE = {"Hardsigmoid", "cdist"}
 
 
@@ -63,11 +64,12 @@ def test_every_layer_in_every_engine_that_takes_it(name: str, transposed: bool) 
     }
     assert taken == {
         "forward": name != "cdist",
-        "batched": name not in NO_GROUPS | drawn_otherwise,
+        "batched": name != "cdist",
         "stacked": name not in NO_STACK | drawn_otherwise,
     }
     if name in NOT_TWICE:
         return
+    assert group_way(task, stacked=False).in_turn == (name in IN_TURN | drawn_otherwise)
     losses = losses_for(task, TEXTS)
     schedule = MetaSchedule(task, EvaluationSettings(meta_steps=3), seed=7)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):
@@ -79,8 +81,10 @@ def test_every_layer_in_every_engine_that_takes_it(name: str, transposed: bool) 
             for engine in ("batched", "stacked"):
                 if taken[engine]:
                     stacked = engine == "stacked"
-                    layers = layers_by_hand(task, stacked=stacked)
-                    group = group_hypergradients(losses, phis, step, layers, stacked=stacked)
+                    way = group_way(task, stacked=stacked)
+                    group = group_hypergradients(
+                        losses, phis, step, way.layers, stacked=stacked, in_turn=way.in_turn
+                    )
                     found[engine] = group.gradients
             for gradients in found.values():
                 for ours, reference in zip(gradients, expected, strict=True):
@@ -109,12 +113,13 @@ class Weights(nn.Module):
 def test_another_mask_in_the_forward_mode_pass_is_noticed(precision: Any) -> None:
     """Without layers by hand; bfloat16 rounds, so that only the choice can be compared."""
     task = regression_task(model=Weights).in_precision(precision)
-    assert not layers_by_hand(task, stacked=False)
-    assert group_problem(task, stacked=False) is not None
-    settings = SearchSettings(precision=precision)
-    assert with_engine(settings, [task], optimizes=True).engine == "loop"
+    assert group_way(task, stacked=False) == Way(in_turn=True)
+    problem = group_problem(task, stacked=True)
+    assert problem is not None
+    assert "differ" in problem
     task = regression_task(model=partial(Weights, 0.0)).in_precision(precision)
-    assert with_engine(settings, [task], optimizes=True).engine == "batched"
+    assert group_way(task, stacked=False) == Way(in_turn=False)
+    assert group_problem(task, stacked=True) is None
 
 
 # Learners that work in place
@@ -170,7 +175,7 @@ def test_a_learner_that_changes_its_inputs_in_place(how: str) -> None:
     found.append([reverse_hypergradient(*pair, step) for pair in zip(losses, phis, strict=True)])
     for stacked in (False, True):
         assert group_problem(task, stacked=stacked) is None
-        layers = layers_by_hand(task, stacked=stacked)
+        layers = group_way(task, stacked=stacked).layers
         found.append(group_hypergradients(losses, phis, step, layers, stacked=stacked).gradients)
     for gradients in found:
         for ours, reference in zip(gradients, expected, strict=True):
@@ -314,9 +319,9 @@ def test_lack_of_memory_says_nothing_about_a_learner(monkeypatch: pytest.MonkeyP
 
 def test_what_is_found_is_kept_and_goes_with_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     task = regression_task()
-    layers = layers_by_hand(task, stacked=False)
+    layers = group_way(task, stacked=False).layers
     monkeypatch.setattr(support, "group_hypergradients", None)  # it is not tried again
-    assert layers_by_hand(task.in_precision("full"), stacked=False) == layers
+    assert group_way(task.in_precision("full"), stacked=False).layers == layers
     assert group_problem(task, stacked=False) is None
     assert group_problem(replaced(task), stacked=False) is not None
 

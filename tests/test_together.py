@@ -28,7 +28,7 @@ from evomal.training.meta_training import MetaSchedule, optimize_weights
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
-from evomal.training.support import group_problem, layers_by_hand
+from evomal.training.support import group_problem, group_way
 from evomal.training.together import optimize_weights_together, with_engine
 from evomal.training.training import halved_training, partial_training
 from evomal.training.unrolled import forward_hypergradient
@@ -57,7 +57,7 @@ def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> N
     losses = [SymbolicLoss(expression, phi, task.link) for expression, phi in drawn]
     phis = [loss.weights.clone().requires_grad_() for loss in losses]
     in_one = len(losses) % 2 == 0
-    layers = layers_by_hand(task, stacked=in_one)
+    layers = group_way(task, stacked=in_one).layers
     found = group_hypergradients(losses, phis, step, layers, stacked=in_one)
     rows = zip(losses, phis, found.gradients, found.finite.tolist(), strict=True)
     for loss, phi, ours, finite in rows:
@@ -90,7 +90,7 @@ def test_single_precision_is_as_near() -> None:
     losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=5).step(0)
     phis = [loss.weights.clone().requires_grad_() for loss in losses]
-    layers = layers_by_hand(task, stacked=False)
+    layers = group_way(task, stacked=False).layers
     found = group_hypergradients(losses, phis, step, layers, stacked=False)
     for loss, phi, ours in zip(losses, phis, found.gradients, strict=True):
         reference = forward_hypergradient(loss, phi, step)
@@ -173,7 +173,7 @@ def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_engine_that_cannot_be_is_refused() -> None:
-    message = r"does not suit the engine batched \(RuntimeError: .*\); use the engine loop"
+    message = r"does not suit the engine batched \(NotImplementedError: .*\); use the engine loop"
     with pytest.raises(InputError, match=message):
         engine(regression_task(model=NoForwardMode), engine="batched")
     assert group_problem(regression_task(), stacked=True) is None

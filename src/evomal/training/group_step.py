@@ -64,6 +64,7 @@ def group_hypergradients(
     layers: Sequence[AffineLayer] = (),
     *,
     stacked: bool,
+    in_turn: bool = False,
 ) -> GroupGradients:
     """`forward_hypergradient` for every loss of a group, on one meta step.
 
@@ -77,6 +78,8 @@ def group_hypergradients(
         Layers that are differentiated by hand, of `affine_layers`.
     stacked
         Whether the updated learners are worked on in one pass.
+    in_turn
+        Whether the forward-mode products are taken one after the other, not as one.
     """
     (batch,) = step.training
     start = Start(step, layers)
@@ -88,7 +91,7 @@ def group_hypergradients(
     ]
     u = torch.stack([slope.detach() for slope in slopes])
     updated = start.updated(u, stacked=stacked)
-    tangents = start.tangents(updated)
+    tangents = start.tangents(updated, in_turn=in_turn)
     alpha = first_step_size(step.task.optimizer)
     products = [(slope * tangent).sum() for slope, tangent in zip(slopes, tangents, strict=True)]
     gradients = [torch.zeros_like(phi) for phi in phis]
@@ -307,8 +310,12 @@ class Start:
         shape = self.passes[self.stem.name].outputs.shape
         return stem_replaced(self.step.learner, self.stem, batch, shape, outputs)
 
-    def tangents(self, updated: Updated) -> Tensor:
-        """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them."""
+    def tangents(self, updated: Updated, *, in_turn: bool) -> Tensor:
+        """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them, or each.
+
+        In one pass dropout can draw other masks than at θ₀, as ``torch.vmap`` changes the order of
+        the memory, and a layer may have no rule.
+        """
         own = {name for layer in self.layers.values() for name in layer.parameters}
         fixed = {name: value.detach() for name, value in self.theta.items()}
         others = {name: value for name, value in fixed.items() if name not in own}
@@ -346,9 +353,25 @@ class Start:
 
             nothing = self.output.new_zeros(())  # there may be no others
             directions = {name: v[name] for name in others}
-            tangent: Tensor = jvp(pushed, (others, nothing), (directions, nothing))[1]
-            return tangent
+            if not in_turn:
+                tangent: Tensor = jvp(pushed, (others, nothing), (directions, nothing))[1]
+                return tangent
+            with forward_ad.dual_level():
+                duals = {
+                    name: forward_ad.make_dual(value, directions[name])  # type: ignore[no-untyped-call]
+                    for name, value in others.items()
+                }
+                output, change = forward_ad.unpack_dual(pushed(duals, nothing))  # type: ignore[no-untyped-call]
+                return torch.zeros_like(output) if change is None else change
 
-        with torch.no_grad(), self.step.rng("training"):
-            tangents: Tensor = vmap(one, randomness="same")(updated.v, updated.shifts, stems)
-        return tangents
+        given = updated.v, updated.shifts, stems
+        if not in_turn:
+            with torch.no_grad(), self.step.rng("training"):
+                tangents: Tensor = vmap(one, randomness="same")(*given)
+            return tangents
+        found = []
+        for place in range(len(updated.judgements)):
+            alone = ({name: rows[place] for name, rows in tensors.items()} for tensors in given)
+            with torch.no_grad(), self.step.rng("training"):
+                found.append(one(*alone))
+        return torch.stack(found)

@@ -65,6 +65,22 @@ class Failed:
     reason: str
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the meta steps of a group are taken.
+
+    Attributes
+    ----------
+    layers
+        What is differentiated by hand; nothing under autocast.
+    in_turn
+        Whether the forward-mode products are taken one after the other.
+    """
+
+    layers: tuple[AffineLayer, ...] = ()
+    in_turn: bool = False
+
+
 # What a search asks
 
 
@@ -116,33 +132,33 @@ def forward_mode_problem(task: Task) -> str | None:
 def group_problem(task: Task, *, stacked: bool) -> str | None:
     """Why a base learner cannot be worked on for several losses at once; None if it can.
 
-    It needs forward-mode rules that work under ``torch.vmap``; to be stacked, all of it has to, in
+    It needs forward-mode rules; to be stacked, all of it has to work under ``torch.vmap``, in
     ordinary training as well.
     """
-
-    def find() -> str | None:
-        layers = layers_by_hand(task, stacked=stacked)
-        problem = None if layers else _group_difference(task, (), stacked=stacked)
-        if problem is None and stacked:
-            problem = _problem(partial(_stacked_training_difference, task))
-        return problem
-
-    return _found(task, find, "group", stacked)
+    way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
+    return way.reason if isinstance(way, Failed) else None
 
 
-def layers_by_hand(task: Task, *, stacked: bool) -> tuple[AffineLayer, ...]:
-    """The layers of a task's base learner that are differentiated by hand; none under autocast."""
+def group_way(task: Task, *, stacked: bool) -> Way:
+    """How the meta steps of a group are taken with a task's base learner.
 
-    def find() -> tuple[AffineLayer, ...]:
-        if task.precision == "bfloat16":
-            return ()
-        rows = min(task.batch_size, len(task.train))
-        layers = _tried(lambda: affine_layers(probe_step(task), rows))
-        if isinstance(layers, Failed) or _group_difference(task, layers, stacked=stacked):
-            return ()
-        return layers
+    Raises
+    ------
+    InputError
+        If it cannot be worked on in groups, see `group_problem`.
+    """
+    way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
+    if isinstance(way, Failed):
+        raise unsuitable(task, "stacked" if stacked else "batched", way.reason)
+    return way
 
-    return _found(task, find, "layers", stacked)
+
+def unsuitable(task: Task, engine: str, problem: str) -> InputError:
+    """What to tell if an engine is asked for that does not suit a base learner."""
+    return InputError(
+        f"The base learner of {task.name!r} does not suit the engine {engine} ({problem}); use the "
+        "engine loop."
+    )
 
 
 def spoils_inputs(task: Task) -> bool:
@@ -249,18 +265,41 @@ def _difference(task: Task, way: _Way) -> str | None:
         step = probe_step(task, seed)
         problem = _difference_at(step, way)
         if problem is not None and _tolerance(step) == TOLERANCES[torch.float32]:
-            problem = _difference_at(_in_double(step), way)
+            problem = _difference_at(_in_double(probe_step(task, seed)), way)
         if problem is not None:
             return problem
     return None
 
 
-def _group_difference(task: Task, layers: Sequence[AffineLayer], *, stacked: bool) -> str | None:
-    def group(step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]) -> _Results:
-        found = group_hypergradients(losses, phis, step, layers, stacked=stacked)
-        return _Results(found.output, found.judgements, found.gradients)
+def _find_way(task: Task, *, stacked: bool) -> Way | Failed:
+    """The fastest way that is right."""
+    rows = min(task.batch_size, len(task.train))
+    layers: tuple[AffineLayer, ...] | Failed = ()
+    if task.precision != "bfloat16":
+        layers = _tried(lambda: affine_layers(probe_step(task), rows))
+    by_hand = () if isinstance(layers, Failed) else layers
+    problem: str | None = None
+    for way in dict.fromkeys(
+        Way(own, in_turn)
+        for own in (by_hand, ())
+        for in_turn in ((False,) if stacked else (False, True))
+    ):
+        problem = _problem(partial(_difference, task, partial(_in_groups, way, stacked)))
+        if problem is None:
+            if stacked:
+                problem = _problem(partial(_stacked_training_difference, task))
+            return way if problem is None else Failed(problem)
+    assert problem is not None
+    return Failed(problem)
 
-    return _problem(partial(_difference, task, group))
+
+def _in_groups(
+    way: Way, stacked: bool, step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]
+) -> _Results:
+    found = group_hypergradients(
+        losses, phis, step, way.layers, stacked=stacked, in_turn=way.in_turn
+    )
+    return _Results(found.output, found.judgements, found.gradients)
 
 
 def _difference_at(step: MetaStep, way: _Way) -> str | None:
@@ -362,7 +401,7 @@ def _stacked_training_difference(task: Task) -> str | None:
         step = probe_step(task, seed)
         same = _tried(partial(_trains_alike, step))
         if same is False and _tolerance(step) == TOLERANCES[torch.float32]:
-            same = _tried(partial(_trains_alike, _in_double(step)))
+            same = _tried(lambda: _trains_alike(_in_double(probe_step(task, seed))))  # noqa: B023
         if isinstance(same, Failed):
             return same.reason
         if not same:

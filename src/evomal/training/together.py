@@ -21,7 +21,7 @@ from evomal.training.group_step import group_hypergradients
 from evomal.training.meta_training import MetaSchedule
 from evomal.training.numerics import check_deadline, quiet_vmap
 from evomal.training.settings import EvaluationSettings
-from evomal.training.support import group_problem, layers_by_hand, require_trainable
+from evomal.training.support import group_problem, group_way, require_trainable, unsuitable
 
 Settings = TypeVar("Settings", bound=EvaluationSettings)
 
@@ -78,10 +78,7 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -
         for task in tasks:
             problem = group_problem(task, stacked=engine == "stacked")
             if problem is not None:
-                raise InputError(
-                    f"The base learner of {task.name!r} does not suit the engine {engine} "
-                    f"({problem}); use the engine loop."
-                )
+                raise unsuitable(task, engine, problem)
     if engine == "auto":
         engine = "loop"
         largest = max(sum(p.numel() for p in task.new_model(0).parameters()) for task in tasks)
@@ -122,7 +119,7 @@ def optimize_weights_together(
     rows = torch.arange(len(losses), device=finite.device)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
         schedules = [MetaSchedule(task, settings, seed) for task in tasks]
-        layers = [layers_by_hand(task, stacked=stacked) for task in tasks]
+        ways = [group_way(task, stacked=stacked) for task in tasks]
         for i in range(settings.meta_steps):
             check_deadline()
             if i and i % CHECK_EVERY == 0:
@@ -132,8 +129,12 @@ def optimize_weights_together(
                 break
             group, own = [losses[p] for p in active], [phis[p] for p in active]
             found = [
-                group_hypergradients(group, own, schedule.step(i), own_layers, stacked=stacked)
-                for schedule, own_layers in zip(schedules, layers, strict=True)
+                group_hypergradients(
+                    *(group, own, schedule.step(i), way.layers),
+                    stacked=stacked,
+                    in_turn=way.in_turn,
+                )
+                for schedule, way in zip(schedules, ways, strict=True)
             ]
             optimizer.zero_grad()
             for place, phi in enumerate(own):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -65,6 +66,11 @@ class MetaStep:
 
     def parameters(self) -> dict[str, Tensor]:
         """θ₀: the trainable parameters by name."""
+        return dict(self._theta)
+
+    @cached_property
+    def _theta(self) -> dict[str, Tensor]:
+        # Taken once: ``functional_call`` leaves a module that occurs twice with what it was given.
         return {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
 
     def buffers(self) -> dict[str, Tensor]:
