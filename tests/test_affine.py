@@ -19,8 +19,9 @@ from evomal.training.affine import AffineLayer, intercepted
 from evomal.training.group_step import group_hypergradients
 from evomal.training.meta_training import MetaSchedule, optimize_weights
 from evomal.training.settings import EvaluationSettings
-from evomal.training.support import group_way, probe_step
+from evomal.training.support import group_way
 from evomal.training.together import optimize_weights_together
+from evomal.training.trial import probe_step
 from evomal.training.unrolled import forward_hypergradient
 from tasks_for_tests import VARIED_TASKS, image_task, losses_for, regression_task
 

@@ -23,8 +23,9 @@ from evomal.training.group_step import group_hypergradients
 from evomal.training.meta_training import MetaSchedule
 from evomal.training.numerics import require_finite
 from evomal.training.settings import EvaluationSettings
-from evomal.training.support import group_way, spoils_inputs
+from evomal.training.support import group_way
 from evomal.training.together import optimize_weights_together
+from evomal.training.trial import spoils_inputs
 from tasks_for_tests import TEXTS, VARIED_TASKS
 
 META = torch.device("meta")

@@ -17,21 +17,16 @@ import evomal
 from evomal import SymbolicLoss, Task
 from evomal.errors import InputError
 from evomal.methods.settings import SearchSettings
-from evomal.training import support
+from evomal.training import support, trial
 from evomal.training.group_step import group_hypergradients
 from evomal.training.meta_training import MetaSchedule
 from evomal.training.numerics import quiet_vmap
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
-from evomal.training.support import (
-    Way,
-    forward_mode_problem,
-    group_problem,
-    group_way,
-    spoils_inputs,
-)
+from evomal.training.support import Way, forward_mode_problem, group_problem, group_way
 from evomal.training.together import with_engine
 from evomal.training.training import partial_training
+from evomal.training.trial import spoils_inputs
 from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
 from run_helpers import tiny_settings
 from tasks_for_tests import losses_for, regression_task
@@ -273,7 +268,7 @@ def test_a_learner_that_cannot_be_trained(
     model: Callable[[], nn.Module], part: str, message: str, tmp_path: Path
 ) -> None:
     said = refused(model, tmp_path, **(one_row(part) if part else {}))
-    assert message.replace("16 ", f"{support.ROWS} ") in said
+    assert message.replace("16 ", f"{trial.ROWS} ") in said
 
 
 def test_a_learner_that_is_differentiated_forwards_only() -> None:

@@ -14,7 +14,8 @@ from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.task import Task
 from evomal.training.numerics import check_deadline, draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
-from evomal.training.support import forward_mode_problem, spoils_inputs
+from evomal.training.support import forward_mode_problem
+from evomal.training.trial import spoils_inputs
 from evomal.training.unrolled import MetaStep, forward_hypergradient, reverse_hypergradient
 
 
