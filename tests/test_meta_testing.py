@@ -66,6 +66,7 @@ def test_both_losses_see_the_same_learner_and_batches() -> None:
         return (pred - target).abs().mean()
 
     task = regression_task(task_loss=task_loss)
+    seen["task_loss"].clear()  # a task tries its task loss when it is made
     compare(task, Watched("square(square(sub(y, f)))"), [0, 1], steps=4)
     ours, theirs = seen["learned"], seen["task_loss"]
     assert len(ours) == len(theirs) == 8
