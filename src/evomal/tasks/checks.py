@@ -13,6 +13,8 @@ from evomal.errors import InputError
 from evomal.tasks.arguments import shown
 from evomal.tasks.functions import function_name
 
+_LONGEST = 250  # characters of an error that a message quotes
+
 OWN_CODE_ERRORS = (
     RuntimeError,
     ValueError,
@@ -38,10 +40,10 @@ def available_device(device: str | torch.device) -> torch.device:
             torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"The device {str(device)!r} cannot be used: {first_line(error)}"
+            f"The device {shown(str(device))} cannot be used: {first_line(error)}"
         ) from error
     if found.type not in ("cpu", "cuda"):
-        raise InputError(f"The device {str(device)!r} cannot be used; only cpu and cuda can.")
+        raise InputError(f"The device {shown(str(device))} cannot be used; only cpu and cuda can.")
     return found
 
 
@@ -150,8 +152,9 @@ def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """What an error says, on one line, and cut where that is long."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def named(error: Exception) -> str:

@@ -291,7 +291,8 @@ class Task:
         by their names, the data by a digest of all values.
         """
         state = self.new_model(seed=0).state_dict()
-        layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in state.items()])
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()])
         return {
             "name": self.name,
             "split": self.split,
