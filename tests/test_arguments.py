@@ -51,11 +51,11 @@ def message(call: Callable[[], object]) -> str:
 # Wrong values, kind by kind: every argument against each of them
 
 NO_NUMBERS: list[Any] = ["1", b"1", None, [1], {"a": 1}, 1j, torch.ones(2), object(), int, LONG]
-NO_WHOLE_NUMBERS = [*NO_NUMBERS, True, np.True_, 12.5, 1.0, np.float32(2), NAN, INF]
-NO_FINITE_NUMBERS = [*NO_NUMBERS, True, NAN, INF, -INF, 10**400]
+NO_WHOLE_NUMBERS = [*NO_NUMBERS, True, np.True_, 12.5, 1.0, np.float32(2), NAN, INF, 2**63]
+NO_FINITE_NUMBERS = [*NO_NUMBERS, True, NAN, INF, -INF, 10**400, 10**5000]
 NO_FUNCTIONS: list[Any] = [0.5, "accuracy", {"a": 1}, [print], torch.ones(2), nn.MSELoss, True]
 NO_TEXT: list[Any] = [None, 3, "", "  ", "two\nlines", "\x1b[2J", b"a", ["a"], object()]
-NO_LISTS: list[Any] = [0.5, 3, "0.5", None, {0.5}, {"a": 1}, object()]
+NO_LISTS: list[Any] = [0.5, 3, np.array(3), "0.5", None, {0.5}, {"a": 1}, object()]
 
 ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "batch_size": (lambda v: make(batch_size=v), [*NO_WHOLE_NUMBERS, 0, -3]),

@@ -95,6 +95,9 @@ SAME: dict[str, Callable[[], Any]] = {
     "pandas": frame,
     "pandas with a shuffled index": lambda: frame(SHUFFLED),
     "pandas with equal names": lambda: pd.DataFrame(TABLE, columns=["a", "a"]),
+    "pandas with names of methods": lambda: pd.DataFrame(
+        {"nnz": TABLE[:, 0], "dtype": TABLE[:, 1]}
+    ),
     "pandas of several types": lambda: pd.DataFrame({"a": [0, 2, 4], "b": TABLE[:, 1]}),
     "pandas nullable": lambda: frame().astype({"a": "Int64", "b": "Float64"}),
     "polars": lambda: pl.DataFrame({"a": [0, 2, 4], "b": TABLE[:, 1]}),

@@ -29,19 +29,25 @@ def shown(value: object) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, nn.Module):  # its text is a page
         return f"a module, {type(value).__name__}"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = "\n"
     if "\n" in text:
         return f"an object of type {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def whole_number(value: Any, name: str, least: int | None = None) -> int:
-    """A whole number of at least `least`, of Python's or numpy's."""
+    """A whole number of 64 bits, of at least `least`; Python's or numpy's."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"The {name} must be a whole number, but is {shown(value)}.")
-    if least is not None and value < least:
+    whole = int(value)
+    if least is not None and whole < least:
         raise InputError(f"The {name} must be at least {least}, but is {shown(value)}.")
-    return int(value)
+    if not -(2**63) <= whole < 2**63:
+        raise InputError(f"The {name} must fit into 64 bits, but is {shown(value)}.")
+    return whole
 
 
 def whole_numbers(values: Any, name: str, least: int) -> list[int]:
@@ -132,8 +138,9 @@ def function(value: Callable[..., T] | None, name: str, called: str) -> Callable
 
 
 def listed(values: Any, name: str) -> list[Any]:
-    """The elements of a list, a tuple, a range or an array."""
-    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str | bytes):
+    """The elements of a list, a tuple, a range or a one-dimensional array."""
+    is_array = isinstance(values, np.ndarray) and values.ndim == 1
+    if not (is_array or isinstance(values, Sequence)) or isinstance(values, str | bytes):
         raise InputError(f"The {name} must be a list, but is {shown(values)}.")
     return list(values)
 

@@ -73,10 +73,10 @@ def _as_tensor(values: Any, what: str) -> Tensor:
         return _from_numpy(np.asarray(values), what)
     if isinstance(values, str | bytes):
         raise _error(what, *_BY_DTYPE_KIND["U"])
-    if hasattr(values, "nnz"):  # of scipy and others
-        raise _error(what, "are a sparse array", "pass a dense one, .toarray()")
     if hasattr(values, "to_numpy"):
         return _from_table(values, what)
+    if hasattr(values, "nnz"):  # of scipy and others
+        raise _error(what, "are a sparse array", "pass a dense one, .toarray()")
     if type(values).__module__.startswith("PIL."):
         remedy = "convert them to tensors, as torchvision.transforms.ToTensor() does"
         raise _error(what, "are PIL images", remedy)
@@ -165,7 +165,7 @@ def _from_table(values: Any, what: str) -> Tensor:
 
 def _from_column(column: Any, what: str, where: str) -> Tensor:
     kind = str(getattr(column, "dtype", "")).lower()
-    if kind.startswith(("category", "categorical", "enum")):
+    if kind.startswith(("categor", "enum")):
         raise _error(what, f"hold categories{where}", "encode them as numbers")
     nulls = getattr(column, "null_count", None)  # of polars
     if nulls() if callable(nulls) else getattr(column, "hasnans", False):
