@@ -212,6 +212,14 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(train=(X.long(), Y)),
         "(of type torch.int64; features must be floats)",
     ),
+    "a column of classes": (
+        lambda: make(**{**SOFTMAX, "train": (X, CLASSES[:, None])}),
+        "of shape (2, 1) it returns shape (2, 3); flatten the targets, as with .ravel().",
+    ),
+    "classes as floats": (
+        lambda: make(**{**SOFTMAX, "train": (X, CLASSES.float())}),
+        "and an integer type, but have shape (6,) and type torch.float32.",
+    ),
     "Adam": (
         lambda: make(optimizer=torch.optim.Adam),
         "The optimizer must be evomal.SGD(...), the only base optimiser so far, but is the class "

@@ -229,7 +229,8 @@ def _read_targets(targets: Tensor, part: str, form: Form, dtype: torch.dtype) ->
         if targets.is_floating_point() or targets.ndim == 0:
             raise InputError(
                 f"With link 'softmax' the {part} targets must be class indices of shape (n,) or "
-                f"(n, d1, ...), but have shape {tuple(targets.shape)} and type {targets.dtype}."
+                f"(n, d1, ...) and an integer type, but have shape {tuple(targets.shape)} and type "
+                f"{targets.dtype}."
             )
         return targets.long()
     targets = targets.to(dtype)

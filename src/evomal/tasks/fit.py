@@ -98,10 +98,12 @@ def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> Non
     target = data.targets[_TWO]
     if form.link == "softmax":
         if pred.ndim < 2 or (len(pred), *pred.shape[2:]) != tuple(target.shape):
+            is_column = target.ndim == pred.ndim == 2 and target.shape[1] == 1
+            remedy = "; flatten the targets, as with .ravel()" if is_column else ""
             raise InputError(
                 "With link 'softmax' the model must return logits (B, C) or (B, C, d1, ...), "
                 f"but for targets of shape {tuple(target.shape)} it returns shape "
-                f"{tuple(pred.shape)}."
+                f"{tuple(pred.shape)}{remedy}."
             )
         if form.weight is not None and len(form.weight) != pred.shape[1]:
             raise InputError(
