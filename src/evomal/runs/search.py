@@ -18,7 +18,7 @@ from evomal.errors import InputError
 from evomal.losses.form import Form
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
-from evomal.runs.callbacks import Callback
+from evomal.runs.callbacks import Callback, require_callbacks
 from evomal.runs.directory import new_run_dir
 from evomal.runs.dispatch import Dispatcher, open_executor
 from evomal.runs.driver import Driver, cannot_store
@@ -26,7 +26,7 @@ from evomal.runs.execution import Execution
 from evomal.runs.executors import Executor, torch_settings
 from evomal.runs.run import Run, expression_of
 from evomal.runs.store import RunStore
-from evomal.tasks.arguments import choice, instance, listed, whole_number
+from evomal.tasks.arguments import choice, instance, whole_number
 from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task, as_tasks
@@ -95,7 +95,7 @@ def search(
     tasks = as_tasks(tasks)
     seed = whole_number(seed, "seed", 0)
     choice(method, "method", METHODS)
-    _require_callbacks(callbacks)
+    require_callbacks(callbacks)
     settings = choose_preset(preset) if settings is None else settings
     settings, execution = _apply(settings, execution or Execution(), overrides)
     if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
@@ -158,7 +158,7 @@ def resume(
     SearchInterrupted
         After Ctrl-C.
     """
-    _require_callbacks(callbacks)
+    require_callbacks(callbacks)
     _, execution = _apply(None, execution or Execution(), overrides)
     execution.validate()
     directory = Path(run_dir)
@@ -221,11 +221,6 @@ def choose_preset(name: str) -> SearchSettings:
         If there is no such preset.
     """
     return PRESETS[choice(name, "preset", PRESETS)]
-
-
-def _require_callbacks(callbacks: Sequence[Callback]) -> None:
-    for callback in listed(callbacks, "argument callbacks"):
-        instance(callback, "callback", Callback, "an instance of evomal.Callback")
 
 
 def _apply(

@@ -330,12 +330,10 @@ def as_tasks(tasks: Any) -> list[Task]:
     Raises
     ------
     InputError
-        If there is none, or something is no task.
+        If something is no task.
     """
     several = isinstance(tasks, Iterable) and not isinstance(tasks, str | nn.Module)
     found = list(tasks) if several else [tasks]
-    if not found:
-        raise InputError("There is no task; pass one, or a list of them.")
     for task in found:
         require_task(task)
     return found
