@@ -75,7 +75,7 @@ class Task:
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
         map-style ``torch.utils.data.Dataset`` of such pairs. Arrays are those of torch, numpy,
         pandas (read by position, not by index) and polars, or lists; all are copied. A Dataset is
-        read once, so that random transforms in it augment nothing: they belong into `augment`.
+        read once, so that random transforms in it augment nothing: pass them as `augment`.
         Only `test` may be absent; it is never used while a loss is learned.
     link
         How a learned loss reads raw outputs: ``"softmax"`` for class indices (B,) or (B, d₁, …),
