@@ -153,24 +153,20 @@ class Task:
         device: str | torch.device = "cpu",
     ) -> None:
         arguments.choice(link, "link", get_args(Link))
-        given = (
-            {} if loss_inputs is None else arguments.mapping(loss_inputs, "argument loss_inputs")
-        )
+        loss_inputs = {} if loss_inputs is None else loss_inputs
+        given = arguments.mapping(loss_inputs, "argument loss_inputs")
         for input_name in given:
             require_input_name(input_name)
         self.model = model_factory(model)
         ignore_index = arguments.whole_number(ignore_index, "ignore_index")
         self.form = Form(link, tuple(given), read_class_weights(weight, link), ignore_index)
-        self.task_loss = arguments.function(
-            task_loss, "task loss", "(pred, target)"
-        ) or default_task_loss(self.form)
-        self.metric = arguments.function(metric, "metric", "(pred, target)") or default_metric(
-            self.form
-        )
-        sgd = "evomal.SGD(...), the only base optimiser so far"
-        self.optimizer = (
-            SGD() if optimizer is None else arguments.instance(optimizer, "optimizer", SGD, sgd)
-        )
+        task_loss = arguments.function(task_loss, "task loss", "(pred, target)")
+        self.task_loss = default_task_loss(self.form) if task_loss is None else task_loss
+        metric = arguments.function(metric, "metric", "(pred, target)")
+        self.metric = default_metric(self.form) if metric is None else metric
+        optimizer = SGD() if optimizer is None else optimizer
+        ways = "evomal.SGD(...), the only base optimiser so far"
+        self.optimizer = arguments.instance(optimizer, "optimizer", SGD, ways)
         self.batch_size = arguments.whole_number(batch_size, "batch size", 1)
         self.preprocess = arguments.function(preprocess, "argument preprocess", "(inputs)")
         self.augment = arguments.function(augment, "argument augment", "(inputs)")
