@@ -66,6 +66,7 @@ def test_both_losses_see_the_same_learner_and_batches() -> None:
         return (pred - target).abs().mean()
 
     task = regression_task(task_loss=task_loss)
+    seen["task_loss"].clear()  # a task tries its task loss when it is made
     compare(task, Watched("square(square(sub(y, f)))"), [0, 1], steps=4)
     ours, theirs = seen["learned"], seen["task_loss"]
     assert len(ours) == len(theirs) == 8
@@ -105,6 +106,7 @@ def test_metrics_are_on_test_rows_after_the_steps_asked_for(steps: int | None) -
         return (pred - target).square().mean()
 
     task = regression_task(task_loss=task_loss, testing_steps=12)
+    count = 0  # a task tries its task loss when it is made
     result = compare(task, SQUARED_ERROR, [2], steps=steps)
     expected_steps = 12 if steps is None else steps
     assert count == expected_steps

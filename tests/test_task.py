@@ -249,17 +249,20 @@ def test_bad_input_is_named_in_one_sentence(arguments: dict[str, Any], fragment:
 FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "not a pair": ({"train": X}, "The training data must be a pair"),
     "None": ({"train": None}, "The training data must be a pair"),
-    "words": ({"train": (np.array(["a"] * 4), Y)}, "The training data must be a pair"),
-    "stream": ({"train": Stream()}, "The training data must be a pair"),
+    "words": ({"train": (np.array(["a"] * 4), Y)}, "The training inputs hold text"),
+    "stream": ({"train": Stream()}, "The training data is an IterableDataset"),
     "ragged rows": (
         {"train": Pairs([(torch.ones(3), 1.0), (torch.ones(4), 1.0)])},
-        "The training data must be a pair",
+        "The training inputs are ragged",
     ),
     "rows of objects": (
         {"validation": Pairs([(object(), 1.0)] * 3)},
-        "The validation data must be a pair",
+        "The validation inputs are of type object",
     ),
-    "rows without target": ({"train": Pairs([torch.ones(3)] * 4)}, "The training data"),
+    "rows without target": (
+        {"train": Pairs([torch.ones(3)] * 4)},
+        "The rows of the training data set must be pairs",
+    ),
     "empty data set": ({"train": Pairs([])}, "The training data"),
     "too few features": ({"train": (X[:, :2], Y)}, "The model fails on the training inputs"),
     "too few test features": ({"test": (X[:, :2], Y)}, "The model fails on the test inputs"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomal.methods.base import Generation, Method, Outcome
+from evomal.tasks.arguments import instance, listed
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,9 @@ class Callback:
 
     def on_run_end(self, method: Method) -> None:
         """The run is over: finished, stopped, interrupted or failed."""
+
+
+def require_callbacks(callbacks: object) -> None:
+    """Raise an `InputError` if something is no list of callbacks."""
+    for callback in listed(callbacks, "argument callbacks"):
+        instance(callback, "callback", Callback, "an instance of evomal.Callback")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import operator
 import os
 import platform
 import sqlite3
@@ -19,7 +18,7 @@ from evomal.errors import InputError
 from evomal.losses.form import Form
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
-from evomal.runs.callbacks import Callback
+from evomal.runs.callbacks import Callback, require_callbacks
 from evomal.runs.directory import new_run_dir
 from evomal.runs.dispatch import Dispatcher, open_executor
 from evomal.runs.driver import Driver, cannot_store
@@ -27,9 +26,10 @@ from evomal.runs.execution import Execution
 from evomal.runs.executors import Executor, torch_settings
 from evomal.runs.run import Run, expression_of
 from evomal.runs.store import RunStore
+from evomal.tasks.arguments import choice, instance, whole_number
 from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
-from evomal.tasks.task import Task
+from evomal.tasks.task import Task, as_tasks
 from evomal.training.together import with_engine
 
 
@@ -92,11 +92,12 @@ def search(
     SearchInterrupted
         After Ctrl-C; everything finished is in the run directory, ``best.json`` included.
     """
-    tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
-    seed = operator.index(seed)
-    settings, execution = _apply(
-        settings or choose_preset(preset), execution or Execution(), overrides
-    )
+    tasks = as_tasks(tasks)
+    seed = whole_number(seed, "seed", 0)
+    choice(method, "method", METHODS)
+    require_callbacks(callbacks)
+    settings = choose_preset(preset) if settings is None else settings
+    settings, execution = _apply(settings, execution or Execution(), overrides)
     if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError(
             "A search needs tasks with different names and one and the same link, loss inputs, "
@@ -107,8 +108,6 @@ def search(
     settings = dataclasses.replace(settings, initial_losses=initial)
     settings.validate(form.inputs)
     execution.validate()
-    if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
     settings = with_engine(settings, tasks, optimizes=METHODS[method].optimizes_weights)
     facts = _facts(tasks, method, settings, seed)
     with contextlib.closing(_open(tasks, settings, execution)) as executor:
@@ -159,6 +158,7 @@ def resume(
     SearchInterrupted
         After Ctrl-C.
     """
+    require_callbacks(callbacks)
     _, execution = _apply(None, execution or Execution(), overrides)
     execution.validate()
     directory = Path(run_dir)
@@ -220,15 +220,16 @@ def choose_preset(name: str) -> SearchSettings:
     InputError
         If there is no such preset.
     """
-    if name not in PRESETS:
-        raise InputError(f"Unknown preset {name!r}; choose from {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    return PRESETS[choice(name, "preset", PRESETS)]
 
 
 def _apply(
     settings: SearchSettings | None, execution: Execution, overrides: Mapping[str, Any]
 ) -> tuple[Any, Execution]:
     """Both with single settings replaced by name."""
+    if settings is not None:
+        instance(settings, "argument settings", SearchSettings, "evomal.SearchSettings(...)")
+    instance(execution, "argument execution", Execution, "evomal.Execution(...)")
     for name, value in overrides.items():
         if settings is not None and name in _names(settings):
             settings = dataclasses.replace(settings, **{name: value})
@@ -268,7 +269,7 @@ def _tasks_of(
     described = facts["tasks"]
     if tasks is None:
         tasks = [_load(task, facts["device"], data_dir) for task in described]
-    tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
+    tasks = as_tasks(tasks)
     names = [task["name"] for task in described]
     if [task.name for task in tasks] != names:
         given = ", ".join(task.name for task in tasks)

@@ -3,33 +3,108 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
+from evomal.tasks.arguments import shown
+from evomal.tasks.functions import function_name
+
+_LONGEST = 250  # characters of an error that a message quotes
+
+OWN_CODE_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    OSError,
+)
+"""What a user's own code may raise on data that it was not written for."""
 
 
 def available_device(device: str | torch.device) -> torch.device:
     """The device, if torch can compute on it; ``"auto"`` means a GPU if there is one."""
+    if not isinstance(device, str | torch.device):
+        raise InputError(f"The device must be text such as 'cuda:0', but is {shown(device)}.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
+        found = torch.device(device)
+        if found.type in ("cpu", "cuda"):
+            torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"The device {str(device)!r} cannot be used: {first_line(error)}"
+            f"The device {shown(str(device))} cannot be used: {first_line(error)}"
         ) from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"The device {str(device)!r} is not supported; use cpu or cuda.")
-    return device
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"The device {shown(str(device))} cannot be used; only cpu and cuda can.")
+    return found
+
+
+def model_factory(model: object) -> Callable[[], nn.Module]:
+    """A function, class or the like that can be called without arguments."""
+    if isinstance(model, nn.Module):
+        raise InputError(
+            f"The model is a network already, {type(model).__name__}, but every training needs a "
+            "new one: pass its class, functools.partial(Net, ...) or `lambda: Net(...)`."
+        )
+    if not callable(model):
+        raise InputError(
+            "The model must be a function that returns a new network, such as "
+            f"`lambda: Net(...)`, but is {shown(model)}."
+        )
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except ValueError:  # some functions in C have none
+        return model
+    collects = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in collects]
+    if needed:
+        name = function_name(model)
+        raise InputError(
+            f"The model is called without arguments, but {name} needs {', '.join(needed)}; pass "
+            f"`lambda: Net(...)` or functools.partial(Net, ...) with them."
+        )
+    return model
+
+
+def require_usable(learner: object) -> None:
+    """Raise an `InputError` if a factory has returned no network, or one not ready to train."""
+    if not isinstance(learner, nn.Module):
+        raise InputError(
+            "The model factory must return a new torch.nn.Module, "
+            f"but returned a {type(learner).__name__}."
+        )
+    for module in learner.modules():
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise InputError(
+                f"The model is wrapped in {type(module).__name__}; return the network itself, "
+                "as a search spreads over devices by its workers."
+            )
+    tensors = [*learner.parameters(), *learner.buffers()]
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
+        raise InputError(
+            "The model has lazy layers, whose shapes are not known yet; run one batch through it "
+            "in the factory before it is returned."
+        )
+    if any(tensor.is_meta for tensor in tensors):
+        raise InputError(
+            "The model is on the meta device, where parameters have no values; make it on a CPU "
+            "or GPU."
+        )
 
 
 def require_separate(first: nn.Module, second: nn.Module) -> None:
     """Raise an `InputError` if two modules of a factory share memory, as a fixed backbone would."""
     tensors = [
-        {t.data_ptr() for t in m.state_dict().values() if t.numel()} for m in (first, second)
+        {t.data_ptr() for t in m.state_dict().values() if isinstance(t, Tensor) and t.numel()}
+        for m in (first, second)
     ]
     if first is second or tensors[0] & tensors[1]:
         raise InputError(
@@ -79,5 +154,12 @@ def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """What an error says, on one line, and cut where that is long."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+def named(error: Exception) -> str:
+    """The type of an error and what it says, on one line."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)}" if str(error) else kind

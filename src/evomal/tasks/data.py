@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from evomal.errors import InputError
-from evomal.losses.form import Form
-from evomal.tasks.checks import first_line
+from evomal.errors import InputError, TaskWarning
+from evomal.losses.form import Form, Link, class_weights
+from evomal.seeding import isolated_torch_rng
+from evomal.tasks.arguments import shown
+from evomal.tasks.arrays import read_array
+from evomal.tasks.checks import OWN_CODE_ERRORS, named
+
+_ROWS_READ_TWICE = 20  # at most; a transform of every other row goes unseen once in a million
 
 
 @dataclass(frozen=True)
@@ -50,25 +56,18 @@ Source = Data | Dataset[Any] | Sequence[Any]
 
 
 def read_rows(source: Any, part: str, form: Form, dtype: torch.dtype) -> Data:
-    """A data split as tensors; floating values in `dtype`, class indices as int64.
+    """A data split as tensors of its own; floating values in `dtype`, class indices as int64.
 
     Raises
     ------
     InputError
         If there are no rows, a value is not finite, or targets do not suit the link.
     """
-    try:
-        if isinstance(source, Dataset):
-            source = default_collate([source[i] for i in range(len(source))])  # type: ignore[arg-type]
-        elif isinstance(source, Data):
-            source = (source.inputs, source.targets)
-        inputs, targets = map(_as_tensor, source)
-        rows = len(inputs), len(targets)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise InputError(
-            f"The {part} data must be a pair (inputs, targets) of tensors or a map-style "
-            f"Dataset of such pairs ({first_line(error)})."
-        ) from error
+    inputs, targets = (
+        _read_side(values, f"The {part} {kind}")
+        for kind, values in zip(("inputs", "targets"), _pair(source, part), strict=True)
+    )
+    rows = len(inputs), len(targets)
     if rows[0] != rows[1] or rows[0] == 0:
         raise InputError(
             f"The {part} data has {rows[0]} inputs and {rows[1]} targets; "
@@ -80,6 +79,100 @@ def read_rows(source: Any, part: str, form: Form, dtype: torch.dtype) -> Data:
     for kind, values in [("inputs", inputs), ("targets", targets)]:
         _require_finite(values, f"The {part} {kind} hold", dtype)
     return Data(inputs, targets)
+
+
+def _pair(source: Any, part: str) -> tuple[Any, Any]:
+    """Inputs and targets, still as they are given."""
+    if isinstance(source, Data):
+        return source.inputs, source.targets
+    if isinstance(source, DataLoader):
+        raise InputError(f"The {part} data is a DataLoader; pass its data set, loader.dataset.")
+    if isinstance(source, IterableDataset):
+        raise InputError(
+            f"The {part} data is an IterableDataset, whose rows have no numbers; pass a map-style "
+            "Dataset or a pair (inputs, targets) of arrays."
+        )
+    if isinstance(source, Dataset):
+        return _read_dataset(source, part)
+    if isinstance(source, tuple | list) and len(source) == 2:
+        return source[0], source[1]
+    kind = type(source)
+    seen = "None" if source is None else f"of type {kind.__module__}.{kind.__qualname__}"
+    if isinstance(source, tuple | list):
+        seen = f"a {kind.__name__} of length {len(source)}"
+    raise InputError(
+        f"The {part} data must be a pair (inputs, targets) of tensors or arrays, or a map-style "
+        f"Dataset of such pairs, but is {seen}."
+    )
+
+
+def _read_side(values: Any, what: str) -> Tensor:
+    """Inputs or targets, one a row."""
+    array = read_array(values, what)
+    if array.ndim == 0:
+        raise InputError(f"{what} are a single number; pass an array with one row per sample.")
+    return array
+
+
+def _read_dataset(source: Dataset[Any], part: str) -> tuple[list[Tensor], list[Tensor]]:
+    """All inputs and all targets of a data set, each row read once, in order.
+
+    The reading is seeded, so that a data set that draws from the global generators gives the same
+    task again, and a run on it can be resumed. Random transforms are therefore no error, as frozen
+    noise can be meant. It rarely is: some rows are read twice, and a warning tells if they differ.
+    """
+    try:
+        count = len(source)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"The {part} data set has no length; give it a __len__, or pass a pair "
+            "(inputs, targets) of arrays."
+        ) from error
+    with isolated_torch_rng(torch.device("cpu"), 0):
+        rows = [_read_row(source, index, part) for index in range(count)]
+        twice = range(0, count, math.ceil(count / _ROWS_READ_TWICE)) if count else []
+        changed = [i for i in twice if not _same(rows[i], _read_row(source, i, part))]
+    if changed:
+        remedy = ", and those as augment=" if part == "training" else ""
+        warnings.warn(
+            f"Two reads of a row of the {part} data set differ ({len(changed)} of {len(twice)} "
+            "rows that were read twice), as with random transforms; a task reads every row once, "
+            "so that nothing is augmented: pass the rows without random "
+            f"transforms{remedy}.",
+            TaskWarning,
+            stacklevel=7,
+        )
+    return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def _read_row(source: Dataset[Any], index: int, part: str) -> tuple[Tensor, Tensor]:
+    """Input and target, copied at once, as a data set may use the memory again."""
+    try:
+        row = source[index]
+    except OWN_CODE_ERRORS as error:
+        raise InputError(
+            f"Row {index} of the {part} data set cannot be read: {named(error)}"
+        ) from error
+    if isinstance(row, tuple | list) and len(row) == 2:
+        return read_array(row[0], f"The {part} inputs"), read_array(row[1], f"The {part} targets")
+    if isinstance(row, Mapping):
+        seen = f"dicts with the keys {shown(list(row))}"
+    elif isinstance(row, tuple | list):
+        seen = f"of {len(row)} values"
+    else:
+        seen = f"of type {type(row).__name__}"
+    raise InputError(
+        f"The rows of the {part} data set must be pairs (input, target), but are {seen}; wrap the "
+        "data set in one that returns pairs."
+    )
+
+
+def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    """Whether two rows hold the same values; NaN is the same as NaN."""
+    return all(
+        a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def read_extras(given: Mapping[str, Any], train: Data, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -96,13 +189,12 @@ def read_extras(given: Mapping[str, Any], train: Data, dtype: torch.dtype) -> di
     for name, source in given.items():
         if isinstance(source, str) and source == "progress":
             continue
-        try:
-            values = _as_tensor(source).to(dtype)
-        except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(source, str):
             raise InputError(
-                f"The loss input {name!r} must be 'progress' or a tensor with one value per "
-                f"training row ({first_line(error)})."
-            ) from error
+                f"The loss input {name!r} must be 'progress' or an array with one value per "
+                f"training row, but is {shown(source)}."
+            )
+        values = read_array(source, f"The values of the loss input {name!r}").to(dtype)
         if values.ndim == 0 or values.shape != train.targets.shape[: values.ndim]:
             raise InputError(
                 f"The loss input {name!r} has shape {tuple(values.shape)}, but the training "
@@ -113,12 +205,34 @@ def read_extras(given: Mapping[str, Any], train: Data, dtype: torch.dtype) -> di
     return extras
 
 
+def read_class_weights(weight: Any, link: Link) -> tuple[float, ...] | None:
+    """Class weights as numbers; None without any.
+
+    Raises
+    ------
+    InputError
+        If they are no numbers of at least 0, all of them are 0, or the link is not softmax.
+    """
+    if weight is None:
+        return None
+    if isinstance(weight, Mapping | str):
+        raise InputError(
+            "The class weights must be a list of numbers, one per class in the order of the class "
+            f"indices, but are {shown(weight)}."
+        )
+    weights = class_weights(read_array(weight, "The class weights"), link)
+    if not weights.any():
+        raise InputError("The class weights are all 0; at least one must be above 0.")
+    return tuple(weights.tolist())
+
+
 def _read_targets(targets: Tensor, part: str, form: Form, dtype: torch.dtype) -> Tensor:
     if form.link == "softmax":
         if targets.is_floating_point() or targets.ndim == 0:
             raise InputError(
                 f"With link 'softmax' the {part} targets must be class indices of shape (n,) or "
-                f"(n, d1, ...), but have shape {tuple(targets.shape)} and type {targets.dtype}."
+                f"(n, d1, ...) and an integer type, but have shape {tuple(targets.shape)} and type "
+                f"{targets.dtype}."
             )
         return targets.long()
     targets = targets.to(dtype)
@@ -133,10 +247,3 @@ def _require_finite(values: Tensor, start: str, dtype: torch.dtype) -> None:
             f"{start} NaN, infinity or numbers too large for {dtype}; remove or impute those rows "
             "first."
         )
-
-
-def _as_tensor(values: Any) -> Tensor:
-    """A tensor of an array; a read-only array, such as a memory map, is copied."""
-    if isinstance(values, np.ndarray) and not values.flags.writeable:
-        values = values.copy()
-    return torch.as_tensor(values).detach()

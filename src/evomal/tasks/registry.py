@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from evomal.errors import InputError
+from evomal.tasks.arguments import whole_number
 from evomal.tasks.data import Data
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 from evomal.tasks.files import Array
@@ -143,8 +144,7 @@ def load_task(
     """
     if name not in TASKS:
         raise InputError(f"Unknown task {name!r}; choose from {', '.join(TASKS)}.")
-    if split_seed < 0:
-        raise InputError(f"The split seed must not be negative, but is {split_seed}.")
+    split_seed = whole_number(split_seed, "split seed", 0)
     info = TASKS[name]
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
     facts = DATASETS[info.dataset].images

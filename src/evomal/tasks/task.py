@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -15,22 +14,28 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
-from evomal.losses.form import IGNORE_INDEX, Form, Link, class_weights, require_input_name
+from evomal.losses.form import IGNORE_INDEX, Form, Link, require_input_name
 from evomal.seeding import isolated_torch_rng
+from evomal.tasks import arguments
 from evomal.tasks.checks import (
+    OWN_CODE_ERRORS,
     available_device,
     channels_last,
-    first_line,
     images_channels_last,
+    model_factory,
+    named,
     require_separate,
+    require_usable,
     runs_channels_last,
 )
-from evomal.tasks.data import Data, Source, read_extras, read_rows
+from evomal.tasks.data import Data, Source, read_class_weights, read_extras, read_rows
+from evomal.tasks.fit import require_parts_fit
 from evomal.tasks.functions import identity
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
 from evomal.tasks.precision import InBfloat16, Precision
 
 
+@arguments.with_known_arguments
 @dataclass(frozen=True)
 class SGD:
     """Settings of the base optimiser, ``torch.optim.SGD``; the defaults are the paper's."""
@@ -42,14 +47,20 @@ class SGD:
     dampening: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"The learning rate must be above 0, but is {self.learning_rate}.")
-        if not (self.momentum >= 0 and self.weight_decay >= 0):
-            raise InputError("Momentum and weight decay must not be negative.")
+        checked = {
+            "learning_rate": arguments.positive(self.learning_rate, "learning rate"),
+            "momentum": arguments.not_negative(self.momentum, "momentum"),
+            "nesterov": arguments.flag(self.nesterov, "setting nesterov"),
+            "weight_decay": arguments.not_negative(self.weight_decay, "weight decay"),
+            "dampening": arguments.number(self.dampening, "dampening"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # a number of Python's, for records in JSON
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
             raise InputError("Nesterov momentum needs a momentum above 0 and no dampening.")
 
 
+@arguments.with_known_arguments
 class Task:
     """Data, a base learner, the task loss, the metric and the base optimiser.
 
@@ -62,8 +73,10 @@ class Task:
         restored around every call.
     train, validation, test
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
-        map-style ``torch.utils.data.Dataset`` of such pairs. Only `test` may be absent; it is
-        never used while a loss is learned.
+        map-style ``torch.utils.data.Dataset`` of such pairs. Arrays are those of torch, numpy,
+        pandas (read by position, not by index) and polars, or lists; all are copied. A Dataset is
+        read once, so that random transforms in it augment nothing: pass them as `augment`.
+        Only `test` may be absent; it is never used while a loss is learned.
     link
         How a learned loss reads raw outputs: ``"softmax"`` for class indices (B,) or (B, d₁, …),
         ``"sigmoid"`` for binary targets of the output's shape, one or many labels a row,
@@ -139,39 +152,44 @@ class Task:
         origin: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        if link not in get_args(Link):
-            raise InputError(f"Unknown link {link!r}; choose from {', '.join(get_args(Link))}.")
-        if batch_size < 1:
-            raise InputError(f"The batch size must be at least 1, but is {batch_size}.")
-        if rejection_steps < 1 or testing_steps < 1:
-            raise InputError("The rejection steps and the testing steps must be at least 1.")
-        if not all(0 < share < 1 for share in milestones):
-            raise InputError("Milestones are shares of the testing steps, between 0 and 1.")
-        given = dict(loss_inputs or {})
+        arguments.choice(link, "link", get_args(Link))
+        loss_inputs = {} if loss_inputs is None else loss_inputs
+        given = arguments.mapping(loss_inputs, "argument loss_inputs")
         for input_name in given:
             require_input_name(input_name)
-        self.model = model
-        by_class = None if weight is None else tuple(class_weights(weight, link).tolist())
-        self.form = Form(link, tuple(given), by_class, ignore_index)
-        self.task_loss = task_loss or default_task_loss(self.form)
-        self.metric = metric or default_metric(self.form)
-        self.optimizer = optimizer or SGD()
-        self.batch_size = batch_size
-        self.preprocess = preprocess
-        self.augment = augment
-        self.rejection_steps = rejection_steps
-        self.testing_steps = testing_steps
-        self.milestones = tuple(milestones)
-        self.name = name
-        self.split = split
+        self.model = model_factory(model)
+        ignore_index = arguments.whole_number(ignore_index, "ignore_index")
+        self.form = Form(link, tuple(given), read_class_weights(weight, link), ignore_index)
+        task_loss = arguments.function(task_loss, "task loss", "(pred, target)")
+        self.task_loss = default_task_loss(self.form) if task_loss is None else task_loss
+        metric = arguments.function(metric, "metric", "(pred, target)")
+        self.metric = default_metric(self.form) if metric is None else metric
+        optimizer = SGD() if optimizer is None else optimizer
+        ways = "evomal.SGD(...), the only base optimiser so far"
+        self.optimizer = arguments.instance(optimizer, "optimizer", SGD, ways)
+        self.batch_size = arguments.whole_number(batch_size, "batch size", 1)
+        self.preprocess = arguments.function(preprocess, "argument preprocess", "(inputs)")
+        self.augment = arguments.function(augment, "argument augment", "(inputs)")
+        self.rejection_steps = arguments.whole_number(
+            rejection_steps, "number of rejection steps", 1
+        )
+        self.testing_steps = arguments.whole_number(testing_steps, "number of testing steps", 1)
+        self.milestones = arguments.increasing_shares(milestones, "milestone")
+        self.name = arguments.text(name, "name")
+        self.split = arguments.text(split, "split")
         self.origin = origin
         self.device = available_device(device)
         self.precision: Precision = "full"
         self._channels_last = False
         self.findings: dict[Any, Any] = {}
         """What was found out about the base learner; copies of the task share it."""
-        learner = self.new_model(seed=0)
-        require_separate(learner, self.new_model(seed=0))
+        try:
+            learner, twin = self.new_model(seed=0), self.new_model(seed=0)
+        except InputError:
+            raise
+        except OWN_CODE_ERRORS as error:
+            raise InputError(f"The model factory fails: {named(error)}") from error
+        require_separate(learner, twin)
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters, so no loss can train it.")
@@ -181,10 +199,7 @@ class Task:
         self.progress_inputs = tuple(k for k, v in given.items() if isinstance(v, str))
         extras = read_extras(given, self.train, dtype)
         self.train = dataclasses.replace(self.train, extras=extras).to(self.device)
-        parts = {"training": self.train, "validation": self.validation, "test": self.test}
-        for part, data in parts.items():
-            if data is not None:
-                self._check_fit(learner, data, part)
+        require_parts_fit(self, learner)
         # Convolutions are faster so on CPUs. Not every network can: one may `view` its features.
         with isolated_torch_rng(self.device, 0):
             images = self.batch(self.train, slice(0, 2)).inputs
@@ -200,11 +215,7 @@ class Task:
         """
         with isolated_torch_rng(self.device, seed):
             learner = self.model()
-        if not isinstance(learner, nn.Module):
-            raise InputError(
-                "The model factory must return a new torch.nn.Module, "
-                f"but returned a {type(learner).__name__}."
-            )
+        require_usable(learner)
         if self._channels_last and self.device.type == "cpu":
             learner = channels_last(learner)
         if self.precision == "bfloat16":
@@ -234,6 +245,11 @@ class Task:
 
     def require_fit(self, loss: Loss) -> None:
         """Raise an `InputError` if a loss reads raw outputs or takes inputs that are not here."""
+        if not isinstance(loss, Loss):
+            raise InputError(
+                "The loss must be one of evomal's, such as run.best.loss, evomal.load_loss(path) "
+                f"or evomal.SymbolicLoss(...), but is {arguments.shown(loss)}."
+            )
         if loss.link != self.link:
             raise InputError(
                 f"The loss has link {loss.link!r}, but the task {self.name!r} needs {self.link!r}."
@@ -273,7 +289,8 @@ class Task:
         by their names, the data by a digest of all values.
         """
         state = self.new_model(seed=0).state_dict()
-        layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in state.items()])
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()])
         return {
             "name": self.name,
             "split": self.split,
@@ -296,56 +313,31 @@ class Task:
         parts = [data for data in (self.train, self.validation, self.test) if data]
         for tensor in [t for data in parts for t in data.tensors()]:
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+            values = tensor.cpu().contiguous()
+            flat = values.as_strided((values.numel(),), (1,))  # strides of dimensions of 1 may be 0
+            digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
         return read_rows(source, part, self.form, dtype).to(self.device)
 
-    def _check_fit(self, learner: nn.Module, data: Data, part: str) -> None:
-        """Compare the model's output on two rows with the targets."""
-        two = slice(0, 2)
-        try:
-            with torch.no_grad(), isolated_torch_rng(self.device, 0):
-                pred = learner.eval()(self.batch(data, two).inputs)
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            AssertionError,
-        ) as error:
-            raise InputError(
-                f"The model fails on the {part} inputs, two rows of shape "
-                f"{tuple(data.inputs[two].shape)}: {first_line(error)}"
-            ) from error
-        target = data.targets[two]
-        if not isinstance(pred, Tensor):
-            raise InputError(f"The model must return one tensor, not a {type(pred).__name__}.")
-        if self.link == "softmax":
-            if pred.ndim < 2 or (len(pred), *pred.shape[2:]) != tuple(target.shape):
-                raise InputError(
-                    "With link 'softmax' the model must return logits (B, C) or (B, C, d1, ...), "
-                    f"but for targets of shape {tuple(target.shape)} it returns shape "
-                    f"{tuple(pred.shape)}."
-                )
-            if self.form.weight is not None and len(self.form.weight) != pred.shape[1]:
-                raise InputError(
-                    f"There are {len(self.form.weight)} class weights, but the model returns "
-                    f"{pred.shape[1]} logits."
-                )
-            classes = data.targets[data.targets != self.form.ignore_index]
-            if not len(classes):
-                raise InputError(f"All {part} targets are the class to ignore.")
-            low, high = int(classes.min()), int(classes.max())
-            if low < 0 or high >= pred.shape[1]:
-                raise InputError(
-                    f"The model returns {pred.shape[1]} logits, but the {part} targets hold "
-                    f"classes {low} to {high}; they must lie between 0 and {pred.shape[1] - 1}."
-                )
-        elif pred.shape != target.shape:
-            raise InputError(
-                f"The model returns shape {tuple(pred.shape)} for {part} targets of shape "
-                f"{tuple(target.shape)}; reshape one to fit the other, nothing is broadcast."
-            )
+
+def as_tasks(tasks: Any) -> list[Task]:
+    """One task, or several, as a list.
+
+    Raises
+    ------
+    InputError
+        If something is no task.
+    """
+    several = isinstance(tasks, Iterable) and not isinstance(tasks, str | nn.Module)
+    found = list(tasks) if several else [tasks]
+    for task in found:
+        require_task(task)
+    return found
+
+
+def require_task(task: object) -> None:
+    """Raise an `InputError` if something is no task."""
+    load = f"evomal.load_task({task!r})" if isinstance(task, str) else "evomal.load_task(name)"
+    arguments.instance(task, "task", Task, f"made with {load} or evomal.Task(...)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,9 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
+from evomal.tasks.arguments import whole_number, whole_numbers
 from evomal.tasks.metrics import TensorLoss
-from evomal.tasks.task import Task
+from evomal.tasks.task import Task, require_task
 from evomal.training.numerics import DivergedError
 from evomal.training.training import performance, train
 
@@ -116,15 +116,16 @@ def compare(
     InputError
         If the task has no test data, the loss does not fit the task, or there is nothing to do.
     """
+    require_task(task)
     if task.test is None:
         raise InputError(f"The task {task.name!r} has no test data to compare losses on.")
     task.require_fit(loss)
-    steps = task.testing_steps if steps is None else steps
-    seeds = [operator.index(seed) for seed in seeds]
+    steps = whole_number(
+        task.testing_steps if steps is None else steps, "number of training steps", 0
+    )
+    seeds = whole_numbers(seeds, "seed", 0)
     if not seeds:
         raise InputError("A comparison needs at least one seed.")
-    if steps < 0:
-        raise InputError(f"The number of training steps must not be negative, but is {steps}.")
 
     def test(name: str, train_loss: TensorLoss, learning_rate: float) -> Sample:
         values = []

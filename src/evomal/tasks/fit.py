@@ -1,0 +1,203 @@
+"""Whether the parts of a task fit together: all of them are tried on two rows of the data."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evomal.errors import InputError
+from evomal.losses.base import Loss
+from evomal.losses.form import Form
+from evomal.seeding import isolated_torch_rng
+from evomal.tasks.arguments import shown
+from evomal.tasks.checks import OWN_CODE_ERRORS, named
+from evomal.tasks.data import Data
+
+if TYPE_CHECKING:
+    from evomal.tasks.task import Task
+
+_TWO = slice(0, 2)
+_ROWS = 64  # per forward pass on a whole part
+
+
+def require_parts_fit(task: Task, learner: nn.Module) -> None:
+    """Run two rows of every part through a learner, and its outputs through all else.
+
+    The learner is in eval mode afterwards.
+
+    Raises
+    ------
+    InputError
+        If a function of the user's fails or returns something else than it should, or outputs and
+        targets do not fit.
+    """
+    learner.eval()
+    with torch.no_grad(), isolated_torch_rng(task.device, 0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the user's functions; a training shows them
+        parts = {"training": task.train, "validation": task.validation, "test": task.test}
+        for part, data in parts.items():
+            if data is None:
+                continue
+            _try_transforms(task, data, part)
+            _require_targets_fit(task.form, _try_model(task, learner, data, part), data, part)
+        _try_task_loss(task, learner)
+        _try_metric(task, learner)
+
+
+def _try_transforms(task: Task, data: Data, part: str) -> None:
+    inputs = data.inputs[_TWO].clone()
+    rows, augment = len(inputs), task.augment if data is task.train else None
+    for name, function in (("augment", augment), ("preprocess", task.preprocess)):
+        if function is None:
+            continue
+        try:
+            result: object = function(inputs)
+        except OWN_CODE_ERRORS as error:
+            raise InputError(
+                f"The function {name} fails on the {part} inputs, {rows} rows of shape "
+                f"{tuple(inputs.shape)}: {named(error)}"
+            ) from error
+        if not isinstance(result, Tensor):
+            raise InputError(f"The function {name} must return a tensor, not {shown(result)}.")
+        if result.ndim == 0 or len(result) != rows:
+            raise InputError(
+                f"The function {name} must return as many rows as it gets, but returns shape "
+                f"{tuple(result.shape)} for {rows} {part} rows."
+            )
+        inputs = result
+
+
+def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
+    """Raw outputs for two rows."""
+    inputs = task.batch(data, _TWO).inputs
+    try:
+        pred: object = learner(inputs)
+    except OWN_CODE_ERRORS as error:
+        is_float = inputs.is_floating_point()
+        hint = "" if is_float else f" (of type {inputs.dtype}; features must be floats)"
+        raise InputError(
+            f"The model fails on the {part} inputs, two rows of shape "
+            f"{tuple(data.inputs[_TWO].shape)}{hint}: {named(error)}"
+        ) from error
+    if not isinstance(pred, Tensor):
+        raise InputError(f"The model must return one tensor, not a {type(pred).__name__}.")
+    if not pred.is_floating_point():
+        raise InputError(f"The model must return raw outputs as floats, not as {pred.dtype}.")
+    return pred
+
+
+def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> None:
+    """Compare the model's output on two rows with the targets."""
+    target = data.targets[_TWO]
+    if form.link == "softmax":
+        if pred.ndim < 2 or (len(pred), *pred.shape[2:]) != tuple(target.shape):
+            is_column = target.ndim == pred.ndim == 2 and target.shape[1] == 1
+            remedy = "; flatten the targets, as with .ravel()" if is_column else ""
+            raise InputError(
+                "With link 'softmax' the model must return logits (B, C) or (B, C, d1, ...), "
+                f"but for targets of shape {tuple(target.shape)} it returns shape "
+                f"{tuple(pred.shape)}{remedy}."
+            )
+        if form.weight is not None and len(form.weight) != pred.shape[1]:
+            raise InputError(
+                f"There are {len(form.weight)} class weights, but the model returns "
+                f"{pred.shape[1]} logits."
+            )
+        classes = data.targets[data.targets != form.ignore_index]
+        if not len(classes):
+            raise InputError(f"All {part} targets are the class to ignore.")
+        low, high = int(classes.min()), int(classes.max())
+        if low < 0 or high >= pred.shape[1]:
+            raise InputError(
+                f"The model returns {pred.shape[1]} logits, but the {part} targets hold "
+                f"classes {low} to {high}; they must lie between 0 and {pred.shape[1] - 1}."
+            )
+    elif pred.shape != target.shape:
+        raise InputError(
+            f"The model returns shape {tuple(pred.shape)} for {part} targets of shape "
+            f"{tuple(target.shape)}; reshape one to fit the other, nothing is broadcast."
+        )
+
+
+def _try_task_loss(task: Task, learner: nn.Module) -> None:
+    """On training rows."""
+    loss = task.task_loss
+    own = loss.inputs if isinstance(loss, Loss) else ()
+    if isinstance(loss, Loss):
+        task.require_fit(loss)
+
+    def call(pred: Tensor, batch: Data) -> object:
+        given = task.loss_inputs(batch, 0.0)
+        extras = {name: value for name, value in given.items() if name in own}
+        with torch.enable_grad():
+            return loss(pred.requires_grad_().clone(), batch.targets.clone(), **extras)
+
+    value = _try_function("task loss", call, task, learner, task.train)
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"The task loss must return a tensor, but returns {shown(value)}; compute it with "
+            "torch's operations, without .item() or numpy."
+        )
+    if value.ndim > 0:
+        raise InputError(
+            f"The task loss must return one number, but returns shape {tuple(value.shape)}; "
+            "reduce it, as with reduction='mean' or .mean()."
+        )
+    if not value.requires_grad:
+        raise InputError(
+            "The task loss has no gradient for the prediction; compute it with torch's "
+            "operations, without .item(), .detach() or argmax."
+        )
+
+
+def _try_metric(task: Task, learner: nn.Module) -> None:
+    """On validation rows."""
+
+    def call(pred: Tensor, batch: Data) -> object:
+        return task.metric(pred, batch.targets.clone())
+
+    value: Any = _try_function("metric", call, task, learner, task.validation)
+    if isinstance(value, Tensor):
+        is_number = value.numel() == 1 and not value.is_complex()
+    else:
+        is_number = isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    if not is_number:
+        is_array = isinstance(value, Tensor | np.ndarray)
+        seen = f"an array of shape {tuple(value.shape)}" if is_array else shown(value)
+        raise InputError(f"The metric must return one number, but returns {seen}.")
+
+
+def _try_function(
+    name: str,
+    call: Callable[[Tensor, Data], object],
+    task: Task,
+    learner: nn.Module,
+    data: Data,
+) -> object:
+    """What a function of outputs and rows returns for two rows.
+
+    For all rows if it fails on two, as some metrics do where a class is missing.
+    """
+
+    def outputs(count: int) -> tuple[Tensor, Data]:
+        batch = task.batch(data, slice(0, count))
+        pieces = torch.split(batch.inputs, _ROWS)
+        return torch.cat([learner(inputs) for inputs in pieces]), batch
+
+    with contextlib.suppress(*OWN_CODE_ERRORS):
+        return call(*outputs(2))
+    pred, batch = outputs(len(data))
+    try:
+        return call(pred, batch)
+    except OWN_CODE_ERRORS as error:
+        raise InputError(
+            f"The {name} fails on raw outputs of shape {tuple(pred.shape)} and targets of shape "
+            f"{tuple(batch.targets.shape)}: {named(error)}"
+        ) from error
