@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal.errors import InputError
+from evomal.losses.arguments import computed
 from evomal.losses.base import Loss, Reduction, class_dim
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_smoothing
-
-HALVES = (torch.float16, torch.bfloat16)
 
 
 class HandcraftedLoss(Loss):
@@ -79,6 +78,7 @@ class HandcraftedLoss(Loss):
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
         """The loss of logits (B, C, …) and class indices (B, …); it takes no further inputs."""
+        pred, dtype = computed(pred, target)
         if inputs:
             self._expanded(inputs, pred)  # raises: it has none
         fits = target.shape == pred.shape[:1] if pred.ndim == 2 else self._fits(pred, target)
@@ -88,20 +88,23 @@ class HandcraftedLoss(Loss):
                 f"shape {tuple(pred.shape)} and target shape {tuple(target.shape)} and type "
                 f"{target.dtype}."
             )
-        weight = self._buffers["weight"]
-        if weight is not None:
-            self._require_class_weights(weight, pred.shape[class_dim(pred)])
-        if pred.dtype not in HALVES:
-            return self._of_logits(pred, target.long(), weight)
-        value = self._of_logits(pred.float(), target.long(), weight)
-        return value if torch.is_autocast_enabled(pred.device.type) else value.to(pred.dtype)
+        weight, target = self._class_weights(pred), target.long()
+        if pred.ndim == 1:
+            value = self._of_logits(pred.unsqueeze(0), target.unsqueeze(0), weight)
+            value = value.squeeze(0) if value.ndim else value
+        else:
+            value = self._of_logits(pred, target, weight)
+        return value if value.dtype == dtype else value.to(dtype)
 
     def _fits(self, pred: Tensor, target: Tensor) -> bool:
         return pred.ndim > 0 and target.shape == self._samples(pred)
 
     @abstractmethod
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """The reduced loss of logits in at least single precision and classes in long."""
+        """The reduced loss of logits in at least single precision and classes in long.
+
+        `weight` has the type of the logits.
+        """
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters and settings as JSON values."""
@@ -175,7 +178,7 @@ class LabelSmoothingLoss(HandcraftedLoss):
         return functional.cross_entropy(
             pred,
             target,
-            None if weight is None else weight.to(pred.dtype),
+            weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.smoothing,

@@ -39,6 +39,8 @@ class SparseSmoothing(TargetLoss):
         """Of the loss for the target output and for the others, and how many others there are."""
         if self.relaxed:
             return 1.0, self.smoothing, 1
+        if classes == 0:
+            return 1.0, 0.0, 1  # of no loss, as there are no samples then
         rest = self.smoothing * (classes - 1) / classes
         return 1 - rest, rest, classes - 1 or 1
 

@@ -9,12 +9,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from evomal.errors import InputError
 from evomal.expressions import program
 from evomal.expressions.expression import Expression, parse
 from evomal.losses.base import Activation, Loss, Reduction
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link
+from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, real_numbers, shown
 
 INITIAL_DEVIATION = 1e-3
 """Standard deviation of φ₀ around 1."""
@@ -55,11 +56,13 @@ class SymbolicLoss(Loss):
     ) -> None:
         if isinstance(expression, str):
             expression = parse(expression, tuple(inputs))
+        if not isinstance(expression, Expression):
+            raise InputError(
+                f"An expression is text such as 'square(sub(y, f))', not {shown(expression)}."
+            )
         inputs = tuple(dict.fromkeys([*inputs, *expression.inputs]))
         edges = len(expression) - 1
-        phi = torch.ones(edges) if weights is None else torch.as_tensor(weights).detach().clone()
-        if not phi.is_floating_point():
-            phi = phi.to(torch.get_default_dtype())
+        phi = torch.ones(edges) if weights is None else real_numbers("weights", weights)
         if phi.shape != (edges,):
             raise InputError(
                 f"The expression {expression} takes {edges} weights, one per edge, "
@@ -107,9 +110,7 @@ class SymbolicLoss(Loss):
         self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> tuple[Any, Tensor]:
         """`elementwise` as factor × tensor, in fewer operations."""
-        fixed = not weights.requires_grad and weights.device.type == "cpu"
-        as_numbers = fixed and not torch.compiler.is_compiling()
-        phi = weights.tolist() if as_numbers else weights.unbind()
+        phi = weights.tolist() if _are_numbers(weights) else weights.unbind()
         try:
             return program.evaluate(self._steps, {**inputs, "y": y, "f": f}, phi, f)
         except KeyError:
@@ -166,3 +167,16 @@ class SymbolicLoss(Loss):
         """What printing the module shows."""
         more = f", inputs={self.inputs!r}" if self.inputs else ""
         return f"{self.expression}, link={self.link!r}, reduction={self.reduction!r}{more}"
+
+
+def _are_numbers(weights: Tensor) -> bool:
+    """Whether nothing but their values counts: no derivative, no transform of torch.func."""
+    if weights.requires_grad or not weights.is_cpu or torch.compiler.is_compiling():
+        return False
+    if forward_ad.unpack_dual(weights).tangent is not None:  # type: ignore[no-untyped-call]
+        return False
+    try:
+        weights.data_ptr()
+    except RuntimeError:  # a tensor that stands for others has no memory of its own
+        return False
+    return True
