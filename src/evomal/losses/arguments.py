@@ -61,6 +61,17 @@ def _require_tensor(name: str, value: object) -> None:
         )
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is nothing but its values: none that torch.func or a compiler looks at."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # it stands for other tensors, and has no memory of its own
+        return False
+    return True
+
+
 def further_input(name: str, given: Any, like: Tensor) -> Tensor:
     """A further input of a loss as a tensor of the type and on the device of another.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from abc import ABC, abstractmethod
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
-from evomal.losses.arguments import HALVES, computed, further_input
+from evomal.losses.arguments import HALVES, computed, further_input, is_plain
 from evomal.losses.form import (
     IGNORE_INDEX,
     NO_INPUTS,
@@ -156,7 +155,8 @@ class Loss(nn.Module, ABC):
             shape of `pred`; else the shape of `pred`.
         inputs
             The further inputs by name: a number for all samples, one per sample (B,), or one per
-            target. Those that the loss does not depend on can be left out.
+            target. Those that the loss does not depend on can be left out. ``torch.compile`` makes
+            one graph for all tensors, and one more after the first of several Python numbers.
 
         Returns
         -------
@@ -311,18 +311,17 @@ class Loss(nn.Module, ABC):
 
     def _one_hot(self, f: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
         """One-hot targets, of any class where ignored, and what is not ignored, None for all."""
-        on_cpu = f.device.type == "cpu" and not torch.compiler.is_compiling()
-        if self.ignore_index < 0 and on_cpu:
+        plain = is_plain(f) and is_plain(target)
+        if plain and self.ignore_index < 0 and f.is_cpu:
             try:  # a CPU tells an index out of range by itself, at no cost
                 return torch.zeros_like(f).scatter_(dim, target.unsqueeze(dim), 1.0), None
             except RuntimeError:  # something is ignored, or is no class
                 pass
         kept = target != self.ignore_index
         classes = torch.where(kept, target, 0).unsqueeze(dim)
-        if not torch.compiler.is_compiling():
-            with contextlib.suppress(RuntimeError):  # vmap is over targets alone, or no such class
-                return torch.zeros_like(f).scatter_(dim, classes, 1.0), kept
-        return torch.zeros_like(f).scatter(dim, classes, 1.0), kept
+        zeros = torch.zeros_like(f)
+        y = zeros.scatter_(dim, classes, 1.0) if plain else zeros.scatter(dim, classes, 1.0)
+        return y, kept
 
     def _samples(self, pred: Tensor) -> torch.Size:
         """The shape of what has one target each: that of `pred` without its classes."""

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from evomal.errors import InputError
 from evomal.expressions import program
 from evomal.expressions.expression import Expression, parse
+from evomal.losses.arguments import is_plain
 from evomal.losses.base import Activation, Loss, Reduction
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, real_numbers, shown
 
@@ -170,13 +171,7 @@ class SymbolicLoss(Loss):
 
 
 def _are_numbers(weights: Tensor) -> bool:
-    """Whether nothing but their values counts: no derivative, no transform of torch.func."""
-    if weights.requires_grad or not weights.is_cpu or torch.compiler.is_compiling():
+    """Whether nothing but their values counts, as nothing is differentiated or mapped."""
+    if weights.requires_grad or not weights.is_cpu or not is_plain(weights):
         return False
-    if forward_ad.unpack_dual(weights).tangent is not None:  # type: ignore[no-untyped-call]
-        return False
-    try:
-        weights.data_ptr()
-    except RuntimeError:  # a tensor that stands for others has no memory of its own
-        return False
-    return True
+    return forward_ad.unpack_dual(weights).tangent is None  # type: ignore[no-untyped-call]
