@@ -139,7 +139,7 @@ class Loss(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The loss that `to_dict` described."""
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:

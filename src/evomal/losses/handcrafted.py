@@ -12,9 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal.errors import InputError
+from evomal.losses import fields as read
 from evomal.losses.arguments import computed
 from evomal.losses.base import Loss, Reduction, class_dim
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_smoothing
+
+_SETTING_READERS = {"relaxed": read.flag}  # all others are numbers
 
 
 class HandcraftedLoss(Loss):
@@ -117,20 +120,25 @@ class HandcraftedLoss(Loss):
         }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The loss that `to_dict` described.
 
         Raises
         ------
         InputError
-            If a field makes no sense.
+            If a field is missing, unknown, or makes no sense.
         """
-        weight = fields["weight"]
-        if weight is not None:
-            weight = torch.tensor(weight, dtype=getattr(torch, fields["dtype"]))
-        own: dict[str, Any] = {name: fields[name] for name in cls.setting_names}
-        own |= {"reduction": fields["reduction"], "ignore_index": fields["ignore_index"]}
-        return cls(weight=weight, **own)
+        readers = {
+            **{name: _SETTING_READERS.get(name, read.number) for name in cls.setting_names},
+            "reduction": read.anything,
+            "weight": read.optional(read.numbers),
+            "dtype": read.dtype,
+            "ignore_index": read.integer,
+        }
+        values = read.read_fields(fields, readers)
+        dtype, weight = values.pop("dtype"), values.pop("weight")
+        loss = cls(weight=None if weight is None else read.tensor(weight, dtype), **values)
+        return loss.to(dtype)
 
     def extra_repr(self) -> str:
         """What printing the module shows."""

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from evomal.errors import InputError
 from evomal.expressions import program
 from evomal.expressions.expression import Expression, parse
+from evomal.losses import fields as read
 from evomal.losses.arguments import is_plain
 from evomal.losses.base import Activation, Loss, Reduction
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, real_numbers, shown
@@ -141,27 +142,31 @@ class SymbolicLoss(Loss):
         }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The loss that `to_dict` described.
 
         Raises
         ------
         InputError
-            If a field makes no sense.
+            If a field is missing, unknown, or makes no sense.
         """
-        dtype = getattr(torch, fields["dtype"])
-        if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise InputError(f"weights of type {fields['dtype']!r} make no loss.")
-        weight = fields.get("weight")
+        readers = {
+            "expression": read.text,
+            "weights": read.numbers,
+            "dtype": read.dtype,
+            "link": read.anything,
+            "activation": read.anything,
+            "reduction": read.anything,
+            "inputs": read.texts,
+            "weight": read.optional(read.numbers),
+            "ignore_index": read.integer,
+        }
+        values = read.read_fields(fields, readers)
+        dtype, weight = values.pop("dtype"), values.pop("weight")
         return cls(
-            fields["expression"],
-            torch.tensor(fields["weights"], dtype=dtype),
-            fields["link"],
-            fields["activation"],
-            fields["reduction"],
-            tuple(fields.get("inputs", ())),  # this and the rest: since version 2
-            None if weight is None else torch.tensor(weight, dtype=dtype),
-            fields.get("ignore_index", IGNORE_INDEX),
+            weights=read.tensor(values.pop("weights"), dtype),
+            weight=None if weight is None else read.tensor(weight, dtype),
+            **values,
         )
 
     def extra_repr(self) -> str:
