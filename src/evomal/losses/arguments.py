@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from evomal.errors import InputError
-from evomal.losses.form import shown
-
-HALVES = (torch.float16, torch.bfloat16)
-FLOATS = (*HALVES, torch.float32, torch.float64)
-"""The types of predictions, of targets that are no classes, and of weights."""
+from evomal.losses.form import FLOATS, HALVES, shown
 
 
 def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:

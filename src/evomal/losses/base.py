@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
-from evomal.losses.arguments import HALVES, computed, further_input, is_plain
+from evomal.losses.arguments import computed, further_input
+from evomal.losses.classes import class_dim, one_hot, sample_weights
 from evomal.losses.form import (
+    HALVES,
     IGNORE_INDEX,
     NO_INPUTS,
     Link,
     class_weights,
+    input_names,
+    real_numbers,
     require_class_index,
-    require_input_name,
     shown,
 )
 
@@ -86,11 +89,7 @@ class Loss(nn.Module, ABC):
         self.link = link
         self.activation = activation
         self.reduction = reduction
-        if isinstance(inputs, str):
-            raise InputError(f"The inputs must be a list of names, such as [{shown(inputs)}].")
-        self.inputs = tuple(inputs)
-        for name in self.inputs:
-            require_input_name(name)
+        self.inputs = input_names(inputs)
         self.ignore_index = require_class_index("ignore_index", ignore_index)
         self.register_buffer("weights", weights)
         by_class = None if weight is None else class_weights(weight, link).to(weights.dtype)
@@ -263,16 +262,16 @@ class Loss(nn.Module, ABC):
         Raises
         ------
         InputError
-            If their number differs.
+            If they are not numbers, or another number of them.
         """
         twin = copy.deepcopy(self)
-        phi = torch.as_tensor(weights, dtype=self.weights.dtype, device=self.weights.device)
+        phi = real_numbers("weights", weights, like=self.weights)
         if phi.shape != self.weights.shape:
             raise InputError(
                 f"The loss has {len(self.weights)} weights, but those given have shape "
                 f"{_shape(phi)}."
             )
-        twin.weights = phi.detach().clone()
+        twin.weights = phi
         return twin
 
     def _arguments(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -294,12 +293,13 @@ class Loss(nn.Module, ABC):
                 return target.to(f.dtype), f, None
             fits = target.shape == (pred.shape[:1] if pred.ndim == 2 else self._samples(pred))
             if not fits or target.is_floating_point():
+                kind = "floating" if target.is_floating_point() else "integer"
                 raise InputError(
                     f"A softmax loss takes class indices of shape {tuple(self._samples(pred))} for "
-                    f"logits of shape {_shape(pred)}, but target has shape {_shape(target)} and "
-                    f"type {target.dtype}."
+                    f"logits of shape {_shape(pred)}, or floating-point class probabilities of the "
+                    f"logits' shape, but target has shape {_shape(target)} and {kind} type."
                 )
-            y, kept = self._one_hot(f, target, dim)
+            y, kept = one_hot(f, target, dim, self.ignore_index)
             return y, f, kept
         if target.shape != pred.shape:
             raise InputError(
@@ -308,20 +308,6 @@ class Loss(nn.Module, ABC):
             )
         f = torch.sigmoid(pred) if self.link == "sigmoid" else pred
         return target if target.dtype == f.dtype else target.to(f.dtype), f, None
-
-    def _one_hot(self, f: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
-        """One-hot targets, of any class where ignored, and what is not ignored, None for all."""
-        plain = is_plain(f) and is_plain(target)
-        if plain and self.ignore_index < 0 and f.is_cpu:
-            try:  # a CPU tells an index out of range by itself, at no cost
-                return torch.zeros_like(f).scatter_(dim, target.unsqueeze(dim), 1.0), None
-            except RuntimeError:  # something is ignored, or is no class
-                pass
-        kept = target != self.ignore_index
-        classes = torch.where(kept, target, 0).unsqueeze(dim)
-        zeros = torch.zeros_like(f)
-        y = zeros.scatter_(dim, classes, 1.0) if plain else zeros.scatter(dim, classes, 1.0)
-        return y, kept
 
     def _samples(self, pred: Tensor) -> torch.Size:
         """The shape of what has one target each: that of `pred` without its classes."""
@@ -356,17 +342,6 @@ def _times(values: Tensor, factor: Any) -> Tensor:
     if isinstance(factor, Tensor):
         return values * factor
     return values * float(factor) if values.ndim else torch.rsub(values, 0.0, alpha=-factor)
-
-
-def class_dim(pred: Tensor) -> int:
-    """The dimension of the classes, as in torch's cross-entropy."""
-    return 0 if pred.ndim == 1 else 1
-
-
-def sample_weights(weight: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-    """The class weight of every sample, in the shape of `target`; 0 where it is not `kept`."""
-    classes = torch.where(kept, target, 0).flatten()  # for () an index, too, that compiles
-    return torch.where(kept, weight[classes].reshape(target.shape), 0.0)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from evomal.errors import InputError
-from evomal.losses.arguments import FLOATS
-from evomal.losses.form import shown
+from evomal.losses.form import FLOATS, shown
 
 Reader = Callable[[Any], Any]
 """The value of a field from its JSON value; raises an `InputError` that says what it must be."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
-from evomal.losses.form import IGNORE_INDEX, shown
+from evomal.losses.form import FLOATS, IGNORE_INDEX, shown
 from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 
@@ -29,8 +29,13 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If `loss` is not one of evomal's losses.
+        If `loss` is not one of evomal's losses, or has weights without values.
     """
+    if isinstance(loss, Loss) and (loss.weights.is_meta or loss.weights.dtype not in FLOATS):
+        raise InputError(
+            f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
+            f"{loss.weights.dtype} on the device {loss.weights.device}."
+        )
     for kind, cls in LOSS_KINDS.items():
         if type(loss) is cls:
             return {"kind": kind, **loss.to_dict()}

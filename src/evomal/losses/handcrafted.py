@@ -14,7 +14,8 @@ from torch.nn import functional
 from evomal.errors import InputError
 from evomal.losses import fields as read
 from evomal.losses.arguments import computed
-from evomal.losses.base import Loss, Reduction, class_dim
+from evomal.losses.base import Loss, Reduction
+from evomal.losses.classes import class_dim
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_smoothing
 
 _SETTING_READERS = {"relaxed": read.flag}  # all others are numbers

@@ -17,7 +17,15 @@ from evomal.expressions.expression import Expression, parse
 from evomal.losses import fields as read
 from evomal.losses.arguments import is_plain
 from evomal.losses.base import Activation, Loss, Reduction
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, real_numbers, shown
+from evomal.losses.form import (
+    IGNORE_INDEX,
+    NO_INPUTS,
+    Form,
+    Link,
+    input_names,
+    real_numbers,
+    shown,
+)
 
 INITIAL_DEVIATION = 1e-3
 """Standard deviation of φ₀ around 1."""
@@ -56,8 +64,9 @@ class SymbolicLoss(Loss):
         weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
+        inputs = input_names(inputs)
         if isinstance(expression, str):
-            expression = parse(expression, tuple(inputs))
+            expression = parse(expression, inputs)
         if not isinstance(expression, Expression):
             raise InputError(
                 f"An expression is text such as 'square(sub(y, f))', not {shown(expression)}."

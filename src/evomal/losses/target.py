@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evomal.losses.arguments import HALVES
-from evomal.losses.base import Reduction, class_dim, sample_weights
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_gamma, require_number
+from evomal.losses.base import Reduction
+from evomal.losses.classes import class_dim, sample_weights
+from evomal.losses.form import HALVES, IGNORE_INDEX, NO_INPUTS, require_gamma, require_number
 from evomal.losses.fused import applies, fused, kernel_for, on_cpu
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.terms import Curve, Terms
