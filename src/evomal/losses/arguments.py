@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
     Raises
     ------
     InputError
-        If they are no tensors on one device of types that a loss takes.
+        If they are not tensors on one device, of types that a loss takes.
     """
     _require_tensor("pred", pred)
     _require_tensor("target", target)
@@ -80,10 +79,12 @@ def further_input(name: str, given: Any, like: Tensor) -> Tensor:
     if isinstance(given, (int, float)) and torch.compiler.is_compiling():
         # Of the ways to make a tensor, those that compute let a graph serve for all numbers.
         return torch.ones((), dtype=dtype, device=device) * given
-    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+    try:
         value = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
         if not value.is_complex():
             return value.to(device, dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass  # it is told below
     raise InputError(
         f"The input {name!r} of the loss must be a number or a tensor of real numbers, but is "
         f"{shown(given)} of type {type(given).__name__}; convert it with torch.as_tensor."

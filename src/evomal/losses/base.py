@@ -23,7 +23,7 @@ from evomal.losses.form import (
     class_weights,
     input_names,
     real_numbers,
-    require_class_index,
+    require_ignore_index,
     shown,
 )
 
@@ -90,7 +90,7 @@ class Loss(nn.Module, ABC):
         self.activation = activation
         self.reduction = reduction
         self.inputs = input_names(inputs)
-        self.ignore_index = require_class_index("ignore_index", ignore_index)
+        self.ignore_index = require_ignore_index(ignore_index)
         self.register_buffer("weights", weights)
         by_class = None if weight is None else class_weights(weight, link).to(weights.dtype)
         self.register_buffer("weight", by_class)
@@ -154,8 +154,8 @@ class Loss(nn.Module, ABC):
             shape of `pred`; else the shape of `pred`.
         inputs
             The further inputs by name: a number for all samples, one per sample (B,), or one per
-            target. Those that the loss does not depend on can be left out. ``torch.compile`` makes
-            one graph for all tensors, and one more after the first of several Python numbers.
+            target. Those that the loss does not depend on can be left out. Under ``torch.compile``
+            one graph serves for all tensors, and one for all Python numbers after the first.
 
         Returns
         -------

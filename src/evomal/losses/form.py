@@ -68,7 +68,7 @@ class Form:
         if weight is not None:
             class_weights(weight, link)
             weight = tuple(map(float, weight))
-        index = require_class_index("ignore_index", fields["ignore_index"])
+        index = require_ignore_index(fields["ignore_index"])
         return cls(link, input_names(inputs), weight, index)
 
 
@@ -152,13 +152,13 @@ def require_number(name: str, value: object, what: str, holds: Any) -> float:
     return number
 
 
-def require_class_index(name: str, value: object) -> int:
+def require_ignore_index(value: object) -> int:
     """An integer of 64 bits, or an `InputError`."""
     if not isinstance(value, bool) and isinstance(value, Integral):
         index = int(value)
         if -(2**63) <= index < 2**63:
             return index
-    raise InputError(f"The {name} must be an integer of 64 bits, but is {shown(value)}.")
+    raise InputError(f"The ignore_index must be an integer of 64 bits, but is {shown(value)}.")
 
 
 def require_flag(name: str, value: object) -> bool:
