@@ -1,1 +1,57 @@
 """Losses as ordinary PyTorch modules, and their files."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evomal.losses.base import Loss
+    from evomal.losses.files import load_loss, save_loss
+    from evomal.losses.handcrafted import LabelSmoothingLoss
+    from evomal.losses.sparse import (
+        FocalSparseLabelSmoothingLoss,
+        SparseLabelSmoothingLoss,
+        SparselySmoothedLoss,
+    )
+    from evomal.losses.symbolic import SymbolicLoss
+    from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+
+# Imported on first use, as in `evomal` itself.
+_HOMES = {
+    "AbsoluteCrossEntropyLoss": "target",
+    "FocalLoss": "target",
+    "FocalSparseLabelSmoothingLoss": "sparse",
+    "LabelSmoothingLoss": "handcrafted",
+    "Loss": "base",
+    "SparseLabelSmoothingLoss": "sparse",
+    "SparselySmoothedLoss": "sparse",
+    "SymbolicLoss": "symbolic",
+    "load_loss": "files",
+    "save_loss": "files",
+}
+
+__all__ = [
+    "AbsoluteCrossEntropyLoss",
+    "FocalLoss",
+    "FocalSparseLabelSmoothingLoss",
+    "LabelSmoothingLoss",
+    "Loss",
+    "SparseLabelSmoothingLoss",
+    "SparselySmoothedLoss",
+    "SymbolicLoss",
+    "load_loss",
+    "save_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'evomal.losses' has no attribute {name!r}")
+    value = getattr(import_module(f"evomal.losses.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

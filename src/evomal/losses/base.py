@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, get_args
@@ -12,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
+from evomal.losses.arguments import computed, further_input
+from evomal.losses.classes import class_dim, one_hot, sample_weights
 from evomal.losses.form import (
+    HALVES,
     IGNORE_INDEX,
     NO_INPUTS,
     Link,
     class_weights,
-    require_input_name,
+    input_names,
+    real_numbers,
+    require_ignore_index,
+    shown,
 )
 
 Activation = Literal["identity", "softplus"]
@@ -78,16 +85,12 @@ class Loss(nn.Module, ABC):
             ("reduction", reduction, _REDUCTIONS),
         ):
             if value not in known:
-                raise InputError(f"Unknown {name} {value!r}; choose from {', '.join(known)}.")
+                raise InputError(f"Unknown {name} {shown(value)}; choose from {', '.join(known)}.")
         self.link = link
         self.activation = activation
         self.reduction = reduction
-        if not isinstance(ignore_index, int):
-            raise InputError(f"The ignore_index must be an integer, but is {ignore_index!r}.")
-        self.inputs = tuple(inputs)
-        for name in self.inputs:
-            require_input_name(name)
-        self.ignore_index = ignore_index
+        self.inputs = input_names(inputs)
+        self.ignore_index = require_ignore_index(ignore_index)
         self.register_buffer("weights", weights)
         by_class = None if weight is None else class_weights(weight, link).to(weights.dtype)
         self.register_buffer("weight", by_class)
@@ -135,7 +138,7 @@ class Loss(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The loss that `to_dict` described."""
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
@@ -151,19 +154,26 @@ class Loss(nn.Module, ABC):
             shape of `pred`; else the shape of `pred`.
         inputs
             The further inputs by name: a number for all samples, one per sample (B,), or one per
-            target. Those that the loss does not depend on can be left out.
+            target. Those that the loss does not depend on can be left out. Under ``torch.compile``
+            one graph serves for all tensors, and one for all Python numbers after the first.
 
         Returns
         -------
         Tensor
-            A scalar, or with ``reduction="none"`` one loss per sample or element.
+            A scalar, or with ``reduction="none"`` one loss per sample or element. Its type is that
+            of torch's own losses: that of `pred`, or what `pred` and a target of another floating
+            type are promoted to, and under autocast float32 at least. float16 and bfloat16 are
+            computed in float32; only the result is rounded, to infinity if it is too large.
 
         Raises
         ------
         InputError
-            If the shapes do not fit, as no target is ever broadcast, or an input is missing.
+            If the shapes do not fit, as no target is ever broadcast, an input is missing, or `pred`
+            and `target` are no tensors of real numbers on one device.
         """
-        return self.evaluate(pred, target, self.weights, inputs)
+        weights = self._buffers["weights"]
+        assert weights is not None
+        return self.evaluate(pred, target, weights, inputs)
 
     def evaluate(
         self,
@@ -173,6 +183,25 @@ class Loss(nn.Module, ABC):
         inputs: Mapping[str, Tensor | float] = NO_INPUTS,
     ) -> Tensor:
         """As `forward`, with φ given: differentiable in `weights` as well as in `pred`."""
+        pred, dtype = computed(pred, target)
+        if weights.dtype in HALVES:
+            weights = weights.float()
+        if not weights.is_cpu and weights.device != pred.device:
+            raise InputError(
+                f"The loss is on {weights.device}, but pred is on {pred.device}; move it with "
+                "loss.to(pred.device)."
+            )
+        alone = pred.ndim == target.ndim == 0 and self.link != "softmax"
+        if alone:
+            pred, target = pred.reshape(1), target.reshape(1)
+        value = self._reduced(pred, target, weights, inputs)
+        value = value.reshape(()) if alone else value
+        return value if value.dtype == dtype else value.to(dtype)
+
+    def _reduced(
+        self, pred: Tensor, target: Tensor, weights: Tensor, inputs: Mapping[str, Tensor | float]
+    ) -> Tensor:
+        """The loss in the type of `pred`, which has at least single precision."""
         if self.link == "softmax" and not target.is_floating_point():
             target = target.long()  # smaller integers would compare and index otherwise
         y, f, kept = self._arguments(pred, target)
@@ -181,41 +210,48 @@ class Loss(nn.Module, ABC):
             factor, values = None, nn.functional.softplus(self.elementwise(y, f, weights, further))
         else:
             factor, values = self.factored(y, f, weights, further)
-        if self.reduction == "mean" and kept is None and self.weight is None:
+        if self.reduction == "mean" and kept is None and self._buffers["weight"] is None:
             count = values.numel()
             if self.link == "softmax":
-                count //= values.shape[class_dim(values)]
-            return values.sum() * ((1.0 if factor is None else factor) / count)
+                count //= values.shape[class_dim(values)] or 1
+            # without samples 0 · NaN, which is NaN as torch's
+            scale = (1.0 if factor is None else factor) / count if count else math.nan
+            return _times(values.sum(), scale)
         if self.link == "softmax":
             values = self._reduce_classes(values, target, kept)
         elif self.reduction != "none":
             values = values.mean() if self.reduction == "mean" else values.sum()
-        return values if factor is None else values * factor
+        return values if factor is None else _times(values, factor)
 
-    def _require_class_weights(self, weight: Tensor, classes: int) -> None:
-        """Raise an `InputError` unless there is one weight per class."""
+    def _class_weights(self, pred: Tensor) -> Tensor | None:
+        """`weight` in the type of `pred`, or an `InputError` unless there is one per class."""
+        weight = self._buffers["weight"]
+        if weight is None:
+            return None
+        classes = pred.shape[class_dim(pred)]
         if len(weight) != classes:
             raise InputError(
                 f"The loss has {len(weight)} class weights, but pred has {classes} classes."
             )
+        if weight.device != pred.device:
+            raise InputError(
+                f"The class weights are on {weight.device}, but pred is on {pred.device}; move "
+                "the loss with loss.to(pred.device)."
+            )
+        return weight.to(pred.dtype)
 
     def _reduce_classes(self, values: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
         """Sum over the classes, then the reduction over what is not ignored, all as torch does."""
         dim = class_dim(values)
-        classes = values.shape[dim]
-        if self.weight is not None:
-            self._require_class_weights(self.weight, classes)
-            by_class = (-1, *[1] * (values.ndim - dim - 1))
-            values = values * self.weight.to(values.dtype).reshape(by_class)
+        weight = self._class_weights(values)
+        if weight is not None:
+            values = values * weight.reshape(-1, *[1] * (values.ndim - dim - 1))
         values = values.sum(dim=dim)
         count: Tensor | int = values.numel()
         if not target.is_floating_point():
             kept = torch.ones_like(target, dtype=torch.bool) if kept is None else kept
             values = torch.where(kept, values, 0.0)
-            if self.weight is None:
-                count = kept.sum()
-            else:
-                count = sample_weights(self.weight, target, kept).sum()
+            count = (kept if weight is None else sample_weights(weight, target, kept)).sum()
         if self.reduction == "mean":
             return values.sum() / count
         return values.sum() if self.reduction == "sum" else values
@@ -226,16 +262,16 @@ class Loss(nn.Module, ABC):
         Raises
         ------
         InputError
-            If their number differs.
+            If they are not numbers, or another number of them.
         """
         twin = copy.deepcopy(self)
-        phi = torch.as_tensor(weights, dtype=self.weights.dtype, device=self.weights.device)
+        phi = real_numbers("weights", weights, like=self.weights)
         if phi.shape != self.weights.shape:
             raise InputError(
                 f"The loss has {len(self.weights)} weights, but those given have shape "
                 f"{_shape(phi)}."
             )
-        twin.weights = phi.detach().clone()
+        twin.weights = phi
         return twin
 
     def _arguments(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -249,14 +285,21 @@ class Loss(nn.Module, ABC):
             dim = class_dim(pred)
             f = torch.softmax(pred, dim)
             if target.is_floating_point() and target.shape == pred.shape:
+                if self.ignore_index >= 0:
+                    raise InputError(
+                        f"The loss ignores the class {self.ignore_index}, which needs class "
+                        "indices as target, not class probabilities."
+                    )
                 return target.to(f.dtype), f, None
-            if target.is_floating_point() or target.shape != self._samples(pred):
+            fits = target.shape == (pred.shape[:1] if pred.ndim == 2 else self._samples(pred))
+            if not fits or target.is_floating_point():
+                kind = "floating" if target.is_floating_point() else "integer"
                 raise InputError(
                     f"A softmax loss takes class indices of shape {tuple(self._samples(pred))} for "
-                    f"logits of shape {_shape(pred)}, but target has shape {_shape(target)} and "
-                    f"type {target.dtype}."
+                    f"logits of shape {_shape(pred)}, or floating-point class probabilities of the "
+                    f"logits' shape, but target has shape {_shape(target)} and {kind} type."
                 )
-            y, kept = self._one_hot(f, target, dim)
+            y, kept = one_hot(f, target, dim, self.ignore_index)
             return y, f, kept
         if target.shape != pred.shape:
             raise InputError(
@@ -264,20 +307,7 @@ class Loss(nn.Module, ABC):
                 f"but target has shape {_shape(target)}."
             )
         f = torch.sigmoid(pred) if self.link == "sigmoid" else pred
-        return target.to(pred.dtype), f, None
-
-    def _one_hot(self, f: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
-        """One-hot targets, of any class where ignored, and what is not ignored, None for all."""
-        zeros = torch.zeros_like(f)
-        if self.ignore_index < 0 and f.device.type == "cpu" and not torch.compiler.is_compiling():
-            try:  # a CPU tells an index out of range by itself, at no cost
-                return zeros.scatter_(dim, target.unsqueeze(dim), 1.0), None
-            except RuntimeError:
-                if bool((target != self.ignore_index).all()):
-                    raise
-        kept = target != self.ignore_index
-        classes = torch.where(kept, target, 0)
-        return torch.zeros_like(f).scatter_(dim, classes.unsqueeze(dim), 1.0), kept
+        return target if target.dtype == f.dtype else target.to(f.dtype), f, None
 
     def _samples(self, pred: Tensor) -> torch.Size:
         """The shape of what has one target each: that of `pred` without its classes."""
@@ -294,7 +324,7 @@ class Loss(nn.Module, ABC):
             if name not in self.inputs:
                 known = ", ".join(self.inputs) or "none"
                 raise InputError(f"The loss has no further input {name!r}; those it has: {known}.")
-            value = torch.as_tensor(given, dtype=pred.dtype, device=pred.device)
+            value = further_input(name, given, pred)
             if value.shape != samples[: value.ndim]:
                 raise InputError(
                     f"The input {name!r} of the loss must be a number or have one value per sample "
@@ -307,15 +337,11 @@ class Loss(nn.Module, ABC):
         return expanded
 
 
-def class_dim(pred: Tensor) -> int:
-    """The dimension of the classes, as in torch's cross-entropy."""
-    return 0 if pred.ndim == 1 else 1
-
-
-def sample_weights(weight: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-    """The class weight of every sample, in the shape of `target`; 0 where it is not `kept`."""
-    classes = torch.where(kept, target, 0).flatten()  # for () an index, too, that compiles
-    return torch.where(kept, weight[classes].reshape(target.shape), 0.0)
+def _times(values: Tensor, factor: Any) -> Tensor:
+    """The product; number × tensor without dimensions has a tangent of float64 in torch.func."""
+    if isinstance(factor, Tensor):
+        return values * factor
+    return values * float(factor) if values.ndim else torch.rsub(values, 0.0, alpha=-factor)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -10,12 +10,17 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
+from evomal.losses.form import FLOATS, IGNORE_INDEX, shown
 from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 
 FORMAT_VERSION = 2
 LOSS_KINDS: dict[str, type[Loss]] = {"symbolic": SymbolicLoss, **HANDCRAFTED_LOSSES}
 """The classes that can be saved, by their name in the file."""
+
+_SINCE_VERSION_2: dict[str, Any] = {"inputs": [], "weight": None, "ignore_index": IGNORE_INDEX}
+_LONGEST = 2**24
+"""Bytes, some thousand times those of a loss of the greatest height."""
 
 
 def loss_to_dict(loss: Loss) -> dict[str, Any]:
@@ -24,8 +29,13 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If `loss` is not one of evomal's losses.
+        If `loss` is not one of evomal's losses, or has weights without values.
     """
+    if isinstance(loss, Loss) and (loss.weights.is_meta or loss.weights.dtype not in FLOATS):
+        raise InputError(
+            f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
+            f"{loss.weights.dtype} on the device {loss.weights.device}."
+        )
     for kind, cls in LOSS_KINDS.items():
         if type(loss) is cls:
             return {"kind": kind, **loss.to_dict()}
@@ -35,9 +45,23 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     )
 
 
-def loss_from_dict(fields: dict[str, Any]) -> Loss:
-    """The loss that `loss_to_dict` described."""
-    return LOSS_KINDS[fields["kind"]].from_dict(fields)
+def loss_from_dict(fields: Any) -> Loss:
+    """The loss that `loss_to_dict` described.
+
+    Raises
+    ------
+    InputError
+        If it is no such dictionary: a field is missing, unknown, of another type or out of its
+        range, or a weight is not finite or no number of the stored type.
+    """
+    if not isinstance(fields, dict):
+        raise InputError(f"A stored loss must be a dictionary, but is {shown(fields)}.")
+    kind = fields.get("kind")
+    if not (isinstance(kind, str) and kind in LOSS_KINDS):
+        raise InputError(
+            f"The field 'kind' must be one of {', '.join(LOSS_KINDS)}, but is {shown(kind)}."
+        )
+    return LOSS_KINDS[kind].from_dict({k: v for k, v in fields.items() if k != "kind"})
 
 
 def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
@@ -48,7 +72,7 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
     InputError
         If the loss is not one of evomal's, has a non-finite weight, or `path` cannot be written.
     """
-    path = Path(path)
+    path = _path(path)
     fields = {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
     if not loss_is_finite(loss):
         raise InputError("The loss has a weight that is not finite, so it is not saved.")
@@ -71,35 +95,65 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
 
 
 def load_loss(path: str | os.PathLike[str]) -> Loss:
-    """Read a loss that `save_loss` wrote.
+    """Read a loss that `save_loss` wrote; a byte order mark, of UTF-16 too, does not matter.
 
     Raises
     ------
     InputError
-        If there is no such file, it is no loss file, or a newer version of evomal wrote it.
+        If there is no such file, it is no loss file, a field of it is damaged, or a newer version
+        of evomal wrote it.
     """
-    try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the loss file {str(path)!r} ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} is not a loss file: it is not JSON text.") from error
-    if not isinstance(fields, dict) or fields.get("format") != "evomal-loss":
+    path = _path(path)
+    fields = _json(path)
+    if not isinstance(fields, dict) or fields.pop("format", None) != "evomal-loss":
         raise InputError(f"{str(path)!r} is not a loss file that evomal wrote.")
-    if fields.get("version") not in range(1, FORMAT_VERSION + 1):
+    version = fields.pop("version", None)
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise InputError(
-            f"{str(path)!r} has format version {fields.get('version')!r}, but this evomal reads "
+            f"{str(path)!r} has format version {shown(version)}, but this evomal reads "
             f"versions up to {FORMAT_VERSION}; upgrade evomal."
         )
+    if version == 1:
+        fields = {**_SINCE_VERSION_2, **fields}
     try:
-        loss = loss_from_dict(fields)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        return loss_from_dict(fields)
+    except InputError as error:
         raise InputError(f"The loss file {str(path)!r} is damaged: {error}") from error
-    if not loss_is_finite(loss):
-        raise InputError(f"The loss file {str(path)!r} is damaged: a weight is not finite.")
-    return loss
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    """A path that can be opened, or an `InputError`."""
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise InputError(f"A loss file is named by a path, but not by {shown(path)}.")
+    return Path(path)
+
+
+def _json(path: Path) -> Any:
+    """The JSON value that a file holds; it may begin with a byte order mark."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST + 1)
+    except OSError as error:
+        raise InputError(f"Cannot read the loss file {str(path)!r} ({error.strerror}).") from error
+    if len(content) > _LONGEST:
+        raise InputError(f"{str(path)!r} is not a loss file: it has more than {_LONGEST} bytes.")
+    try:
+        return json.loads(content, object_pairs_hook=_object)
+    except InputError as error:
+        raise InputError(f"The loss file {str(path)!r} is damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} is not a loss file: it is not JSON text.") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose names must differ."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise InputError("A field is there twice.")
+    return fields
 
 
 def loss_is_finite(loss: Loss) -> bool:
     """Whether all weights are finite."""
-    return bool(loss.weights.isfinite().all())
+    given = [loss.weights] if loss.weight is None else [loss.weights, loss.weight]
+    return all(bool(weights.isfinite().all()) for weights in given)

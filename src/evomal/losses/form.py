@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +19,19 @@ from evomal.expressions.primitives import is_input_name
 
 Link = Literal["softmax", "sigmoid", "identity"]
 
+HALVES = (torch.float16, torch.bfloat16)
+FLOATS = (*HALVES, torch.float32, torch.float64)
+"""The types of predictions, of targets that are no classes, and of weights."""
+
 IGNORE_INDEX = -100
 """The class index that torch's losses ignore by default."""
+
+_LONGEST_QUOTE = 60
 
 NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Form:
     """How a loss reads what it is given; a task fixes it for all losses that are learned on it.
 
@@ -42,18 +50,53 @@ class Form:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Form:
-        """The form that `to_dict` described."""
-        weight = None if fields["weight"] is None else tuple(fields["weight"])
-        return cls(**{**fields, "inputs": tuple(fields["inputs"]), "weight": weight})
+        """The form that `to_dict` described.
+
+        Raises
+        ------
+        InputError
+            If a field is missing, unknown, or makes no sense.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(fields, Mapping) or set(fields) != set(names):
+            raise InputError(f"A form has the fields {', '.join(names)}, but is {shown(fields)}.")
+        link, inputs, weight = fields["link"], fields["inputs"], fields["weight"]
+        if link not in get_args(Link):
+            raise InputError(
+                f"Unknown link {shown(link)}; choose from {', '.join(get_args(Link))}."
+            )
+        if weight is not None:
+            class_weights(weight, link)
+            weight = tuple(map(float, weight))
+        index = require_ignore_index(fields["ignore_index"])
+        return cls(link, input_names(inputs), weight, index)
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: on one line, and cut off where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of thousands of digits
+        return "a number"
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
 
 
 def require_input_name(name: object) -> None:
     """Raise an `InputError` if a further input of a loss cannot be called so."""
     if not (isinstance(name, str) and is_input_name(name)):
         raise InputError(
-            f"A further input of a loss cannot be called {name!r}; choose a word that is no "
+            f"A further input of a loss cannot be called {shown(name)}; choose a word that is no "
             "primitive, not y and not f."
         )
+
+
+def input_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of further inputs, or an `InputError`."""
+    if isinstance(names, str | Mapping) or not isinstance(names, Iterable):
+        raise InputError(f"The inputs of a loss are a list of names, but are {shown(names)}.")
+    for name in (names := tuple(names)):
+        require_input_name(name)
+    return tuple(dict.fromkeys(names))
 
 
 def class_weights(weight: Tensor | Sequence[float], link: Link) -> Tensor:
@@ -64,20 +107,65 @@ def class_weights(weight: Tensor | Sequence[float], link: Link) -> Tensor:
     InputError
         If they are no finite numbers of at least 0, or the link is not ``"softmax"``.
     """
-    tensor = torch.as_tensor(weight).detach().clone()
-    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
     if link != "softmax":
-        raise InputError(f"Class weights need the link 'softmax', not {link!r}.")
-    if tensor.ndim != 1 or not bool((tensor >= 0).all()) or not bool(tensor.isfinite().all()):
+        raise InputError(f"Class weights need the link 'softmax', not {shown(link)}.")
+    tensor = real_numbers("class weights", weight)
+    if tensor.ndim != 1 or not bool(((tensor >= 0) & tensor.isfinite()).all()):
         raise InputError("The class weights must be finite numbers of at least 0, one per class.")
+    return tensor
+
+
+def real_numbers(what: str, values: Any, like: Tensor | None = None) -> Tensor:
+    """Numbers as a detached tensor of floating type of their own.
+
+    It has the type and device of `like`; without it, a floating type that the values have is kept.
+
+    Raises
+    ------
+    InputError
+        If they are not real numbers.
+    """
+    if isinstance(values, np.ndarray):
+        values = np.array(values)  # with strides that a tensor can have
+    try:
+        own: dict[str, Any] = {} if like is None else {"dtype": like.dtype, "device": like.device}
+        tensor = torch.as_tensor(values, **own).detach().clone()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(
+            f"The {what} must be a tensor or a list of numbers, but are {shown(values)}."
+        ) from error
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        tensor = tensor.to(torch.get_default_dtype())
+    if tensor.dtype not in FLOATS:
+        raise InputError(f"The {what} must be real numbers of 16 to 64 bits, not {tensor.dtype}.")
     return tensor
 
 
 def require_number(name: str, value: object, what: str, holds: Any) -> float:
     """A finite number that `holds`; otherwise an `InputError` that says `what` it must be."""
-    if not isinstance(value, Real) or not math.isfinite(value) or not holds(value):
-        raise InputError(f"The {name} of a loss must be a number {what}, but is {value!r}.")
-    return float(value)
+    number = math.nan
+    if not isinstance(value, bool) and isinstance(value, Real):
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+    if not math.isfinite(number) or not holds(number):
+        raise InputError(f"The {name} of a loss must be a number {what}, but is {shown(value)}.")
+    return number
+
+
+def require_ignore_index(value: object) -> int:
+    """An integer of 64 bits, or an `InputError`."""
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        index = int(value)
+        if -(2**63) <= index < 2**63:
+            return index
+    raise InputError(f"The ignore_index must be an integer of 64 bits, but is {shown(value)}.")
+
+
+def require_flag(name: str, value: object) -> bool:
+    """True or False, or an `InputError`."""
+    if not isinstance(value, bool):
+        raise InputError(f"The setting {name} must be True or False, but is {shown(value)}.")
+    return value
 
 
 def require_smoothing(value: object) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from evomal.expressions.primitives import EPSILON
-from evomal.losses.base import sample_weights
+from evomal.losses.classes import sample_weights
 from evomal.losses.terms import Terms
 
 MOST_CLASSES = 2**16

@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal.errors import InputError
-from evomal.losses.base import Loss, Reduction, class_dim
+from evomal.losses import fields as read
+from evomal.losses.arguments import computed
+from evomal.losses.base import Loss, Reduction
+from evomal.losses.classes import class_dim
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_smoothing
 
-HALVES = (torch.float16, torch.bfloat16)
+_SETTING_READERS = {"relaxed": read.flag}  # all others are numbers
 
 
 class HandcraftedLoss(Loss):
@@ -79,6 +82,7 @@ class HandcraftedLoss(Loss):
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
         """The loss of logits (B, C, …) and class indices (B, …); it takes no further inputs."""
+        pred, dtype = computed(pred, target)
         if inputs:
             self._expanded(inputs, pred)  # raises: it has none
         fits = target.shape == pred.shape[:1] if pred.ndim == 2 else self._fits(pred, target)
@@ -88,20 +92,23 @@ class HandcraftedLoss(Loss):
                 f"shape {tuple(pred.shape)} and target shape {tuple(target.shape)} and type "
                 f"{target.dtype}."
             )
-        weight = self._buffers["weight"]
-        if weight is not None:
-            self._require_class_weights(weight, pred.shape[class_dim(pred)])
-        if pred.dtype not in HALVES:
-            return self._of_logits(pred, target.long(), weight)
-        value = self._of_logits(pred.float(), target.long(), weight)
-        return value if torch.is_autocast_enabled(pred.device.type) else value.to(pred.dtype)
+        weight, target = self._class_weights(pred), target.long()
+        if pred.ndim == 1:
+            value = self._of_logits(pred.unsqueeze(0), target.unsqueeze(0), weight)
+            value = value.squeeze(0) if value.ndim else value
+        else:
+            value = self._of_logits(pred, target, weight)
+        return value if value.dtype == dtype else value.to(dtype)
 
     def _fits(self, pred: Tensor, target: Tensor) -> bool:
         return pred.ndim > 0 and target.shape == self._samples(pred)
 
     @abstractmethod
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """The reduced loss of logits in at least single precision and classes in long."""
+        """The reduced loss of logits in at least single precision and classes in long.
+
+        `weight` has the type of the logits.
+        """
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters and settings as JSON values."""
@@ -114,20 +121,25 @@ class HandcraftedLoss(Loss):
         }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The loss that `to_dict` described.
 
         Raises
         ------
         InputError
-            If a field makes no sense.
+            If a field is missing, unknown, or makes no sense.
         """
-        weight = fields["weight"]
-        if weight is not None:
-            weight = torch.tensor(weight, dtype=getattr(torch, fields["dtype"]))
-        own: dict[str, Any] = {name: fields[name] for name in cls.setting_names}
-        own |= {"reduction": fields["reduction"], "ignore_index": fields["ignore_index"]}
-        return cls(weight=weight, **own)
+        readers = {
+            **{name: _SETTING_READERS.get(name, read.number) for name in cls.setting_names},
+            "reduction": read.anything,
+            "weight": read.optional(read.numbers),
+            "dtype": read.dtype,
+            "ignore_index": read.integer,
+        }
+        values = read.read_fields(fields, readers)
+        dtype, weight = values.pop("dtype"), values.pop("weight")
+        loss = cls(weight=None if weight is None else read.tensor(weight, dtype), **values)
+        return loss.to(dtype)
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
@@ -175,7 +187,7 @@ class LabelSmoothingLoss(HandcraftedLoss):
         return functional.cross_entropy(
             pred,
             target,
-            None if weight is None else weight.to(pred.dtype),
+            weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.smoothing,

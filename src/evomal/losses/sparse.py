@@ -11,7 +11,7 @@ from torch import Tensor
 from evomal.errors import InputError
 from evomal.expressions.primitives import EPSILON
 from evomal.losses.base import Reduction
-from evomal.losses.form import IGNORE_INDEX, require_gamma, require_smoothing
+from evomal.losses.form import IGNORE_INDEX, require_flag, require_gamma, require_smoothing
 from evomal.losses.target import TargetLoss
 from evomal.losses.terms import Curve, Terms
 
@@ -39,6 +39,8 @@ class SparseSmoothing(TargetLoss):
         """Of the loss for the target output and for the others, and how many others there are."""
         if self.relaxed:
             return 1.0, self.smoothing, 1
+        if classes == 0:
+            return 1.0, 0.0, 1  # of no loss, as there are no samples then
         rest = self.smoothing * (classes - 1) / classes
         return 1 - rest, rest, classes - 1 or 1
 
@@ -73,9 +75,7 @@ class SparseLabelSmoothingLoss(SparseSmoothing):
     ) -> None:
         super().__init__(reduction, weight, ignore_index)
         self.smoothing = require_smoothing(smoothing)
-        if not isinstance(relaxed, bool):
-            raise InputError(f"The setting relaxed must be True or False, but is {relaxed!r}.")
-        self.relaxed = relaxed
+        self.relaxed = require_flag("relaxed", relaxed)
 
     def terms(self, classes: int) -> Terms:
         """Cross-entropy, and its redistributed part, by their shares."""
@@ -156,7 +156,7 @@ class SparselySmoothedLoss(SparseSmoothing):
             raise InputError(f"The loss to be smoothed must be a function, but is {loss!r}.")
         self.loss = loss
         self.smoothing = require_smoothing(smoothing)
-        self.relaxed = bool(relaxed)
+        self.relaxed = require_flag("relaxed", relaxed)
 
     def curve(self, log_p: Tensor, classes: int) -> Curve:
         """Target and redistributed loss by their shares (equation 46)."""

@@ -9,12 +9,23 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from evomal.errors import InputError
 from evomal.expressions import program
 from evomal.expressions.expression import Expression, parse
+from evomal.losses import fields as read
+from evomal.losses.arguments import is_plain
 from evomal.losses.base import Activation, Loss, Reduction
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link
+from evomal.losses.form import (
+    IGNORE_INDEX,
+    NO_INPUTS,
+    Form,
+    Link,
+    input_names,
+    real_numbers,
+    shown,
+)
 
 INITIAL_DEVIATION = 1e-3
 """Standard deviation of φ₀ around 1."""
@@ -53,13 +64,16 @@ class SymbolicLoss(Loss):
         weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
+        inputs = input_names(inputs)
         if isinstance(expression, str):
-            expression = parse(expression, tuple(inputs))
+            expression = parse(expression, inputs)
+        if not isinstance(expression, Expression):
+            raise InputError(
+                f"An expression is text such as 'square(sub(y, f))', not {shown(expression)}."
+            )
         inputs = tuple(dict.fromkeys([*inputs, *expression.inputs]))
         edges = len(expression) - 1
-        phi = torch.ones(edges) if weights is None else torch.as_tensor(weights).detach().clone()
-        if not phi.is_floating_point():
-            phi = phi.to(torch.get_default_dtype())
+        phi = torch.ones(edges) if weights is None else real_numbers("weights", weights)
         if phi.shape != (edges,):
             raise InputError(
                 f"The expression {expression} takes {edges} weights, one per edge, "
@@ -107,9 +121,7 @@ class SymbolicLoss(Loss):
         self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> tuple[Any, Tensor]:
         """`elementwise` as factor × tensor, in fewer operations."""
-        fixed = not weights.requires_grad and weights.device.type == "cpu"
-        as_numbers = fixed and not torch.compiler.is_compiling()
-        phi = weights.tolist() if as_numbers else weights.unbind()
+        phi = weights.tolist() if _are_numbers(weights) else weights.unbind()
         try:
             return program.evaluate(self._steps, {**inputs, "y": y, "f": f}, phi, f)
         except KeyError:
@@ -139,30 +151,41 @@ class SymbolicLoss(Loss):
         }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The loss that `to_dict` described.
 
         Raises
         ------
         InputError
-            If a field makes no sense.
+            If a field is missing, unknown, or makes no sense.
         """
-        dtype = getattr(torch, fields["dtype"])
-        if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise InputError(f"weights of type {fields['dtype']!r} make no loss.")
-        weight = fields.get("weight")
+        readers = {
+            "expression": read.text,
+            "weights": read.numbers,
+            "dtype": read.dtype,
+            "link": read.anything,
+            "activation": read.anything,
+            "reduction": read.anything,
+            "inputs": read.texts,
+            "weight": read.optional(read.numbers),
+            "ignore_index": read.integer,
+        }
+        values = read.read_fields(fields, readers)
+        dtype, weight = values.pop("dtype"), values.pop("weight")
         return cls(
-            fields["expression"],
-            torch.tensor(fields["weights"], dtype=dtype),
-            fields["link"],
-            fields["activation"],
-            fields["reduction"],
-            tuple(fields.get("inputs", ())),  # this and the rest: since version 2
-            None if weight is None else torch.tensor(weight, dtype=dtype),
-            fields.get("ignore_index", IGNORE_INDEX),
+            weights=read.tensor(values.pop("weights"), dtype),
+            weight=None if weight is None else read.tensor(weight, dtype),
+            **values,
         )
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
         more = f", inputs={self.inputs!r}" if self.inputs else ""
         return f"{self.expression}, link={self.link!r}, reduction={self.reduction!r}{more}"
+
+
+def _are_numbers(weights: Tensor) -> bool:
+    """Whether nothing but their values counts, as nothing is differentiated or mapped."""
+    if weights.requires_grad or not weights.is_cpu or not is_plain(weights):
+        return False
+    return forward_ad.unpack_dual(weights).tangent is None  # type: ignore[no-untyped-call]

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evomal.losses.base import Reduction, class_dim, sample_weights
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_gamma, require_number
+from evomal.losses.base import Reduction
+from evomal.losses.classes import class_dim, sample_weights
+from evomal.losses.form import HALVES, IGNORE_INDEX, NO_INPUTS, require_gamma, require_number
 from evomal.losses.fused import applies, fused, kernel_for, on_cpu
-from evomal.losses.handcrafted import HALVES, HandcraftedLoss
+from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.terms import Curve, Terms
 
 
@@ -51,6 +52,8 @@ class TargetLoss(HandcraftedLoss):
         """As `HandcraftedLoss.forward`; what is most usual takes a shorter way."""
         if (
             not torch.compiler.is_compiling()
+            and isinstance(pred, Tensor)
+            and isinstance(target, Tensor)
             and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and pred.ndim == 2
             and target.ndim == 1
@@ -66,7 +69,8 @@ class TargetLoss(HandcraftedLoss):
 
     def _on_cpu(self, pred: Tensor, target: Tensor) -> Tensor | None:
         """The mean over a batch, if nothing is ignored or weighted."""
-        if pred.dtype in HALVES or self.ignore_index >= 0 or self._buffers["weight"] is not None:
+        plain = self.ignore_index < 0 and self._buffers["weight"] is None
+        if not plain or pred.dtype in HALVES or not target.is_cpu:
             return None
         classes = pred.shape[1]
         try:  # a CPU tells an index out of range by itself, at no cost
@@ -89,8 +93,7 @@ class TargetLoss(HandcraftedLoss):
             or (terms := self._closed_form(pred.shape[1])) is None
         ):
             return None
-        if weight is not None:
-            self._require_class_weights(weight, pred.shape[1])
+        self._class_weights(pred)  # raises unless there is one per class
         both = partial(kernel.loss_and_gradient, terms, weight, self.ignore_index)
         value = fused(pred, target.long(), both, self._plain)
         return value if torch.is_autocast_enabled(pred.device.type) else value.to(pred.dtype)
@@ -110,7 +113,7 @@ class TargetLoss(HandcraftedLoss):
         values = torch.where(kept, values * factor + shift, 0.0)
         by_sample = kept
         if weight is not None:
-            by_sample = sample_weights(weight.to(values.dtype), target, kept)
+            by_sample = sample_weights(weight, target, kept)
             values = values * by_sample
         if self.reduction == "none":
             return values

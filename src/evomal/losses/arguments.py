@@ -1,0 +1,91 @@
+"""What a loss is called with: which tensors it takes, and in which precision it computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomal.errors import InputError
+from evomal.losses.form import FLOATS, HALVES, shown
+
+
+def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
+    """`pred` in the precision that its loss is computed in, and the type of the result.
+
+    As in torch's own losses, the result has the type that `pred` and a target of floating type are
+    promoted to, under autocast float32 at least. It is computed in that type, and in float32 where
+    that is float16 or bfloat16.
+
+    Raises
+    ------
+    InputError
+        If they are not tensors on one device, of types that a loss takes.
+    """
+    _require_tensor("pred", pred)
+    _require_tensor("target", target)
+    if pred.device != target.device:
+        raise InputError(
+            f"The target is on {target.device}, but pred is on {pred.device}; move it with "
+            "target.to(pred.device)."
+        )
+    dtype, other = pred.dtype, target.dtype
+    if dtype not in FLOATS:
+        raise InputError(f"A loss takes a pred of a real floating type, but it is of {dtype}.")
+    if other.is_complex or (other.is_floating_point and other not in FLOATS):
+        raise InputError(
+            f"A loss takes a target of integers or of a real floating type of 16 to 64 bits, but "
+            f"it is of {other}."
+        )
+    if other != dtype and other.is_floating_point:
+        dtype = torch.promote_types(dtype, other)
+    if dtype not in HALVES:
+        return (pred if pred.dtype == dtype else pred.to(dtype)), dtype
+    device = pred.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return pred.float(), torch.float32 if autocast else dtype
+
+
+def _require_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"A loss takes tensors, but {name} is {shown(value)} of type {type(value).__name__}; "
+            f"convert arrays and lists with torch.as_tensor({name})."
+        )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is nothing but its values: none that torch.func or a compiler looks at."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # it stands for other tensors, and has no memory of its own
+        return False
+    return True
+
+
+def further_input(name: str, given: Any, like: Tensor) -> Tensor:
+    """A further input of a loss as a tensor of the type and on the device of another.
+
+    Raises
+    ------
+    InputError
+        If it is not made of real numbers.
+    """
+    dtype, device = like.dtype, like.device
+    if isinstance(given, (int, float)) and torch.compiler.is_compiling():
+        # Of the ways to make a tensor, those that compute let a graph serve for all numbers.
+        return torch.ones((), dtype=dtype, device=device) * given
+    try:
+        value = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+        if not value.is_complex():
+            return value.to(device, dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass  # it is told below
+    raise InputError(
+        f"The input {name!r} of the loss must be a number or a tensor of real numbers, but is "
+        f"{shown(given)} of type {type(given).__name__}; convert it with torch.as_tensor."
+    )

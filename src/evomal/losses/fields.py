@@ -1,0 +1,127 @@
+"""The fields of a stored loss: each is there, of its type, and none is left over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomal.errors import InputError
+from evomal.losses.form import FLOATS, shown
+
+Reader = Callable[[Any], Any]
+"""The value of a field from its JSON value; raises an `InputError` that says what it must be."""
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
+"""The types of weights by their names in files."""
+
+_DIGITS = {torch.float16: 5, torch.bfloat16: 4, torch.float32: 9, torch.float64: 17}
+"""As many decimal digits tell any two numbers of a type apart."""
+
+
+def read_fields(fields: Mapping[str, Any], readers: Mapping[str, Reader]) -> dict[str, Any]:
+    """The value of every field, by the reader of its name.
+
+    Raises
+    ------
+    InputError
+        If a field is missing, unknown, or of another type than it must be.
+    """
+    for name in fields:
+        if name not in readers:
+            raise InputError(f"There is no field {shown(name)}; those known: {', '.join(readers)}.")
+    values = {}
+    for name, reader in readers.items():
+        if name not in fields:
+            raise InputError(f"The field {name!r} is missing.")
+        try:
+            values[name] = reader(fields[name])
+        except InputError as error:
+            raise InputError(f"The field {name!r} {error}") from error
+    return values
+
+
+def anything(value: Any) -> Any:
+    """What is checked by whom it is for."""
+    return value
+
+
+def text(value: Any) -> str:
+    """Text."""
+    if not isinstance(value, str):
+        raise InputError(f"must be text, but is {shown(value)}.")
+    return value
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A list of texts."""
+    if not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        raise InputError(f"must be a list of texts, but is {shown(value)}.")
+    return tuple(value)
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise InputError(f"must be true or false, but is {shown(value)}.")
+    return value
+
+
+def integer(value: Any) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"must be a whole number, but is {shown(value)}.")
+    return value
+
+
+def number(value: Any) -> float:
+    """A finite number that is not rounded."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"must be a number, but is {shown(value)}.")
+    try:
+        exact = float(value)
+    except OverflowError:
+        exact = math.inf
+    if not math.isfinite(exact) or exact != value:
+        raise InputError(f"has the number {shown(value)}, which is not finite or too large.")
+    return exact
+
+
+def numbers(value: Any) -> list[float]:
+    """A list of finite numbers."""
+    if not isinstance(value, list):
+        raise InputError(f"must be a list of numbers, but is {shown(value)}.")
+    return [number(one) for one in value]
+
+
+def dtype(value: Any) -> torch.dtype:
+    """A type of weights."""
+    if not (isinstance(value, str) and value in DTYPES):
+        raise InputError(f"must be one of {', '.join(DTYPES)}, but is {shown(value)}.")
+    return DTYPES[value]
+
+
+def optional(reader: Reader) -> Reader:
+    """What another reader reads, or None."""
+    return lambda value: None if value is None else reader(value)
+
+
+def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
+    """Numbers of a type, without rounding but for decimals that are written out to its digits.
+
+    Raises
+    ------
+    InputError
+        If a number is not one of the type.
+    """
+    given = torch.tensor(values, dtype=torch.float64)
+    found = given.to(dtype)
+    for index in (found.double() != given).nonzero().flatten().tolist():
+        near, value = float(found[index]), values[index]
+        if all(float(f"{near:.{n}g}") != value for n in range(1, _DIGITS[dtype] + 1)):
+            name = str(dtype).removeprefix("torch.")
+            raise InputError(f"The weight {value!r} is no {name}; the nearest is {near!r}.")
+    return found
