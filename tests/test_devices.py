@@ -37,8 +37,8 @@ def no_generator(device: torch.device, seed: int) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (stacked, training, unrolled):
-        monkeypatch.setattr(module, "isolated_torch_rng", no_generator)
-    monkeypatch.setattr("evomal.tasks.task.isolated_torch_rng", no_generator)
+        monkeypatch.setattr(module, "isolated_rng", no_generator)
+    monkeypatch.setattr("evomal.tasks.task.isolated_rng", no_generator)
 
 
 def on_meta(task: Task) -> Task:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from strategies import fast
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_generators_are_those_of_the_stream() -> None:
 def test_isolated_draws_depend_on_the_seed_alone() -> None:
     def draws(seed: int) -> list[float]:
         torch.rand(3)  # moves the global generator, which must not matter
-        with isolated_torch_rng(CPU, seed):
+        with isolated_rng(CPU, seed):
             return [*torch.rand(4).tolist(), *torch.nn.Linear(2, 2).weight.flatten().tolist()]
 
     seeds = [derive_seed(0, "a"), derive_seed(0, "b"), 0, 2**31, 2**63 - 1]
@@ -76,16 +76,16 @@ def test_isolated_draws_depend_on_the_seed_alone() -> None:
 
 def test_the_global_generator_is_restored() -> None:
     before = torch.get_rng_state()
-    with isolated_torch_rng(CPU, 1):
+    with isolated_rng(CPU, 1):
         torch.rand(3)
-        with isolated_torch_rng(CPU, 2):
+        with isolated_rng(CPU, 2):
             torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_global_generator_is_restored_after_an_error() -> None:
     def fail() -> None:
-        with isolated_torch_rng(CPU, 1):
+        with isolated_rng(CPU, 1):
             torch.rand(3)
             raise RuntimeError("planned")
 
@@ -101,7 +101,7 @@ DEVICES = ["cpu", "cuda", "cuda:0"] if torch.cuda.is_available() else ["cpu"]
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_devices_generator_is_restored(device: str) -> None:
     def draws() -> list[float]:
-        with isolated_torch_rng(torch.device(device), 1):
+        with isolated_rng(torch.device(device), 1):
             values: list[float] = torch.rand(3, device=device).tolist()
             return values
 

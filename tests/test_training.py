@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
 from evomal.training.filters import correlation
@@ -59,7 +59,7 @@ def plain_loop(task: Task, steps: int, settings: SGD) -> nn.Module:
         fused=False,
     )
     rng = derive_generator(*STREAM, "batches")
-    with isolated_torch_rng(CPU, derive_seed(*STREAM, "layers")):
+    with isolated_rng(CPU, derive_seed(*STREAM, "layers")):
         for rows in draw_batches(rng, len(task.train), task.batch_size, steps, CPU):
             sgd.zero_grad()
             pred = learner(task.train.inputs[rows])

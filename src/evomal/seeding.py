@@ -2,7 +2,7 @@
 
 Every random draw of a run belongs to a stream named by the run's seed and what it is for, as in
 ``derive_seed(0, "meta-step", "diabetes/mlp", 17)``. Nothing here touches global state, except
-inside `isolated_torch_rng`, which puts it back.
+inside `isolated_rng`, which puts it back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def derive_generator(*stream: int | str) -> np.random.Generator:
 
 
 @contextmanager
-def isolated_torch_rng(device: torch.device, seed: int) -> Iterator[None]:
+def isolated_rng(device: torch.device, seed: int) -> Iterator[None]:
     """Seed torch's global generators inside the block and restore them after it.
 
     Only for code that knows no other generator: layer initialisation, dropout, a user's factory.

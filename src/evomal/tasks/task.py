@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, class_weights, require_input_name
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks.checks import (
     available_device,
     channels_last,
@@ -184,7 +184,7 @@ class Task:
             if data is not None:
                 self._check_fit(learner, data, part)
         # Convolutions are faster so on CPUs. Not every network can: one may `view` its features.
-        with isolated_torch_rng(self.device, 0):
+        with isolated_rng(self.device, 0):
             images = self.batch(self.train, slice(0, 2)).inputs
             self._channels_last = runs_channels_last(learner, images)
 
@@ -196,7 +196,7 @@ class Task:
         InputError
             If the factory returns something else than a module.
         """
-        with isolated_torch_rng(self.device, seed):
+        with isolated_rng(self.device, seed):
             learner = self.model()
         if not isinstance(learner, nn.Module):
             raise InputError(
@@ -304,7 +304,7 @@ class Task:
         """Compare the model's output on two rows with the targets."""
         two = slice(0, 2)
         try:
-            with torch.no_grad(), isolated_torch_rng(self.device, 0):
+            with torch.no_grad(), isolated_rng(self.device, 0):
                 pred = learner.eval()(self.batch(data, two).inputs)
         except (
             RuntimeError,

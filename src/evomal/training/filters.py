@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomal.losses.base import Loss
 from evomal.losses.form import NO_INPUTS
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.graphs import repeated
@@ -35,7 +35,7 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
     stream = (seed, "raw-outputs", task.name)
     rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
     learner = task.new_model(derive_seed(*stream, "theta"))
-    with torch.no_grad(), isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+    with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
         batch = task.batch(task.train, rows)
         return Data(learner(batch.inputs), batch.targets, batch.extras)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import SGD, Task
@@ -80,7 +80,7 @@ def train(
     batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
     decays = {round(share * steps) for share in milestones}
     finite = torch.ones((), dtype=torch.bool, device=task.device)
-    with isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+    with isolated_rng(task.device, derive_seed(*stream, "layers")):
         for step, rows in enumerate(batches, start=1):
             check_deadline()
             if step - 1 in decays:
@@ -139,7 +139,7 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     """
     learner.eval()
     pieces: list[Tensor] = []
-    with isolated_torch_rng(task.device, 0):
+    with isolated_rng(task.device, 0):
         for rows in evaluation_rows(task, data):
             check_deadline()
             batch = task.batch(data, rows)

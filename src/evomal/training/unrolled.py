@@ -24,7 +24,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
 from evomal.training.numerics import check_deadline, draw_batches, require_finite
@@ -79,7 +79,7 @@ class MetaStep:
 
     def rng(self, part: Literal["training", "judging"]) -> AbstractContextManager[None]:
         """Seeds the learner's own randomness for its calls in one part of the meta step."""
-        return isolated_torch_rng(self.task.device, derive_seed(self.seed, part))
+        return isolated_rng(self.task.device, derive_seed(self.seed, part))
 
 
 def optimize_weights(
@@ -157,7 +157,7 @@ class MetaSchedule:
         """Meta step i: a fresh base learner and its batches."""
         task = self._task
         seed = derive_seed(self._seed, "meta-step", task.name, i)
-        with isolated_torch_rng(task.device, derive_seed(seed, "preprocess")):
+        with isolated_rng(task.device, derive_seed(seed, "preprocess")):
             training = [task.batch(task.train, rows) for rows in self._training_rows[i]]
             judging = task.batch(self._judges, self._judging_rows[i])
         progress = float(derive_generator(seed, "progress").random())
@@ -238,7 +238,7 @@ def supports_forward_mode(task: Task) -> bool:
 
 def small_step(task: Task) -> MetaStep:
     """A meta step on a few training rows, for trying what a base learner supports."""
-    with isolated_torch_rng(task.device, 0):
+    with isolated_rng(task.device, 0):
         rows = task.batch(task.train, slice(0, 4))
     return MetaStep(task, task.new_model(seed=0), [rows], rows, seed=0)
 
