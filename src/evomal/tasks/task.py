@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, class_weights, require_input_name
-from evomal.seeding import isolated_rng
+from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.checks import (
     available_device,
     channels_last,
@@ -58,8 +58,8 @@ class Task:
     model
         A function without arguments that returns a new, randomly initialised module; its output
         must be raw: with ``link="softmax"`` logits (B, C) or, for dense prediction, (B, C, d₁, …),
-        else the shape of the target. It may use torch's global generator, which is seeded and
-        restored around every call.
+        else the shape of the target. It may draw from the global generators of torch, NumPy and
+        Python, which are seeded and restored around every call, as around all that follows.
     train, validation, test
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
         map-style ``torch.utils.data.Dataset`` of such pairs. Only `test` may be absent; it is
@@ -82,7 +82,8 @@ class Task:
         Applied to the inputs of every batch on the device, such as scaling of uint8 images.
     augment
         Applied to the inputs of every training batch on the device, before `preprocess`, such as
-        random crops. It may use torch's global generator, which is seeded and restored around it.
+        random crops. A generator that it keeps for itself cannot be seeded, so that two runs with
+        one seed would differ; let it draw from a global one.
     loss_inputs
         Further inputs of the learned loss by name, each a terminal of the search space: a tensor
         or array with one value per training row (or per target), such as a weight, or
@@ -210,7 +211,7 @@ class Task:
         return learner.to(self.device).train()
 
     def batch(self, data: Data, rows: Tensor | slice) -> Data:
-        """Some rows, preprocessed and, if of `train`, augmented; with torch's global generator.
+        """Some rows, preprocessed and, if of `train`, augmented; draws from the global generators.
 
         Never a view of the data, as a model may work in place.
         """
@@ -298,7 +299,8 @@ class Task:
         return digest.hexdigest()
 
     def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
-        return read_rows(source, part, self.form, dtype).to(self.device)
+        with isolated_rng(self.device, derive_seed("read", part)):  # a Dataset may draw
+            return read_rows(source, part, self.form, dtype).to(self.device)
 
     def _check_fit(self, learner: nn.Module, data: Data, part: str) -> None:
         """Compare the model's output on two rows with the targets."""

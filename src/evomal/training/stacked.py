@@ -187,8 +187,7 @@ class _Stack:
     def _metric(self, pred: Tensor) -> float:
         try:
             require_finite([pred])
-            with isolated_rng(self.task.device, 0):  # a metric may draw, too
-                return finite_metric(self.task, pred, self.task.validation.targets)
+            return finite_metric(self.task, pred, self.task.validation.targets)
         except DivergedError:
             return math.inf
 

@@ -144,9 +144,9 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
             check_deadline()
             batch = task.batch(data, rows)
             pieces.append(learner(batch.inputs))
-        pred = torch.cat(pieces)
-        require_finite([pred])
-        return finite_metric(task, pred, data.targets)
+    pred = torch.cat(pieces)
+    require_finite([pred])
+    return finite_metric(task, pred, data.targets)
 
 
 def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
@@ -157,14 +157,15 @@ def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
 
 
 def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
-    """L_P of raw outputs.
+    """L_P of raw outputs; a metric that draws sees the same draws at every call.
 
     Raises
     ------
     DivergedError
         If it is not finite.
     """
-    value = float(task.metric(pred, target))
+    with isolated_rng(task.device, 0):
+        value = float(task.metric(pred, target))
     if not math.isfinite(value):
         raise DivergedError
     return value
