@@ -9,6 +9,17 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError
 
+FOREIGN_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
+"""What a user's model or metric raises when it does not fit the data."""
+
 
 def available_device(device: str | torch.device) -> torch.device:
     """The device, if torch can compute on it; ``"auto"`` means a GPU if there is one."""

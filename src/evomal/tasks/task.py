@@ -18,6 +18,7 @@ from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, class_weights, require_input_name
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.checks import (
+    FOREIGN_ERRORS,
     available_device,
     channels_last,
     first_line,
@@ -308,14 +309,7 @@ class Task:
         try:
             with torch.no_grad(), isolated_rng(self.device, 0):
                 pred = learner.eval()(self.batch(data, two).inputs)
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            AssertionError,
-        ) as error:
+        except FOREIGN_ERRORS as error:
             raise InputError(
                 f"The model fails on the {part} inputs, two rows of shape "
                 f"{tuple(data.inputs[two].shape)}: {first_line(error)}"
