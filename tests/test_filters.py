@@ -82,8 +82,10 @@ def test_a_flat_loss_has_no_correlation(expression: str, link: Link) -> None:
 def test_correlation_is_that_of_adam_on_the_outputs(
     make: Callable[..., Task], expression: str, link: Link, own_steps: bool
 ) -> None:
+    task_loss = make().task_loss
+
     def metric(pred: Tensor, target: Tensor) -> Tensor:
-        return task.task_loss(pred, target).exp()
+        return task_loss(pred, target).exp()
 
     task = make(F64, metric=metric, rejection_steps=13)
     settings = replace(SETTINGS, rejection_steps=None if own_steps else 7)

@@ -239,8 +239,8 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 torch.set_num_threads(1)
-data = torch.randn(64, 4000), torch.randn(64, 1)
-task = Task(partial(MLP, 4000, 1), data, data, link="identity", batch_size=64)
+data, other = ((torch.randn(64, 4000), torch.randn(64, 1)) for _ in range(2))
+task = Task(partial(MLP, 4000, 1), data, other, link="identity", batch_size=64)
 count = sum(p.numel() for p in task.new_model(0).parameters()) + 64 * (2 * 1000 + 1)
 losses = [SymbolicLoss("square(sub(y, f))")] * 6
 settings = EvaluationSettings(meta_steps=2, engine=sys.argv[1])

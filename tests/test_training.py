@@ -219,7 +219,8 @@ def test_a_metric_may_be_any_function_of_the_whole_split() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), torch.tensor(float("inf"))], ids=str)
 def test_a_non_finite_metric_is_a_divergence(value: Any) -> None:
-    task = regression_task(metric=lambda pred, target: value)
+    task = regression_task()
+    task.metric = lambda pred, target: value
     with pytest.raises(DivergedError):
         performance(task, task.new_model(0), task.validation)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError
+from evomal.losses.form import Form
 
 FOREIGN_ERRORS = (
     RuntimeError,
@@ -46,6 +47,19 @@ def require_separate(first: nn.Module, second: nn.Module) -> None:
         raise InputError(
             "The model factory must return a new module at every call, but two calls share "
             "parameters or buffers; copy.deepcopy what is reused inside the factory."
+        )
+
+
+def require_classes(targets: Tensor, form: Form, outputs: int, part: str) -> None:
+    """Raise an `InputError` if class indices do not fit the number of a model's outputs."""
+    classes = targets[targets != form.ignore_index]
+    if not len(classes):
+        raise InputError(f"All {part} targets are the class to ignore.")
+    low, high = int(classes.min()), int(classes.max())
+    if low < 0 or high >= outputs:
+        raise InputError(
+            f"The model returns {outputs} logits, but the {part} targets hold classes {low} to "
+            f"{high}; they must lie between 0 and {outputs - 1}."
         )
 
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError
+from evomal.errors import InputError, TaskWarning
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, class_weights, require_input_name
 from evomal.seeding import derive_seed, isolated_rng
@@ -23,6 +24,7 @@ from evomal.tasks.checks import (
     channels_last,
     first_line,
     images_channels_last,
+    require_classes,
     require_separate,
     runs_channels_last,
 )
@@ -30,6 +32,7 @@ from evomal.tasks.data import Data, Source, read_extras, read_rows
 from evomal.tasks.functions import identity
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
 from evomal.tasks.precision import InBfloat16, Precision
+from evomal.tasks.sanity.suspicions import suspicions
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,20 @@ class Task:
         Python, which are seeded and restored around every call, as around all that follows.
     train, validation, test
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
-        map-style ``torch.utils.data.Dataset`` of such pairs. Only `test` may be absent; it is
-        never used while a loss is learned.
+        map-style ``torch.utils.data.Dataset`` of such pairs, which is read once. All of it is held
+        in the memory of `device`. Only `test` may be absent; no loss is learned from it.
     link
         How a learned loss reads raw outputs: ``"softmax"`` for class indices (B,) or (B, d₁, …),
         ``"sigmoid"`` for binary targets of the output's shape, one or many labels a row,
         ``"identity"`` for regression on one or many values a row.
     task_loss
-        L_T, a differentiable function of (pred, target). Default by link: cross-entropy, binary
-        cross-entropy with logits, or squared error.
+        L_T, a differentiable function of (pred, target), `pred` being raw outputs. Default by
+        link: cross-entropy, binary cross-entropy with logits, or squared error.
     metric
-        L_P, any function of (pred, target) on a whole data split; lower is better. Default by
-        link: error rate, error rate, or mean squared error.
+        L_P, any function of (pred, target) that returns a number; it is minimised. It is given all
+        rows of a data split at once, as tensors on the device, and as `pred` the raw outputs:
+        logits, not probabilities or classes. Default by link: error rate, error rate, or mean
+        squared error.
     optimizer
         Settings of the base optimiser.
     batch_size
@@ -83,8 +88,7 @@ class Task:
         Applied to the inputs of every batch on the device, such as scaling of uint8 images.
     augment
         Applied to the inputs of every training batch on the device, before `preprocess`, such as
-        random crops. A generator that it keeps for itself cannot be seeded, so that two runs with
-        one seed would differ; let it draw from a global one.
+        random crops. It is to draw from a global generator: its own could not be seeded.
     loss_inputs
         Further inputs of the learned loss by name, each a terminal of the search space: a tensor
         or array with one value per training row (or per target), such as a weight, or
@@ -113,7 +117,14 @@ class Task:
     Raises
     ------
     InputError
-        If the data holds NaN or infinity, is empty, or does not fit the model's output.
+        If the data holds NaN or infinity, is empty, or does not fit the model's output, or the
+        metric is undefined on the validation data even for perfect predictions.
+
+    Warns
+    -----
+    TaskWarning
+        For data far from unit scale, rows in two parts, a metric that is higher for better
+        predictions, a model whose outputs are not raw, or that is the same for every seed.
     """
 
     def __init__(
@@ -170,8 +181,8 @@ class Task:
         self.device = available_device(device)
         self.precision: Precision = "full"
         self._channels_last = False
-        learner = self.new_model(seed=0)
-        require_separate(learner, self.new_model(seed=0))
+        learner, other = self.new_model(seed=0), self.new_model(seed=1)
+        require_separate(learner, other)
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters, so no loss can train it.")
@@ -189,6 +200,8 @@ class Task:
         with isolated_rng(self.device, 0):
             images = self.batch(self.train, slice(0, 2)).inputs
             self._channels_last = runs_channels_last(learner, images)
+        for message in suspicions(self, learner, other):
+            warnings.warn(message, TaskWarning, stacklevel=2)
 
     def new_model(self, seed: int) -> nn.Module:
         """A fresh base learner in train mode on the device, its initialisation fixed by `seed`.
@@ -329,15 +342,7 @@ class Task:
                     f"There are {len(self.form.weight)} class weights, but the model returns "
                     f"{pred.shape[1]} logits."
                 )
-            classes = data.targets[data.targets != self.form.ignore_index]
-            if not len(classes):
-                raise InputError(f"All {part} targets are the class to ignore.")
-            low, high = int(classes.min()), int(classes.max())
-            if low < 0 or high >= pred.shape[1]:
-                raise InputError(
-                    f"The model returns {pred.shape[1]} logits, but the {part} targets hold "
-                    f"classes {low} to {high}; they must lie between 0 and {pred.shape[1] - 1}."
-                )
+            require_classes(data.targets, self.form, pred.shape[1], part)
         elif pred.shape != target.shape:
             raise InputError(
                 f"The model returns shape {tuple(pred.shape)} for {part} targets of shape "
