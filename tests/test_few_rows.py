@@ -169,6 +169,7 @@ VALUES: dict[str, Callable[[], float]] = {
     "infinite": lambda: math.inf,
     "raises": fails,
     "divides by zero": lambda: 1 / 0,
+    "largest of nothing": lambda: float(torch.ones(0).max()),
 }
 SQUARED_ERROR = SymbolicLoss("square(sub(y, f))")
 OPPOSITE = SymbolicLoss("mul(-1, square(sub(y, f)))")

@@ -251,6 +251,11 @@ def test_a_metric_that_no_prediction_can_save(metric: Callable[..., Any], fragme
     assert fragment in str(caught.value)
 
 
+def test_a_metric_that_uses_the_task_is_left_alone() -> None:
+    task: Task = make(metric=lambda p, t: task.task_loss(p, t))
+    assert float(task.metric(torch.ones(2, 1), torch.zeros(2, 1))) == 1
+
+
 # Scale
 
 
@@ -289,6 +294,20 @@ def test_numbers_of_tokens_have_no_scale() -> None:
     tokens = torch.randint(5000, (120, 4), generator=torch.Generator().manual_seed(0))
     model = lambda: nn.Sequential(nn.Embedding(5000, 2), nn.Flatten(), nn.Linear(8, 1))  # noqa: E731
     assert messages(partial(make, inputs=tokens, targets=draw(120, 1), model=model)) == []
+
+
+class WithParameter(Net):
+    """A network whose layers are not all that has parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 1, partial(nn.BatchNorm1d, 3))
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def test_the_first_layer_decides_and_not_what_is_around_it() -> None:
+    inputs = 1e4 * draw(120, 3)
+    settings: dict[str, Any] = {"inputs": inputs, "targets": draw(120, 1)}
+    assert messages(partial(make, model=WithParameter, **settings)) == []
 
 
 class Scaled(Net):

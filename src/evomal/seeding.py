@@ -20,6 +20,9 @@ from numpy.random import get_bit_generator, set_bit_generator  # type: ignore[at
 if TYPE_CHECKING:
     import torch
 
+_nothing_to_keep = ContextVar("nothing_to_keep", default=False)
+"""Whether `kept_rng` restores what the next `isolated_rng` seeds."""
+
 
 def derive_seed(*stream: int | str) -> int:
     """A 63-bit seed for the named stream; equal names give equal seeds on every machine."""
@@ -62,9 +65,6 @@ def kept_rng() -> Iterator[None]:
             yield
         finally:
             _nothing_to_keep.reset(token)
-
-
-_nothing_to_keep = ContextVar("nothing_to_keep", default=False)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 from evomal.losses.form import Form
 
 FEW_ROWS = 3
-"""Rows of every class that a sample holds, if there are as many and half of the sample allows."""
+"""Rows of every class that a sample is to hold."""
 
 
 def held_classes(targets: Tensor, form: Form) -> Tensor | None:
@@ -40,8 +40,9 @@ def class_name(index: int, form: Form, labels: int) -> str:
 def with_every_class(rows: Tensor, classes: Tensor, rng: np.random.Generator) -> Tensor:
     """A sample in which as few rows are exchanged as it takes to hold every class a few times.
 
-    At least `FEW_ROWS` rows of each or all there are; fewer if more than half of the sample would
-    be chosen for their class, but one. A sample of fewer rows than classes stays as it is.
+    At least `FEW_ROWS` rows of each class, or all there are; fewer, but at least one, where
+    `FEW_ROWS` of each would fill more than half of the sample. A sample of fewer rows than classes
+    stays as it is.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from torch import Tensor
 from evomal.losses.base import Loss
 from evomal.losses.form import NO_INPUTS
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
+from evomal.tasks.checks import FOREIGN_ERRORS
 from evomal.tasks.classes import held_classes, with_every_class
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
@@ -23,6 +24,7 @@ from evomal.training.numerics import (
     all_finite,
     check_deadline,
     draw_batches,
+    is_out_of_memory,
     require_finite,
 )
 from evomal.training.settings import EvaluationSettings
@@ -116,10 +118,12 @@ def correlations(
 
 
 def _metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
-    """L_P; NaN where it is undefined, as many a metric is on a few rows."""
+    """L_P; NaN where it is undefined or fails, as many a metric is on a few rows."""
     try:
         return finite_metric(task, pred, target)
-    except (ArithmeticError, ValueError):  # as scikit-learn's raise
+    except FOREIGN_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         return math.nan
 
 

@@ -87,9 +87,9 @@ def _alike(outputs: Tensor, targets: Tensor) -> bool:
 
 
 def _forward(task: Task, learner: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Outputs in train mode, and what the first layer with parameters is given, if there is one.
+    """Outputs in train mode, and what the first layer with parameters is given, None if unknown.
 
-    A layer that normalises is given the unit scale, in effect.
+    Ones for a layer that normalises, which brings its inputs to unit scale.
     """
     seen: list[Tensor] = []
 
@@ -101,7 +101,7 @@ def _forward(task: Task, learner: nn.Module, inputs: Tensor) -> tuple[Tensor, Te
     handles = [
         layer.register_forward_pre_hook(see)
         for layer in learner.modules()
-        if any(p.requires_grad for p in layer.parameters(recurse=False))
+        if not list(layer.children()) and any(p.requires_grad for p in layer.parameters())
     ]
     try:
         with torch.no_grad(), isolated_rng(task.device, 0):
