@@ -16,7 +16,7 @@ import time
 import torch
 
 import evomal
-from evomal.seeding import derive_generator, isolated_torch_rng
+from evomal.seeding import derive_generator, isolated_rng
 from evomal.training.numerics import draw_batches
 from evomal.training.training import performance
 
@@ -53,7 +53,7 @@ def main() -> None:
         start = time.perf_counter()
         batches = draw_batches(rng, len(task.train), task.batch_size, half_epoch, task.device)
         learner.train()
-        with isolated_torch_rng(task.device, options.seed + step):
+        with isolated_rng(task.device, options.seed + step):
             for rows in batches:
                 batch = task.batch(task.train, rows)
                 sgd.zero_grad()

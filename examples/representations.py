@@ -34,7 +34,7 @@ import evomal
 from evomal.runs.execution import available_cores
 from evomal.runs.executors import WorkError
 from evomal.runs.processes import LocalProcesses
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks.data import Data
 from evomal.training.numerics import DivergedError
 from evomal.training.training import evaluation_rows, performance, train
@@ -77,7 +77,7 @@ def representations(task: evomal.Task, learner: nn.Module, data: Data) -> Tensor
     pieces: list[Tensor] = []
     learner.eval()
     try:
-        with isolated_torch_rng(task.device, 0):
+        with isolated_rng(task.device, 0):
             for rows in evaluation_rows(task, data):
                 learner(task.batch(data, rows).inputs)
                 pieces.append(entered[0].clone())

@@ -29,7 +29,7 @@ from evomal.runs.execution import available_cores
 from evomal.runs.executors import WorkError
 from evomal.runs.processes import LocalProcesses
 from evomal.runs.run import resolve_loss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.training.meta_testing import Sample
 from evomal.training.numerics import DivergedError, draw_batches
@@ -157,7 +157,7 @@ def learning_curve(tasks: Sequence[evomal.Task], loss_name: str, seed: int, plan
         learner.train()
 
     try:
-        with isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+        with isolated_rng(task.device, derive_seed(*stream, "layers")):
             measure()
             for step, rows in enumerate(batches, start=1):
                 if step - 1 in decays:

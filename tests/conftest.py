@@ -37,6 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # torch's own import of its forward-mode rules
     message = "`torch.jit.script` is deprecated"
     config.addinivalue_line("filterwarnings", f"ignore:{message}:DeprecationWarning")
+    # small tasks are often validated on the rows that they are trained on
+    message = ".* rows .* are training rows, too"
+    config.addinivalue_line("filterwarnings", f"ignore:{message}:evomal.errors.TaskWarning")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from evomal import SymbolicLoss, Task
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.training import meta_training, stacked, training, unrolled
 from evomal.training.filters import _optimize_outputs
 from evomal.training.group_step import group_hypergradients
@@ -34,15 +34,15 @@ META = torch.device("meta")
 @contextmanager
 def no_generator(device: torch.device, seed: int) -> Iterator[None]:
     """The meta device has none to seed."""
-    with nullcontext() if device == META else isolated_torch_rng(device, seed):
+    with nullcontext() if device == META else isolated_rng(device, seed):
         yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (meta_training, stacked, training, unrolled):
-        monkeypatch.setattr(module, "isolated_torch_rng", no_generator)
-    monkeypatch.setattr("evomal.tasks.task.isolated_torch_rng", no_generator)
+        monkeypatch.setattr(module, "isolated_rng", no_generator)
+    monkeypatch.setattr("evomal.tasks.task.isolated_rng", no_generator)
 
 
 def on_meta(task: Task) -> Task:

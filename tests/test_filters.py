@@ -14,7 +14,7 @@ from evomal.expressions.expression import Expression
 from evomal.losses.base import Loss
 from evomal.losses.form import Link
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.seeding import derive_seed, isolated_torch_rng
+from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.filters import correlation, gradient_key, gradient_norms, raw_outputs
@@ -152,7 +152,7 @@ def test_untrained_outputs_are_those_of_train_mode() -> None:
     assert len(rows) == 30
     assert rows <= {image.numpy().tobytes() for image in task.train.inputs}
     learner = task.new_model(derive_seed(*stream, "theta"))
-    with torch.no_grad(), isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+    with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
         trained, evaluated = learner(3 * drawn[-1]), learner.eval()(3 * drawn[-1])
     assert torch.equal(outputs.inputs, trained)
     assert not torch.isclose(outputs.inputs, evaluated).all(dim=1).any()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks.models.alexnet import AlexNet
 from evomal.tasks.models.allcnnc import AllCNNC
 from evomal.tasks.models.lenet5 import LeNet5
@@ -122,7 +122,7 @@ def small_task(model: Callable[[], nn.Module], colours: tuple[Tensor, Tensor]) -
 def test_training_and_evaluation_modes_differ_where_they_should(
     name: str, colours: tuple[Tensor, Tensor]
 ) -> None:
-    with isolated_torch_rng(torch.device("cpu"), 0):
+    with isolated_rng(torch.device("cpu"), 0):
         model = SMALL[name]()
         stochastic = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         normalised = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
@@ -153,7 +153,7 @@ def test_every_architecture_learns_under_a_learned_loss(
     values = {}
     for steps in (1, 60):
         learner = train(task, loss, steps, stream=(0, "test"))
-        with torch.no_grad(), isolated_torch_rng(task.device, 0):
+        with torch.no_grad(), isolated_rng(task.device, 0):
             values[steps] = float(loss(learner(colours[0]), colours[1]))
     assert values[60] < values[1] - 0.01
 
@@ -214,7 +214,7 @@ def test_a_depth_that_makes_no_network_is_refused() -> None:
 
 
 def test_lenet5_pools_before_the_activation_as_it_would_after() -> None:
-    with isolated_torch_rng(torch.device("cpu"), 0):
+    with isolated_rng(torch.device("cpu"), 0):
         learner, images = LeNet5().double(), torch.randn(8, 1, 28, 28, dtype=torch.float64)
     first, pool, relu, second, *_ = learner.features
     usual = nn.Sequential(first, relu, pool, second, relu, pool, nn.Flatten(), learner.classifier)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from evomal.errors import InputError
 from evomal.losses.form import Link
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks.checks import images_channels_last
 from evomal.tasks.data import Data, Source
 from evomal.tasks.metrics import error_rate, mean_squared_error
@@ -407,7 +407,7 @@ def test_images_go_channels_last_where_the_network_can(model: type[Viewing], las
     for tensor in (batch.inputs, learner.state_dict()["conv.weight"]):
         assert tensor.is_contiguous(memory_format=torch.channels_last) is last
         assert tensor.is_contiguous() is not last
-    with isolated_torch_rng(torch.device("cpu"), 0):
+    with isolated_rng(torch.device("cpu"), 0):
         plain = model()
     torch.testing.assert_close(learner(batch.inputs), plain(IMAGES[:3]))
     assert torch.equal(batch.inputs, IMAGES[:3])

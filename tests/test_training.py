@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
 from evomal.training.filters import _optimize_outputs, correlation, raw_outputs
@@ -61,7 +61,7 @@ def plain_loop(task: Task, steps: int, settings: SGD) -> nn.Module:
         fused=False,
     )
     rng = derive_generator(*STREAM, "batches")
-    with isolated_torch_rng(CPU, derive_seed(*STREAM, "layers")):
+    with isolated_rng(CPU, derive_seed(*STREAM, "layers")):
         for rows in draw_batches(rng, len(task.train), task.batch_size, steps, CPU):
             sgd.zero_grad()
             pred = learner(task.train.inputs[rows])
@@ -221,7 +221,8 @@ def test_a_metric_may_be_any_function_of_the_whole_split() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), torch.tensor(float("inf"))], ids=str)
 def test_a_non_finite_metric_is_a_divergence(value: Any) -> None:
-    task = regression_task(metric=lambda pred, target: value)
+    task = regression_task()
+    task.metric = lambda pred, target: value
     with pytest.raises(DivergedError):
         performance(task, task.new_model(0), task.validation)
 

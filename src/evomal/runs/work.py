@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from evomal.losses.base import Loss
+from evomal.seeding import kept_rng
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.precision import products_in
 from evomal.tasks.task import Task
@@ -45,7 +46,7 @@ def screen_candidates(
 ) -> list[Screening]:
     """Work for an executor: `screen`."""
     tasks = [task.in_precision(settings.precision) for task in tasks]
-    with products_in(settings.precision):
+    with kept_rng(), products_in(settings.precision):
         return screen(losses, tasks, settings, seed, optimize=optimize, filters=filters)
 
 
@@ -64,7 +65,7 @@ def train_candidates(
     start = time.perf_counter()
     task = tasks[index].in_precision(settings.precision)
     own = [loss for loss in losses if loss is not None]
-    with products_in(settings.precision):
+    with kept_rng(), products_in(settings.precision):
         if settings.engine == "stacked" and len(own) == len(losses):
             steps, graphs = settings.testing_steps, settings.cuda_graphs
             curves = partial_training_stacked(task, own, steps, seed, bars, graphs=graphs)

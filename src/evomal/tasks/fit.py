@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.losses.form import Form
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks.arguments import shown
 from evomal.tasks.checks import OWN_CODE_ERRORS, named
 from evomal.tasks.data import Data
@@ -39,7 +39,7 @@ def require_parts_fit(task: Task, learner: nn.Module) -> None:
         targets do not fit.
     """
     learner.eval()
-    with torch.no_grad(), isolated_torch_rng(task.device, 0), warnings.catch_warnings():
+    with torch.no_grad(), isolated_rng(task.device, 0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the user's functions; a training shows them
         parts = {"training": task.train, "validation": task.validation, "test": task.test}
         for part, data in parts.items():

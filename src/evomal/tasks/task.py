@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -12,10 +13,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError
+from evomal.errors import InputError, TaskWarning
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, require_input_name
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks import arguments
 from evomal.tasks.checks import (
     OWN_CODE_ERRORS,
@@ -33,6 +34,7 @@ from evomal.tasks.fit import require_parts_fit
 from evomal.tasks.functions import identity
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
 from evomal.tasks.precision import InBfloat16, Precision
+from evomal.tasks.sanity.suspicions import suspicions
 
 
 @arguments.with_known_arguments
@@ -69,24 +71,26 @@ class Task:
     model
         A function without arguments that returns a new, randomly initialised module; its output
         must be raw: with ``link="softmax"`` logits (B, C) or, for dense prediction, (B, C, d₁, …),
-        else the shape of the target. It may use torch's global generator, which is seeded and
-        restored around every call.
+        else the shape of the target. It may draw from the global generators of torch, NumPy and
+        Python, which are seeded and restored around every call, as around all that follows.
     train, validation, test
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
         map-style ``torch.utils.data.Dataset`` of such pairs. Arrays are those of torch, numpy,
-        pandas (read by position, not by index) and polars, or lists; all are copied. A Dataset is
-        read once, so that random transforms in it augment nothing: pass them as `augment`.
-        Only `test` may be absent; it is never used while a loss is learned.
+        pandas (read by position, not by index) and polars, or lists; all are copied, and held in
+        the memory of `device`. A Dataset is read once, so that random transforms in it augment
+        nothing: pass them as `augment`. Only `test` may be absent; no loss is learned from it.
     link
         How a learned loss reads raw outputs: ``"softmax"`` for class indices (B,) or (B, d₁, …),
         ``"sigmoid"`` for binary targets of the output's shape, one or many labels a row,
         ``"identity"`` for regression on one or many values a row.
     task_loss
-        L_T, a differentiable function of (pred, target). Default by link: cross-entropy, binary
-        cross-entropy with logits, or squared error.
+        L_T, a differentiable function of (pred, target), `pred` being raw outputs. Default by
+        link: cross-entropy, binary cross-entropy with logits, or squared error.
     metric
-        L_P, any function of (pred, target) on a whole data split; lower is better. Default by
-        link: error rate, error rate, or mean squared error.
+        L_P, any function of (pred, target) that returns a number; it is minimised. It is given all
+        rows of a data split at once, as tensors on the device, and as `pred` the raw outputs:
+        logits, not probabilities or classes. Default by link: error rate, error rate, or mean
+        squared error.
     optimizer
         Settings of the base optimiser.
     batch_size
@@ -95,7 +99,7 @@ class Task:
         Applied to the inputs of every batch on the device, such as scaling of uint8 images.
     augment
         Applied to the inputs of every training batch on the device, before `preprocess`, such as
-        random crops. It may use torch's global generator, which is seeded and restored around it.
+        random crops. It is to draw from a global generator: its own could not be seeded.
     loss_inputs
         Further inputs of the learned loss by name, each a terminal of the search space: a tensor
         or array with one value per training row (or per target), such as a weight, or
@@ -124,7 +128,14 @@ class Task:
     Raises
     ------
     InputError
-        If the data holds NaN or infinity, is empty, or does not fit the model's output.
+        If the data holds NaN or infinity, is empty, or does not fit the model's output, or the
+        metric is undefined on the validation data even for perfect predictions.
+
+    Warns
+    -----
+    TaskWarning
+        For data far from unit scale, rows in two parts, a metric that is higher for better
+        predictions, a model whose outputs are not raw, or that is the same for every seed.
     """
 
     def __init__(
@@ -184,12 +195,12 @@ class Task:
         self.findings: dict[Any, Any] = {}
         """What was found out about the base learner; copies of the task share it."""
         try:
-            learner, twin = self.new_model(seed=0), self.new_model(seed=0)
+            learner, other = self.new_model(seed=0), self.new_model(seed=1)
         except InputError:
             raise
         except OWN_CODE_ERRORS as error:
             raise InputError(f"The model factory fails: {named(error)}") from error
-        require_separate(learner, twin)
+        require_separate(learner, other)
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters, so no loss can train it.")
@@ -201,9 +212,11 @@ class Task:
         self.train = dataclasses.replace(self.train, extras=extras).to(self.device)
         require_parts_fit(self, learner)
         # Convolutions are faster so on CPUs. Not every network can: one may `view` its features.
-        with isolated_torch_rng(self.device, 0):
+        with isolated_rng(self.device, 0):
             images = self.batch(self.train, slice(0, 2)).inputs
             self._channels_last = runs_channels_last(learner, images)
+        for message in suspicions(self, learner, other):
+            warnings.warn(message, TaskWarning, stacklevel=2)
 
     def new_model(self, seed: int) -> nn.Module:
         """A fresh base learner in train mode on the device, its initialisation fixed by `seed`.
@@ -213,7 +226,7 @@ class Task:
         InputError
             If the factory returns something else than a module.
         """
-        with isolated_torch_rng(self.device, seed):
+        with isolated_rng(self.device, seed):
             learner = self.model()
         require_usable(learner)
         if self._channels_last and self.device.type == "cpu":
@@ -223,7 +236,7 @@ class Task:
         return learner.to(self.device).train()
 
     def batch(self, data: Data, rows: Tensor | slice) -> Data:
-        """Some rows, preprocessed and, if of `train`, augmented; with torch's global generator.
+        """Some rows, preprocessed and, if of `train`, augmented; draws from the global generators.
 
         Never a view of the data, as a model may work in place.
         """

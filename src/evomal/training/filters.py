@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from evomal.losses.base import Loss
 from evomal.losses.form import NO_INPUTS
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
+from evomal.tasks.checks import OWN_CODE_ERRORS
+from evomal.tasks.classes import held_classes, with_every_class
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.graphs import repeated
 from evomal.training.numerics import (
     DivergedError,
+    all_finite,
     check_deadline,
     draw_batches,
+    is_out_of_memory,
     require_finite,
 )
 from evomal.training.settings import EvaluationSettings
@@ -30,14 +37,41 @@ PROGRESS_IN_KEY = (0.0, 0.5, 1.0)
 def raw_outputs(task: Task, count: int, seed: int) -> Data:
     """ŷ: raw outputs of an untrained base learner for `count` training rows, with their targets.
 
-    Fixed for a run. The learner is in train mode; it is discarded, statistics and all.
+    Fixed for a run. The rows are a random sample, but for a few of every class
+    (`evomal.tasks.classes.with_every_class`), without which many a metric is undefined. The
+    learner is in train mode; it is discarded, statistics and all.
     """
     stream = (seed, "raw-outputs", task.name)
     rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
+    classes = held_classes(task.train.targets, task.form)
+    if classes is not None:
+        rows = with_every_class(rows, classes, derive_generator(*stream, "classes"))
     learner = task.new_model(derive_seed(*stream, "theta"))
-    with torch.no_grad(), isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+    with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
         batch = task.batch(task.train, rows)
         return Data(learner(batch.inputs), batch.targets, batch.extras)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """What the rejection protocol found for a loss.
+
+    Attributes
+    ----------
+    g
+        How much L_P falls when the raw outputs themselves are optimised; None if it diverged, or
+        if no task's metric is defined on these few rows, which is no verdict.
+    diverged
+        Whether an optimised output is not finite.
+    """
+
+    g: float | None
+    diverged: bool = False
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the loss is rejected: g ≤ 0."""
+        return self.g is not None and self.g <= 0
 
 
 def correlation(
@@ -45,39 +79,52 @@ def correlation(
 ) -> float:
     """g: how much L_P falls when the raw outputs themselves are optimised (eqs. 10 and 11).
 
-    The mean over the tasks. A loss with g ≤ 0 is rejected.
+    The mean over the tasks whose metric is defined on the raw outputs before and after; NaN
+    without any. A loss with g ≤ 0 is rejected.
 
     Raises
     ------
     DivergedError
-        If an optimised output or the metric is not finite.
+        If an optimised output is not finite.
     """
-    (g,) = correlations([loss], tasks, settings, seed)
-    if g is None:
+    (found,) = correlations([loss], tasks, settings, seed)
+    if found.diverged:
         raise DivergedError
-    return g
+    return math.nan if found.g is None else found.g
 
 
 def correlations(
     losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> list[float | None]:
-    """`correlation` of every loss of a group, all optimised side by side; None for a divergence."""
-    totals: list[float | None] = [0.0] * len(losses)
+) -> list[Correlation]:
+    """`correlation` of every loss of a group, all optimised side by side."""
+    falls: list[list[float]] = [[] for _ in losses]
+    diverged = [False] * len(losses)
     for task in tasks:
         outputs = raw_outputs(task, settings.rejection_batch, seed)
-        before = finite_metric(task, outputs.inputs, outputs.targets)
+        before = _metric_on_few(task, outputs.inputs, outputs.targets)
         steps = settings.rejection_steps or task.rejection_steps
         found = _optimize_outputs(losses, task, outputs, steps, graphs=settings.cuda_graphs)
         for place, optimized in enumerate(found):
-            total = totals[place]
-            if total is None:
+            if diverged[place] or not all_finite([optimized]):
+                diverged[place] = True
                 continue
-            try:
-                require_finite([optimized])
-                totals[place] = total + before - finite_metric(task, optimized, outputs.targets)
-            except DivergedError:
-                totals[place] = None
-    return [None if total is None else total / len(tasks) for total in totals]
+            fall = before - _metric_on_few(task, optimized, outputs.targets)
+            if not math.isnan(fall):
+                falls[place].append(fall)
+    return [
+        Correlation(None, is_diverged) if is_diverged or not own else Correlation(fmean(own))
+        for own, is_diverged in zip(falls, diverged, strict=True)
+    ]
+
+
+def _metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
+    """L_P; NaN where it is undefined or fails, as many a metric is on a few rows."""
+    try:
+        return finite_metric(task, pred, target)
+    except OWN_CODE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        return math.nan
 
 
 def _optimize_outputs(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.task import Task
 from evomal.training.numerics import check_deadline, draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
@@ -94,7 +94,7 @@ class MetaSchedule:
         """Meta step i: a fresh base learner and its batches."""
         task = self._task
         seed = derive_seed(self._seed, "meta-step", task.name, i)
-        with isolated_torch_rng(task.device, derive_seed(seed, "preprocess")):
+        with isolated_rng(task.device, derive_seed(seed, "preprocess")):
             training = [task.batch(task.train, rows) for rows in self._training_rows[i]]
             judging = task.batch(self._judges, self._judging_rows[i])
         progress = float(derive_generator(seed, "progress").random())

@@ -29,7 +29,8 @@ class Screening:
     verdict
         Whether it deserves a training, or why not.
     correlation, gradient_key
-        g of the rejection protocol and the key of gradient equivalence, once known.
+        g of the rejection protocol and the key of gradient equivalence, once known; no g where no
+        metric is defined on the rows of the protocol.
     seconds
         Wall-clock time by stage.
     """
@@ -136,11 +137,11 @@ def _reject_hopeless(
         return
     start = time.perf_counter()
     found = correlations([result.loss for result in results], tasks, settings, seed)
-    for result, g in zip(results, found, strict=True):
-        result.correlation = g
-        if g is None:
+    for result, one in zip(results, found, strict=True):
+        result.correlation = one.g
+        if one.diverged:
             result.verdict = "diverged"
-        elif g <= 0:
+        elif one.rejects:
             result.verdict = "rejected"
         _add_seconds(result, "filters", (time.perf_counter() - start) / len(results))
 

@@ -161,7 +161,7 @@ class Start:
             gives = self._stem_gives(self.step.judging.inputs, own_stem)
             with self.step.rng("judging"), gives:
                 judged, met = self.judge(learner, own, deltas, probes)
-            judgement = self.step.task.task_loss(judged, self.step.judging.targets)
+            judgement = self.step.judgement(judged)
             apart = {name: one for name, one in learner.items() if name not in self.in_stem}
             leaves = [*apart.values(), *probes.values()]
             if stems is not None:
@@ -199,8 +199,7 @@ class Start:
             judged, met = vmap(self.judge, randomness="same")(
                 dict(zip(self.whole, updated, strict=True)), own, deltas, probes
             )
-        targets = self.step.judging.targets
-        judgements = torch.stack([self.step.task.task_loss(pred, targets) for pred in judged])
+        judgements = torch.stack([self.step.judgement(pred) for pred in judged])
         gradients = torch.autograd.grad(
             judgements.sum(), [*updated, *probes.values()], materialize_grads=True
         )

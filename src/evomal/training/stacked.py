@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training import graphs as recording
@@ -93,7 +93,7 @@ class _Stack:
         rng = derive_generator(*self.stream, "batches")
         batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
         take_step = recording.repeated(self._step, task.device, graphs=self.graphs)
-        with isolated_torch_rng(task.device, derive_seed(*self.stream, "layers")):
+        with isolated_rng(task.device, derive_seed(*self.stream, "layers")):
             for step, rows in enumerate(batches, start=1):
                 check_deadline()
                 self.progress.fill_((step - 1) / steps)
@@ -173,7 +173,7 @@ class _Stack:
         finite = (self.finite & finite_rows(self._trained())).tolist()
         self.learner.eval()
         pieces = []
-        with isolated_torch_rng(task.device, 0):
+        with isolated_rng(task.device, 0):
             for rows in evaluation_rows(task, data):
                 check_deadline()
                 inputs = task.batch(data, rows).inputs
@@ -187,8 +187,7 @@ class _Stack:
     def _metric(self, pred: Tensor) -> float:
         try:
             require_finite([pred])
-            with isolated_torch_rng(self.task.device, 0):  # a metric may draw, too
-                return finite_metric(self.task, pred, self.task.validation.targets)
+            return finite_metric(self.task, pred, self.task.validation.targets)
         except DivergedError:
             return math.inf
 

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks.task import Task
 from evomal.training.affine import AffineLayer, affine_layers
 from evomal.training.group_step import group_hypergradients
@@ -145,7 +145,7 @@ def _train(task: Task) -> None:
     """One ordinary training step under the task loss."""
     learner, batch = task.new_model(seed=0), few_rows(task, task.train)
     sgd = new_sgd([p for p in learner.parameters() if p.requires_grad], task.optimizer)
-    with isolated_torch_rng(task.device, 0):
+    with isolated_rng(task.device, 0):
         value = task.task_loss(learner(batch.inputs), batch.targets)
         value.backward()  # type: ignore[no-untyped-call]
     sgd.step()

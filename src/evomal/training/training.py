@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import SGD, Task
@@ -80,7 +80,7 @@ def train(
     batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
     decays = {round(share * steps) for share in milestones}
     finite = torch.ones((), dtype=torch.bool, device=task.device)
-    with isolated_torch_rng(task.device, derive_seed(*stream, "layers")):
+    with isolated_rng(task.device, derive_seed(*stream, "layers")):
         for step, rows in enumerate(batches, start=1):
             check_deadline()
             if step - 1 in decays:
@@ -148,14 +148,14 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     """
     learner.eval()
     pieces: list[Tensor] = []
-    with isolated_torch_rng(task.device, 0):
+    with isolated_rng(task.device, 0):
         for rows in evaluation_rows(task, data):
             check_deadline()
             batch = task.batch(data, rows)
             pieces.append(learner(batch.inputs))
-        pred = torch.cat(pieces)
-        require_finite([pred])
-        return finite_metric(task, pred, data.targets)
+    pred = torch.cat(pieces)
+    require_finite([pred])
+    return finite_metric(task, pred, data.targets)
 
 
 def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
@@ -166,14 +166,15 @@ def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
 
 
 def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
-    """L_P of raw outputs.
+    """L_P of raw outputs; a metric that draws sees the same draws at every call.
 
     Raises
     ------
     DivergedError
         If it is not finite.
     """
-    value = float(task.metric(pred, target))
+    with isolated_rng(task.device, 0):
+        value = float(task.metric(pred, target))
     if not math.isfinite(value):
         raise DivergedError
     return value

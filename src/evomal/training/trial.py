@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.base import Loss
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.seeding import isolated_torch_rng
+from evomal.seeding import isolated_rng
 from evomal.tasks.checks import first_line
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
@@ -59,7 +59,7 @@ def spoils_inputs(task: Task) -> bool:
     def find() -> bool:
         inputs = few_rows(task, task.train).inputs
         before = inputs.clone()
-        with torch.no_grad(), isolated_torch_rng(task.device, 0):
+        with torch.no_grad(), isolated_rng(task.device, 0):
             task.new_model(seed=0)(inputs)
         return not torch.equal(inputs, before)
 
@@ -80,7 +80,7 @@ def few_rows(task: Task, data: Data) -> Data:
     """Rows from the whole of a split."""
     count = min(ROWS, task.batch_size, len(data))
     rows = torch.linspace(0, len(data) - 1, count, device=task.device).long()
-    with isolated_torch_rng(task.device, 0):
+    with isolated_rng(task.device, 0):
         return task.batch(data, rows)
 
 
@@ -198,7 +198,7 @@ def first_order(
         updated = first_step(step.task.optimizer, list(theta.values()), gradients)
         with step.rng("judging"), torch.no_grad():
             judged = step.call(dict(zip(theta, updated, strict=True)), buffers, step.judging.inputs)
-            judgements.append(step.task.task_loss(judged, step.judging.targets))
+            judgements.append(step.judgement(judged))
     return output.detach(), torch.stack(judgements)
 
 

@@ -23,7 +23,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_seed, isolated_torch_rng
+from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
 from evomal.training.numerics import require_finite
@@ -85,9 +85,16 @@ class MetaStep:
         out: Tensor = functional_call(self.learner, {**theta, **buffers}, inputs)
         return out
 
-    def rng(self, part: Literal["training", "judging"]) -> AbstractContextManager[None]:
-        """Seeds the learner's own randomness for its calls in one part of the meta step."""
-        return isolated_torch_rng(self.task.device, derive_seed(self.seed, part))
+    def judgement(self, pred: Tensor) -> Tensor:
+        """L_T of an updated learner's outputs for the batch that judges it."""
+        with self.rng("task loss"):
+            return self.task.task_loss(pred, self.judging.targets)
+
+    def rng(
+        self, part: Literal["training", "judging", "task loss"]
+    ) -> AbstractContextManager[None]:
+        """Seeds what draws in one part of the meta step: the learner, or a user's task loss."""
+        return isolated_rng(self.task.device, derive_seed(self.seed, part))
 
 
 def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
@@ -113,7 +120,7 @@ def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
             values, momenta = sgd_step(step.task.optimizer, values, list(gradients), momenta)
     with step.rng("judging"):
         pred = step.call(dict(zip(names, values, strict=True)), buffers, step.judging.inputs)
-    judgement = step.task.task_loss(pred, step.judging.targets)
+    judgement = step.judgement(pred)
     (hypergradient,) = torch.autograd.grad(judgement, phi, materialize_grads=True)
     require_finite([pred, judgement, hypergradient])
     return hypergradient
@@ -140,7 +147,7 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     updated = first_step(step.task.optimizer, values, gradients)
     with step.rng("judging"):
         judged = step.call(dict(zip(theta, updated, strict=True)), buffers, step.judging.inputs)
-    judgement = step.task.task_loss(judged, step.judging.targets)
+    judgement = step.judgement(judged)
     v = torch.autograd.grad(judgement, updated, materialize_grads=True)
     with step.rng("training"):
         tangent = _jacobian_product(step, theta, v, batch.inputs)

@@ -1,0 +1,79 @@
+"""Which classes the rows of a task hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomal.losses.form import Form
+
+FEW_ROWS = 3
+"""Rows of every class that a sample is to hold."""
+
+
+def held_classes(targets: Tensor, form: Form) -> Tensor | None:
+    """For every row the classes that it holds, int64 (n, k), -1 where there is none.
+
+    With ``"softmax"`` they are the class indices, those to ignore left out. With ``"sigmoid"``
+    label l is class 2l where it is 0, and 2l + 1 where it is 1; the elements of targets of more
+    than two dimensions are one label. None for regression.
+    """
+    if form.link == "identity":
+        return None
+    if form.link == "softmax":
+        classes = targets.reshape(len(targets), -1)
+        return torch.where(classes == form.ignore_index, -1, classes)
+    positive = targets.reshape(len(targets), -1).gt(0.5).long()
+    labels = torch.arange(positive.shape[1] if targets.ndim <= 2 else 1, device=targets.device)
+    return positive + 2 * labels
+
+
+def class_name(index: int, form: Form, labels: int) -> str:
+    """What a class of `held_classes` is called in a message; `labels` of them are in a row."""
+    if form.link == "softmax":
+        return f"class {index}"
+    label, value = divmod(index, 2)
+    return f"target {value}" if labels == 1 else f"target {value} of label {label}"
+
+
+def with_every_class(rows: Tensor, classes: Tensor, rng: np.random.Generator) -> Tensor:
+    """A sample in which as few rows are exchanged as it takes to hold every class a few times.
+
+    At least `FEW_ROWS` rows of each class, or all there are; fewer, but at least one, where
+    `FEW_ROWS` of each would fill more than half of the sample. A sample of fewer rows than classes
+    stays as it is.
+
+    Parameters
+    ----------
+    rows
+        The sample: distinct row numbers (b,).
+    classes
+        Of all rows, as `held_classes` gives them.
+    rng
+        Decides which rows come in.
+    """
+    counts = classes[classes >= 0].bincount()
+    present = counts.nonzero()[:, 0]
+    if not 0 < len(present) <= len(rows) < len(classes):
+        return rows
+    columns = torch.full((len(counts) + 1,), len(present), device=classes.device)
+    columns[present] = torch.arange(len(present), device=classes.device)  # the last is for -1
+    holds = torch.zeros(len(classes), len(present) + 1, dtype=torch.bool, device=classes.device)
+    held = holds.scatter_(1, columns[classes], True)[:, :-1].cpu().numpy()
+
+    drawn = rows.cpu().numpy()
+    few = max(1, min(FEW_ROWS, len(drawn) // (2 * len(present))))
+    number = held.sum(axis=0)
+    others = rng.permutation(np.setdiff1d(np.arange(len(held)), drawn))
+    order = np.concatenate([drawn, others])  # what was drawn is taken first
+    chosen = np.zeros(len(held), dtype=bool)
+    for column in np.argsort(number, kind="stable"):
+        candidates = order[held[order, column]]
+        missing = min(few, number[column]) - chosen[candidates].sum()
+        chosen[candidates[~chosen[candidates]][: max(0, missing)]] = True
+    new = others[chosen[others]]
+    free = np.flatnonzero(~chosen[drawn])
+    sample = drawn.copy()
+    sample[free[len(free) - len(new) :]] = new
+    return torch.from_numpy(sample).to(rows.device)

@@ -1,0 +1,149 @@
+"""Whether a metric works, and in which direction: it judges predictions that are made up."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from evomal.errors import InputError
+from evomal.losses.form import Form
+from evomal.seeding import derive_generator, isolated_rng
+from evomal.tasks.checks import OWN_CODE_ERRORS, first_line
+from evomal.tasks.classes import class_name, held_classes
+
+if TYPE_CHECKING:
+    from evomal.tasks.data import Data
+    from evomal.tasks.task import Task
+
+_SURE = 10.0
+"""The logit of a perfect prediction: a probability of 0.99995 in float16, too."""
+
+_MOST_OUTPUTS = 50_000_000
+"""Elements of the predictions that are made up; a larger part is not checked."""
+
+_NAMES = 5
+"""Classes that a message names."""
+
+
+def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
+    """Whether the metric is defined, and lower for perfect predictions than for wrong ones.
+
+    `pred` are outputs for a few rows, for the number of classes and the dtype. A metric that uses
+    the task, which has no name yet, cannot be checked.
+
+    Raises
+    ------
+    InputError
+        If it is undefined on the validation data even for perfect predictions.
+    """
+    parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
+    for part, data in parts.items():
+        if pred[0].numel() * len(data) > _MOST_OUTPUTS:
+            continue
+        perfect = perfect_predictions(data.targets, task.form, pred)
+        shuffled, opposite = _wrong_predictions(perfect, task.form)
+        try:
+            value, problem = _judged(task, perfect, data)
+            if not math.isfinite(value):  # such as the logarithm of an error of 0
+                wrong = shuffled if task.link == "identity" else opposite
+                tenth = torch.arange(len(perfect), device=perfect.device) % 10 == 0
+                perfect[tenth] = wrong[tenth]
+                value, _ = _judged(task, perfect, data)
+        except NameError:
+            return
+        if not math.isfinite(value):
+            message = _undefined(task, part, data, pred, problem)
+            if part == "validation":
+                raise InputError(message)
+            yield message
+        elif part == "validation":
+            values = [_judged(task, made_up, data)[0] for made_up in (shuffled, opposite)]
+            yield from _check_direction(value, *values)
+
+
+def perfect_predictions(targets: Tensor, form: Form, pred: Tensor) -> Tensor:
+    """Raw outputs that predict the targets, in dtype and number of classes like `pred`."""
+    if form.link == "identity":
+        return targets.clone()
+    if form.link == "sigmoid":
+        nearly_zero = 1 / (1 + math.exp(_SURE))
+        return targets.double().logit(nearly_zero).to(pred.dtype)
+    classes = torch.where(targets == form.ignore_index, 0, targets).unsqueeze(1)
+    shape = len(targets), pred.shape[1], *targets.shape[1:]
+    logits = torch.full(shape, -_SURE, dtype=pred.dtype, device=targets.device)
+    return logits.scatter_(1, classes, _SURE)
+
+
+def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    """Those of other rows, and the opposite of each."""
+    order = torch.from_numpy(derive_generator(0, "metric").permutation(len(perfect)))
+    shuffled = perfect[order.to(perfect.device)]
+    if form.link == "identity":
+        return shuffled, 2 * perfect.mean(dim=0) - perfect
+    return shuffled, -perfect
+
+
+def _judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
+    """The metric of made-up predictions, NaN if it fails; and a text that says so."""
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), isolated_rng(task.device, 0):
+            warnings.simplefilter("ignore")  # about predictions that nobody made
+            value = float(task.metric(pred.clone(), data.targets.clone()))
+    except OWN_CODE_ERRORS as error:
+        return math.nan, f"fails ({type(error).__name__}: {first_line(error)})"
+    return value, f"is {value}"
+
+
+def _undefined(task: Task, part: str, data: Data, pred: Tensor, problem: str) -> str:
+    start = f"The metric {problem} on the {part} data even for perfect predictions"
+    missing = _missing_classes(task, data, pred)
+    if missing:
+        return (
+            f"{start}, probably because no row there holds {missing}; split the rows so that every "
+            "part holds all classes, or choose a metric that is defined without them."
+        )
+    kind = "predictions" if task.link == "identity" else "logits"
+    shapes = f"{(len(data), *pred.shape[1:])} and targets of shape {tuple(data.targets.shape)}"
+    return (
+        f"{start}; it is called with the raw outputs of the model ({kind} of shape {shapes}) and "
+        "must return a finite number for them."
+    )
+
+
+def _missing_classes(task: Task, data: Data, pred: Tensor) -> str:
+    """The classes that a part does not hold, and how many training rows do; "" if none."""
+    training, here = (held_classes(d.targets, task.form) for d in (task.train, data))
+    if training is None or here is None:
+        return ""
+    labels = 1 if data.targets.ndim != 2 else data.targets.shape[1]
+    count = pred.shape[1] if task.link == "softmax" else 2 * labels
+    missing = (here[here >= 0].bincount(minlength=count) == 0).nonzero()[:, 0].tolist()
+    named = [
+        f"{class_name(index, task.form, labels)} "
+        f"({int((training == index).any(dim=1).sum())} of {len(training)} training rows)"
+        for index in missing[:_NAMES]
+    ]
+    more = [f"{len(missing) - _NAMES} more"] if len(missing) > _NAMES else []
+    return ", ".join(named + more)
+
+
+def _check_direction(perfect: float, shuffled: float, opposite: float) -> Iterator[str]:
+    """Metrics are minimised, so a perfect prediction has to be below wrong ones."""
+    wrong = {"shuffled": shuffled, "opposite": opposite}
+    finite = {kind: value for kind, value in wrong.items() if math.isfinite(value)}
+    if finite and all(_is_above(perfect, value) for value in finite.values()):
+        kind, value = next(iter(finite.items()))
+        yield (
+            f"The metric is {perfect:.4g} for perfect predictions of the validation data and "
+            f"{value:.4g} for {kind} ones, but searches minimise it. If higher is better, negate "
+            "it: metric=lambda pred, target: -your_metric(pred, target)."
+        )
+
+
+def _is_above(one: float, other: float) -> bool:
+    return one > other and not math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12)

@@ -1,0 +1,108 @@
+"""Rows that two parts of a task share: which numbers on them say nothing about new data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from evomal.seeding import derive_generator
+
+if TYPE_CHECKING:
+    from evomal.tasks.data import Data
+    from evomal.tasks.task import Task
+
+LEAST_SHARE = 0.01
+"""Share of a part's rows from which on it is told; image data sets have a few double rows."""
+
+_ELEMENTS = 16
+"""By so many of them rows are compared at first, of inputs and of targets."""
+
+_SAMPLE = 1000
+"""Rows from which it is estimated how often values repeat."""
+
+_BY_CHANCE = 0.01
+"""Training rows expected to equal a given row if columns were independent: from here on, that
+some do is in the nature of the data, as in a table of a few categories."""
+
+
+def check_shared_rows(task: Task) -> Iterator[str]:
+    """Whether validation or test rows are training rows, too, inputs and targets alike."""
+    parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
+    counts = shared_rows(task.train, *parts.values())
+    for (part, data), count in zip(parts.items(), counts, strict=True):
+        if count < 2 or count < LEAST_SHARE * len(data) or _expected(task.train) > _BY_CHANCE:
+            continue
+        yield (
+            f"{count} of {len(data)} {part} rows ({count / len(data):.1%}) are training rows, too, "
+            "inputs and targets alike, so that results on them are better than on new rows; take "
+            "them out of one of the two parts."
+        )
+
+
+def shared_rows(train: Data, *parts: Data) -> list[int]:
+    """How many rows of each part are also training rows; images of one value are not counted.
+
+    Exact. A digest of a few elements says which rows need to be compared as a whole.
+    """
+    known = _digests(train)
+    return [_shared(train, known, part) for part in parts]
+
+
+def _shared(train: Data, known: npt.NDArray[np.uint64], part: Data) -> int:
+    if train.inputs.shape[1:] != part.inputs.shape[1:]:  # sequences of another length
+        return 0
+    own = _digests(part)
+    suspects = np.flatnonzero(np.isin(own, known))
+    if not len(suspects):
+        return 0
+    rows = set(_contents(train, np.flatnonzero(np.isin(known, own[suspects]))))
+    inputs = part.inputs[torch.from_numpy(suspects)].reshape(len(suspects), -1)
+    varied = (inputs != inputs[:, :1]).any(dim=1) | (part.inputs.ndim <= 2)
+    found = [content in rows for content in _contents(part, suspects)]
+    return int((torch.tensor(found) & varied.cpu()).sum())
+
+
+def _digests(data: Data) -> npt.NDArray[np.uint64]:
+    """A number for every row, of up to `_ELEMENTS` of its inputs and of its targets."""
+    total = np.zeros(len(data), dtype=np.uint64)
+    rng = derive_generator(0, "digests")
+    for tensor in (data.inputs, data.targets):
+        table = tensor.reshape(len(tensor), -1)
+        columns = np.linspace(0, table.shape[1] - 1, min(_ELEMENTS, table.shape[1])).astype(int)
+        content = _bytes(table[:, torch.from_numpy(columns).to(table.device)])
+        padded = np.zeros((len(data), -(-content.shape[1] // 8) * 8), dtype=np.uint8)
+        padded[:, : content.shape[1]] = content
+        for word in padded.view(np.uint64).T:
+            total += word * rng.integers(2**64, dtype=np.uint64)  # modulo 2^64
+    return total
+
+
+def _contents(data: Data, rows: npt.NDArray[np.int64]) -> list[bytes]:
+    """The values of some rows, a text of bytes each."""
+    places = torch.from_numpy(rows).to(data.inputs.device)
+    whole = [_bytes(tensor[places]) for tensor in (data.inputs, data.targets)]
+    return [row.tobytes() for row in np.concatenate(whole, axis=1)]
+
+
+def _bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    """The values of every row (n, …) as bytes (n, k)."""
+    flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().reshape(len(tensor), -1)
+
+
+def _expected(data: Data) -> float:
+    """How many rows equal a given one, if columns were independent; from a sample of the rows."""
+    rows = torch.arange(0, len(data), -(-len(data) // _SAMPLE))
+    pairs = max(1, len(rows) * (len(rows) - 1))
+    share = 1.0
+    for tensor in (data.inputs, data.targets):
+        table = tensor[rows.to(tensor.device)].reshape(len(rows), -1).double().cpu()
+        for column in table.T.numpy():
+            counts = np.unique(column, return_counts=True)[1]
+            share *= float((counts * (counts - 1)).sum()) / pairs
+    return len(data) * share

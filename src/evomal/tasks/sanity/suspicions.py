@@ -1,0 +1,82 @@
+"""All sanity checks of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from evomal.seeding import isolated_rng, kept_rng
+from evomal.tasks.checks import OWN_CODE_ERRORS
+from evomal.tasks.sanity.metric import check_metric
+from evomal.tasks.sanity.outputs import check_outputs
+from evomal.tasks.sanity.scale import check_scale
+from evomal.tasks.sanity.shared_rows import check_shared_rows
+
+if TYPE_CHECKING:
+    from evomal.tasks.task import Task
+
+
+def suspicions(task: Task, learner: nn.Module, other: nn.Module) -> list[str]:
+    """What is suspicious about a task, a message each.
+
+    Parameters
+    ----------
+    task
+        All but the memory format of its images is settled.
+    learner, other
+        Base learners of the seeds 0 and 1, which this may change.
+
+    Raises
+    ------
+    InputError
+        If the metric is undefined on the validation data even for perfect predictions.
+    """
+    with kept_rng():
+        pred = _few_outputs(task, learner)
+        return [
+            *check_metric(task, pred),
+            *_check_seeds(task, learner, other),
+            *check_outputs(task, pred),
+            *check_scale(task, other),
+            *(check_shared_rows(task) if task.split != "published" else ()),  # it says so itself
+        ]
+
+
+def _few_outputs(task: Task, learner: nn.Module) -> Tensor:
+    """Outputs for two training rows, in eval mode, with their graph where they can have one."""
+    with isolated_rng(task.device, 0):
+        inputs = task.batch(task.train, slice(0, 2)).inputs
+        try:
+            outputs: Tensor = learner.eval()(inputs.clone())
+        except OWN_CODE_ERRORS:
+            with torch.no_grad():
+                outputs = learner(inputs)
+    return outputs
+
+
+def _check_seeds(task: Task, learner: nn.Module, other: nn.Module) -> Iterator[str]:
+    """Whether two seeds gave one network; constants, such as zeros, are nothing to draw."""
+    pairs = zip(learner.parameters(), other.parameters(), strict=False)
+    if not all(torch.equal(one, two) for one, two in pairs):
+        return
+    if all(bool((p == p.flatten()[:1]).all()) for p in learner.parameters() if p.requires_grad):
+        return
+    states = []
+    for seed in (0, 1):
+        with isolated_rng(task.device, seed):
+            task.model()
+            states.append(torch.get_rng_state())
+    if torch.equal(*states):
+        yield (
+            "The model factory seeds torch itself, so that every seed gives the same network and "
+            "runs that differ in their seed do not differ in their models; leave the seeding out."
+        )
+    else:
+        yield (
+            "The model factory returns the same parameters for two seeds, so that all trainings "
+            "start from one network. That is as it should be for pretrained weights; otherwise "
+            "take the fixed seed or generator out of the factory."
+        )
