@@ -19,16 +19,16 @@ CLASSES = 10
 INTRODUCTION = """\
 # Loss cards of the published losses
 
-What `evomal analyze` says about the example losses of the paper's Table 6 and about the forms that
-its appendix A analyses, made by
+What `evomal analyze` says about the example losses of the paper's Table 6, and about the form of 6e
+that its appendix A analyses, made by
 
 ```bash
 python examples/loss_cards.py > docs/loss-cards.md
 ```
 
-The paper leaves the weights of these losses out, so all are 1 here, which loses their signs: 6a, 6d
-and 6e, taken as printed, are lowest where the target's probability is 0. No card says more than its
-formula does. A dash stands for a constant, or for what could not be told.
+The paper leaves the weights of these losses out, so all are 1 here, which can lose their signs: 6d
+is lowest where the target's probability is 0, and 6g where the prediction is far from 0. No card
+says more than its formula does. A dash stands for a constant, or for what could not be told.
 
 The classification losses (6a to 6e, with softmax) are analysed for 10 classes. δ = -∂L/∂f is what a
 loss tells an output to do, at the null epoch (all f = 1/10) and towards zero training error (f → 1
