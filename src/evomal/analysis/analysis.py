@@ -32,6 +32,9 @@ DISTANCE = (
     "if there are any"
 )
 
+MOST_CLASSES = 2**18
+"""The most classes that a loss is analysed with: half a minute, and under 2 GB of memory."""
+
 _AGREES = 1e-3  # relative: a closed form that is further from the numbers is not reported
 
 
@@ -101,6 +104,11 @@ def _checked_classes(link: Link, classes: int | None) -> int | None:
         raise InputError(f"A loss with link {link!r} needs the number of classes.")
     if classes < 2:
         raise InputError(f"The number of classes must be at least 2, but is {classes}.")
+    if classes > MOST_CLASSES:
+        raise InputError(
+            f"The number of classes must be at most {MOST_CLASSES}, but is {classes}; analyse the "
+            "loss with fewer, as its properties change little with so many."
+        )
     if link == "sigmoid" and classes != 2:
         raise InputError(f"A loss with link 'sigmoid' has 2 classes, not {classes}.")
     return classes

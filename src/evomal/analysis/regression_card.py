@@ -70,7 +70,7 @@ def _values(probe: Probe, y: float) -> Array:
 def _slopes(probe: Probe, y: float, residuals: Array) -> Array:
     target = torch.full((len(residuals),), y, dtype=torch.double)
     at = target + torch.from_numpy(residuals)
-    found: Array = gradient(lambda f: probe.per_sample(f, target), at).numpy()
+    found: Array = gradient(lambda t, f: probe.per_sample(f, t), target, at).numpy()
     return found
 
 
