@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomal.errors import InputError
 from evomal.expressions import program
-from evomal.expressions.expression import Expression, parse
+from evomal.expressions.expression import Expression, parse, quoted
 from evomal.losses.base import Activation, Loss, Reduction
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link
 
@@ -62,7 +62,7 @@ class SymbolicLoss(Loss):
             phi = phi.to(torch.get_default_dtype())
         if phi.shape != (edges,):
             raise InputError(
-                f"The expression {expression} takes {edges} weights, one per edge, "
+                f"The expression {quoted(str(expression))} takes {edges} weights, one per edge, "
                 f"but the weights given have shape {tuple(phi.shape)}."
             )
         super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)
