@@ -19,21 +19,22 @@ CLASSES = 10
 INTRODUCTION = """\
 # Loss cards of the published losses
 
-What `evomal analyze` says about the example losses of the paper's Table 6 and about the forms that
-its appendix A analyses, made by
+What `evomal analyze` says about the example losses of the paper's Table 6, and about the form of 6e
+that its appendix A analyses, made by
 
 ```bash
 python examples/loss_cards.py > docs/loss-cards.md
 ```
 
-The paper leaves the weights of these losses out, so all are 1 here, which loses their signs: 6a, 6d
-and 6e, taken as printed, are lowest where the target's probability is 0. No card says more than its
-formula does. A dash stands for a constant, or for what could not be told.
+The paper leaves the weights of these losses out, so all are 1 here, which can lose their signs: 6d
+is lowest where the target's probability is 0, and 6g where the prediction is far from 0. No card
+says more than its formula does. A dash stands for a constant, or for what could not be told.
 
 The classification losses (6a to 6e, with softmax) are analysed for 10 classes. δ = -∂L/∂f is what a
 loss tells an output to do, at the null epoch (all f = 1/10) and towards zero training error (f → 1
-at the target, → 0 elsewhere), with the probabilities as free variables and in the logits. The
-regression losses (6f to 6j) are described by the residual r = f - y for standardised targets.
+at the target, → 0 elsewhere), with the probabilities as free variables and in the logits. Nearest
+is the least distant of cross-entropy, label smoothing with ξ = 0.1 and the focal loss with γ = 2.
+The regression losses (6f to 6j) are described by the residual r = f - y for standardised targets.
 """
 
 
@@ -61,11 +62,11 @@ def markdown() -> Iterator[str]:
         yield f"`{fields['expression']}`\n"
         if PUBLISHED_LOSSES[place].note:
             yield f"{PUBLISHED_LOSSES[place].note}\n"
+        yield " ".join(fields["summary"]) + "\n"
         if fields["classes"] is not None:
             yield from _dual_points(fields)
         rows = [
-            [property_text(name), _cell(value_text(row["value"]))]
-            for name, row in fields["card"].items()
+            [property_text(name), value_text(row["value"])] for name, row in fields["card"].items()
         ]
         yield from _table(["property", "value"], rows)
 
@@ -83,17 +84,6 @@ def _dual_points(fields: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(["δ", "in f", "in the logits"], rows)
     for sentence in dual_point_sentences(fields):
         yield sentence.replace("*", "\\*") + "\n"
-
-
-def _cell(text: str) -> str:
-    """Lines as a list; deeper ones in brackets behind their heading."""
-    groups: list[list[str]] = []
-    for line in text.split("\n"):
-        if line.startswith("  "):
-            groups[-1].append(line.strip())
-        else:
-            groups.append([line])
-    return ", ".join(f"{a} ({', '.join(rest)})" if rest else a for a, *rest in groups)
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Iterator[str]:

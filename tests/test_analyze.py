@@ -324,14 +324,14 @@ def test_every_expression_can_be_analysed(link: Link, expression: Expression, se
     [
         (softmax_loss(ACE), None, "number of classes"),
         (softmax_loss(ACE), 1, "at least 2"),
+        (softmax_loss(ACE), 2.5, "a whole number, but is 2.5"),
+        (softmax_loss(ACE), True, "a whole number, but is True"),
         (SymbolicLoss(ACE), 3, "no classes"),
         (SymbolicLoss(ACE, link="sigmoid"), 3, "has 2 classes"),
         (SymbolicLoss("mul(w, f)", link="softmax", inputs=["w"]), 3, "depends on w"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    loss: SymbolicLoss, classes: int | None, message: str
-) -> None:
+def test_what_makes_no_sense_is_refused(loss: SymbolicLoss, classes: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         analyze(loss, classes)
 
@@ -339,7 +339,17 @@ def test_what_makes_no_sense_is_refused(
 # The command
 
 Evomal = Callable[..., tuple[int, str, str]]
-KEYS = {"loss", "classes", "null_epoch", "zero_error", "card", "link", "expression", "weights"}
+KEYS = {
+    "loss",
+    "summary",
+    "classes",
+    "null_epoch",
+    "zero_error",
+    "card",
+    "link",
+    "expression",
+    "weights",
+}
 DUAL_KEYS = {"with_respect_to", "logits", "closed_form", "pushes_back_overconfidence", "comparison"}
 
 
@@ -386,7 +396,11 @@ def test_analyze_prints_tables_of_80_columns(run_evomal: Evomal, arguments: list
     assert (status, errors) == (0, "")
     assert max(map(len, output.splitlines())) <= 80
     assert ("null epoch, target" in output) is (arguments[0] != "squared-error")
-    assert re.search(r"ns per element", " ".join(output.split()))
+    text = " ".join(output.split())
+    assert re.search(r"ns per element", text)
+    assert text.startswith(("Falls towards", "Is lowest where")), "first what it does"
+    explained = ["δ = -∂L/∂f", "z its logit", "ξ = 0.1", "γ = 2", "Null epoch:", "Zero error:"]
+    assert [word in text for word in explained] == [arguments[0] != "squared-error"] * 6
 
 
 def test_analyze_reads_runs_and_files(run_evomal: Evomal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ SEARCH = ["search", "diabetes/mlp", *OPTIONS]
 IN_PROCESS = [*SEARCH, "--workers", "1"]
 SQUARED_ERROR = "square(sub(y, f))"
 LONG = "add(y, " * 60 + "f" + ")" * 60
-BEST_KEYS = {"expression", "formula", "latex", "nodes", "fitness", "weights"}
+BEST_KEYS = {"expression", "formula", "latex", "python", "nodes", "fitness", "weights"}
 SUMMARY_KEYS = {"best", "task_loss_fitness", "hall_of_fame", "outcomes", "generations", "task"}
 SUMMARY_KEYS |= {"method", "seed", "run_dir", "timing"}
 
@@ -174,7 +174,7 @@ def test_tasks_and_methods_are_listed(evomal: Evomal, data_dir: Path) -> None:
 
 def test_show_describes_a_loss(evomal: Evomal) -> None:
     save_loss(SymbolicLoss(SQUARED_ERROR, [1.0, 2.0, 3.0], link="softmax"), "loss.json")
-    keys = {"expression", "formula", "latex", "nodes", "link", "inputs", "weights"}
+    keys = {"expression", "formula", "latex", "python", "nodes", "link", "inputs", "weights"}
     for what, link, weights in [
         ("loss.json", "softmax", [1.0, 2.0, 3.0]),
         (SQUARED_ERROR, "identity", [1.0, 1.0, 1.0]),
@@ -344,7 +344,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "published images": (["train", "mnist/mlp", "--loss", "f", "--split", "published"], "mnist"),
     "show nothing": (["show", "absent"], "absent"),
     "show a broken expression": (["show", "sub(y, f"], "sub(y, f"),
-    "show a broken long expression": (["show", LONG + ")"], "add(y, "),
+    "show a broken long expression": (["show", LONG + ")"], "at position 482 of"),
     "show lines": (["show", "sub(y,\nf,\nf)"], "sub(y"),
     "show an absent file": (["show", "absent.json"], "absent.json"),
     "show another file": (["show", "file"], "'file'"),

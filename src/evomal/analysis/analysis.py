@@ -22,6 +22,7 @@ from evomal.analysis.dual_point import (
 )
 from evomal.analysis.probe import Probe, probe
 from evomal.analysis.regression_card import regression_card
+from evomal.analysis.summary import summary
 from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.losses.symbolic import SymbolicLoss
@@ -32,20 +33,24 @@ DISTANCE = (
     "if there are any"
 )
 
+MOST_CLASSES = 2**18
+"""The most classes that a loss is analysed with: half a minute, and under 2 GB of memory."""
+
 _AGREES = 1e-3  # relative: a closed form that is further from the numbers is not reported
 
 
 def analyze(
     loss: Any, classes: int | None = None, *, name: str | None = None, measure: bool = True
 ) -> dict[str, Any]:
-    """Dual-point analysis and loss card of a loss.
+    """Dual-point analysis and loss card of a loss, and what they say in plain sentences.
 
     Parameters
     ----------
     loss
         A loss of evomal, or any callable ``loss(pred, target)`` of logits and class indices.
     classes
-        Number of classes; needed with the link ``"softmax"``, absent with ``"identity"``.
+        Number of classes, at most `MOST_CLASSES`; needed with the link ``"softmax"``, absent with
+        ``"identity"``.
     name
         What the loss is called in the result.
     measure
@@ -67,6 +72,7 @@ def analyze(
     symbolic = isinstance(loss, SymbolicLoss)
     fields: dict[str, Any] = {
         "loss": name if name is not None else str(loss.expression if symbolic else loss),
+        "summary": [],
         "classes": classes,
         "null_epoch": None,
         "zero_error": None,
@@ -81,6 +87,7 @@ def analyze(
     nodes = (loss.size, "exact") if symbolic else (None, "none: it is no expression")
     card["nodes"] = entry(*nodes)
     fields["card"] = dict(card)
+    fields["summary"] = summary(fields)
     if measure:
         fields["card"]["timing"] = timing(loss, link, classes or 1)
     safe: dict[str, Any] = json_values(fields)
@@ -99,11 +106,18 @@ def _checked_classes(link: Link, classes: int | None) -> int | None:
         return 2
     if classes is None:
         raise InputError(f"A loss with link {link!r} needs the number of classes.")
+    if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)):
+        raise InputError(f"The number of classes must be a whole number, but is {classes!r}.")
     if classes < 2:
         raise InputError(f"The number of classes must be at least 2, but is {classes}.")
+    if classes > MOST_CLASSES:
+        raise InputError(
+            f"The number of classes must be at most {MOST_CLASSES}, but is {classes}; analyse the "
+            "loss with fewer."
+        )
     if link == "sigmoid" and classes != 2:
         raise InputError(f"A loss with link 'sigmoid' has 2 classes, not {classes}.")
-    return classes
+    return int(classes)
 
 
 def _dual_point_fields(loss: Any, asked: Probe) -> dict[str, Any]:

@@ -19,11 +19,30 @@ _SHORT = {"label smoothing": "smoothing"}
 
 
 def analysis_report(fields: Mapping[str, Any]) -> Group:
-    """The dual points beside those of well-known losses, and the loss card."""
-    lines: list[RenderableType] = []
+    """What the loss does, its dual points beside those of well-known losses, and its card."""
+    lines: list[RenderableType] = [Text(" ".join(fields["summary"])), Text()]
     if fields["classes"] is not None:
-        lines += [dual_point_table(fields), *map(Text, dual_point_sentences(fields)), Text()]
-    return Group(*lines, card_table(fields["card"]))
+        lines += [dual_point_table(fields), Text(), *map(Text, dual_point_sentences(fields))]
+        lines += [Text(), Text(_symbols(fields), style="dim"), Text()]
+    return Group(*lines, *card_report(fields["card"]))
+
+
+def _symbols(fields: Mapping[str, Any]) -> str:
+    """What the words and letters of the dual points stand for."""
+    comparison = fields["comparison"]
+    variable = (
+        "f is the predicted probability of an output and z its logit; δ = -∂L/∂f, or in logits "
+        "-∂L/∂z,"
+        if fields["with_respect_to"] == "f"
+        else "z is the logit of an output and f its predicted probability; δ = -∂L/∂z"
+    )
+    return (
+        f"{variable} is what the loss tells that output: up if positive, down if negative. Target: "
+        "the output of the right class. Null epoch: when training begins, with all f equal. Zero "
+        "error: the limit f → 1 at the target and f → 0 elsewhere. Smoothing: label smoothing with "
+        f"ξ = {comparison['smoothing']:g}; focal: the focal loss with γ = "
+        f"{comparison['focusing']:g}. Distance: from this loss, 0 to 2 over the first four rows."
+    )
 
 
 def dual_point_table(fields: Mapping[str, Any]) -> Table:
@@ -58,17 +77,8 @@ def dual_point_sentences(fields: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(f"δ in closed form: {'; '.join(written)}")
     lines.append(
-        f"Smoothing has ξ = {comparison['smoothing']:g}, focal γ = {comparison['focusing']:g}. "
-        f"Nearest: {_nearest_text(comparison)}; same signs: "
+        f"Nearest: {_nearest_text(comparison)}; same signs of δ: "
         f"{', '.join(comparison['same_signs']) or 'none'}."
-    )
-    lines.append(
-        {
-            None: "Whether over-confident predictions are pushed back cannot be told.",
-            True: "Over-confident predictions are pushed back: the loss rises as f → 1.",
-            False: "Over-confident predictions are not pushed back: the loss does not rise as "
-            "f → 1.",
-        }[fields["pushes_back_overconfidence"]]
     )
     return lines
 
@@ -81,19 +91,26 @@ def _nearest_text(comparison: Mapping[str, Any]) -> str:
     return f"{name}" if alike else f"{name}, though it favours other outputs"
 
 
-def card_table(card: Mapping[str, Any]) -> Table:
-    """One row per property."""
+def card_report(card: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The properties as a table, and below it how they are known."""
     table = Table(box=None, pad_edge=False)
     table.add_column("property", no_wrap=True)
-    table.add_column("value", max_width=29)
-    table.add_column("how it is known", style="dim")
+    table.add_column("value")
+    known: dict[str, list[str]] = {}
     for name, row in card.items():
+        title, value = property_text(name), ""
         if name == "timing":
+            title = "time"
             value = f"{row['ns_per_element']:g} ns per element, {row['relative']:g} × "
-            table.add_row("time", Text(value + row["relative_to"]), Text(row["how"]))
+            value += str(row["relative_to"])
         else:
-            table.add_row(property_text(name), Text(value_text(row["value"])), Text(row["how"]))
-    return table
+            value = value_text(row["value"])
+        table.add_row(title, Text(value))
+        known.setdefault(row["how"], []).append(title)
+    yield table
+    yield Text()
+    for how, titles in known.items():
+        yield Text(f"{', '.join(titles)}: {how}", style="dim")
 
 
 def property_text(name: str) -> str:
@@ -102,19 +119,15 @@ def property_text(name: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value of the card: yes, no, a number, or several of them with their names."""
+    """A value of the card: yes, no, a number, ranges, or several of them with names."""
     if isinstance(value, Mapping):
-        return "\n".join(_named_lines(value))
+        return ", ".join(
+            f"{str(key).replace('_', ' ')}: "
+            + (f"({value_text(item)})" if isinstance(item, Mapping) else value_text(item))
+            for key, item in value.items()
+        )
+    if isinstance(value, list):
+        return " and ".join(f"{low:.4g} to {high:.4g}" for low, high in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _named_lines(values: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in values.items():
-        name = str(key).replace("_", " ")
-        if isinstance(value, Mapping):
-            yield f"{name}:"
-            yield from (f"  {line}" for line in _named_lines(value))
-        else:
-            yield f"{name}: {value_text(value)}"

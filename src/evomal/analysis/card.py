@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,45 @@ import torch
 from torch import Tensor
 
 from evomal.analysis.curves import Array, Curve, imbalance, still_growing
-from evomal.analysis.probe import Probe, gradient, of_elements
+from evomal.analysis.probe import Probe, by_rows, gradient, of_elements
 
 _FAR = 12.0
-_POINTS = 2401
-_U = np.linspace(-_FAR, _FAR, _POINTS)
-_F: Array = 1 / (1 + np.exp(-_U))
-_GRID = f"grid of {_POINTS} logits in ±{_FAR:g}"
-_CHORDS = 500
 _PROTECTION = 0.03  # of a value: how much ε may change it and still be mere protection
 _PROBABILITIES = np.arange(1, 20) / 20
 _PROPER = 0.01  # how far the minimiser of a proper loss may be from p: the grid, and ε
 
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the curves of a loss are asked: points on the axis of a logit, and random chords."""
+
+    points: int
+    chords: int
+
+    @property
+    def u(self) -> Array:
+        """Logits."""
+        return np.linspace(-_FAR, _FAR, self.points)
+
+    @property
+    def f(self) -> Array:
+        """Their probabilities."""
+        found: Array = 1 / (1 + np.exp(-self.u))
+        return found
+
+    def __str__(self) -> str:
+        return f"grid of {self.points} logits in ±{_FAR:g}"
+
+
+_FINE = _Grid(2401, 500)
+_COARSE = _Grid(241, 20)
+_MANY = 1000  # classes, above which the fine grid takes too long
+
+
+def _grid(probe: Probe) -> _Grid:
+    return _FINE if probe.classes <= _MANY else _COARSE
 
 
 def entry(value: Any, how: str) -> Entry:
@@ -37,20 +64,22 @@ def classification_card(probe: Probe) -> dict[str, Entry]:
     equally; it is all there is of a loss that only takes logits. The ε of protected primitives is
     left out where it changes no value on the grid by more than a few per cent.
     """
+    grid = _grid(probe)
     curves: dict[str, Curve] = {}
     probe = _ordinary(probe)
     if probe.elementwise is not None:
         curves = {f"y={y}": _element_curve(probe, y) for y in (1, 0)}
-    curves["confidence"] = Curve(_U, _confidence(probe, _U))
+    curves["confidence"] = Curve(grid.u, _whole(probe, grid, 0))
     confidence = curves["confidence"]
-    how = f"numerical, {_GRID}"
-    slopes = np.gradient(confidence.values, _U)
+    how = f"numerical, {grid}"
+    slopes = np.gradient(confidence.values, grid.u)
     return {
         "minimum": entry({name: _lowest_f(curve) for name, curve in curves.items()}, how),
         "monotone": entry({name: curve.monotone for name, curve in curves.items()}, how),
         "convex_in_logits": entry(
             _is_convex(probe, confidence),
-            f"numerical, confidence curve on a {_GRID}, and the middles of {_CHORDS} random chords",
+            f"numerical, confidence curve on a {grid}, and the middles of {grid.chords} random "
+            "chords",
         ),
         "slope_at_extremes": entry(
             {"confidently_right": digits(slopes[-2]), "confidently_wrong": digits(slopes[1])},
@@ -58,7 +87,7 @@ def classification_card(probe: Probe) -> dict[str, Entry]:
         ),
         "lipschitz_in_logits": entry(
             _largest_gradient(probe),
-            f"numerical, largest gradient norm on the confidence curve and at {_CHORDS} random "
+            f"numerical, largest gradient norm on the confidence curve and at {grid.chords} random "
             "logits of sd 4: a lower bound; inf: still growing at the end of the curve",
         ),
         "calibration": _calibration(probe),
@@ -72,7 +101,7 @@ def _ordinary(probe: Probe) -> Probe:
     bare, protected = probe.unprotected, probe.elementwise
     if bare is None or protected is None:
         return probe
-    f = torch.from_numpy(_F)
+    f = torch.from_numpy(_FINE.f)
     chosen = []
     for value in (0.0, 1.0):
         y = torch.full_like(f, value)
@@ -89,31 +118,36 @@ def _element_curve(probe: Probe, y: int) -> Curve:
     """ℓ(y, f) over the logit of f."""
     assert probe.elementwise is not None
     width = probe.classes if probe.link == "softmax" else 1
-    f = torch.from_numpy(_F)[:, None].expand(-1, width)
-    return Curve(_U, _array(probe.elementwise(torch.full_like(f, float(y)), f)[:, 0]))
+    grid = _grid(probe)
+    function = probe.elementwise
+
+    def first(f: Tensor) -> Tensor:
+        f = f[:, None].expand(-1, width)
+        return function(torch.full_like(f, float(y)), f)[:, 0]
+
+    return Curve(grid.u, _array(by_rows(first, width, torch.from_numpy(grid.f))))
 
 
-def _logits(probe: Probe, u: Array) -> Tensor:
-    """Raw outputs at which class 0 has the logit u against all the others together."""
-    at = torch.as_tensor(u, dtype=torch.double)
+def _logits(probe: Probe, u: Tensor) -> Tensor:
+    """Raw outputs at which class 0 has the logits u against all the others together."""
     if probe.link == "sigmoid":
-        return at
-    rest = at.new_zeros(len(at), probe.classes - 1)
-    return torch.cat([at[:, None] + np.log(probe.classes - 1), rest], 1)
+        return u
+    rest = u.new_zeros(len(u), probe.classes - 1)
+    return torch.cat([u[:, None] + np.log(probe.classes - 1), rest], 1)
 
 
-def _whole(probe: Probe, u: Array, label: int) -> Array:
-    """The loss of samples with class `label` as target, where class 0 has the logit u."""
+def _whole(probe: Probe, grid: _Grid, label: int) -> Array:
+    """The loss of samples with class `label` as target, where class 0 has the logits u."""
     if probe.link == "sigmoid":  # class 0, whose logit u is, is the positive one
-        labels = torch.full((len(u),), float(label == 0), dtype=torch.double)
+        labels = torch.full((grid.points,), float(label == 0), dtype=torch.double)
     else:
-        labels = torch.full((len(u),), label, dtype=torch.long)
+        labels = torch.full((grid.points,), label, dtype=torch.long)
+    u = torch.from_numpy(grid.u)
     with torch.no_grad():
-        return _array(probe.per_sample(_logits(probe, u), labels))
-
-
-def _confidence(probe: Probe, u: Array) -> Array:
-    return _whole(probe, u, 0)
+        values = by_rows(
+            lambda u, t: probe.per_sample(_logits(probe, u), t), probe.classes, u, labels
+        )
+    return _array(values)
 
 
 def _lowest_f(curve: Curve) -> float | None:
@@ -125,9 +159,10 @@ def _lowest_f(curve: Curve) -> float | None:
 def _random_logits(probe: Probe, deviation: float) -> tuple[Tensor, Tensor]:
     """Pairs of raw outputs, shape (2, n) or (2, n, C), and targets (n,); always the same."""
     draw = torch.Generator().manual_seed(0)
-    shape = (2, _CHORDS) if probe.link == "sigmoid" else (2, _CHORDS, probe.classes)
+    chords = _grid(probe).chords
+    shape = (2, chords) if probe.link == "sigmoid" else (2, chords, probe.classes)
     pairs = deviation * torch.randn(shape, generator=draw, dtype=torch.double)
-    labels = torch.arange(_CHORDS) % probe.classes
+    labels = torch.arange(chords) % probe.classes
     return pairs, labels.double() if probe.link == "sigmoid" else labels
 
 
@@ -136,8 +171,8 @@ def _is_convex(probe: Probe, confidence: Curve) -> bool | None:
         return None
     pairs, labels = _random_logits(probe, 4.0)
     with torch.no_grad():
-        ends = [probe.per_sample(z, labels) for z in pairs]
-        middle = probe.per_sample(pairs.mean(0), labels)
+        ends = [by_rows(probe.per_sample, probe.classes, z, labels) for z in pairs]
+        middle = by_rows(probe.per_sample, probe.classes, pairs.mean(0), labels)
     slack = 1e-9 * (1 + ends[0].abs() + ends[1].abs())
     return confidence.convex and bool((middle <= (ends[0] + ends[1]) / 2 + slack).all())
 
@@ -145,36 +180,40 @@ def _is_convex(probe: Probe, confidence: Curve) -> bool | None:
 def _largest_gradient(probe: Probe) -> float | None:
     """The largest norm of the gradient in the logits of a sample; ∞ if it grows without end."""
     pairs, drawn = _random_logits(probe, 4.0)
-    first = torch.full((_POINTS,), float(probe.link == "sigmoid"), dtype=torch.double)
-    on_curve = _gradient_norms(probe, _logits(probe, _U), first.to(drawn.dtype))
+    first = torch.full_like(drawn[:1], float(probe.link == "sigmoid"))
+
+    def norms(logits: Tensor, labels: Tensor) -> Tensor:
+        slope = gradient(lambda t, z: probe.per_sample(z, t), labels, logits)
+        found: Tensor = torch.linalg.vector_norm(slope.reshape(len(slope), -1), dim=1)
+        return found
+
+    def norms_at(u: Tensor) -> Tensor:
+        return norms(_logits(probe, u), first.expand(len(u)))
+
+    on_curve = _array(by_rows(norms_at, probe.classes, torch.from_numpy(_grid(probe).u)))
     if still_growing(on_curve):
         return np.inf
-    return digits(max(on_curve.max(), _gradient_norms(probe, pairs[0], drawn).max()))
-
-
-def _gradient_norms(probe: Probe, logits: Tensor, labels: Tensor) -> Array:
-    slope = gradient(lambda z: probe.per_sample(z, labels), logits)
-    return _array(slope.reshape(len(slope), -1).norm(dim=1))
+    return digits(max(on_curve.max(), _array(norms(pairs[0], drawn)).max()))
 
 
 def _calibration(probe: Probe) -> Entry:
     """Which f the expected loss p·ℓ(+, f) + (1 - p)·ℓ(-, f) of two classes asks for."""
     how = (
-        f"numerical, two classes, p = 0.05 … 0.95, {_GRID}; proper: the minimiser is p within "
+        f"numerical, two classes, p = 0.05 … 0.95, {_FINE}; proper: the minimiser is p within "
         f"{_PROPER}; calibrated: the right side of ½ is strictly better"
     )
     two = Probe(probe.link, 2, probe.elementwise, None, probe.per_sample)
     try:
-        positive, negative = (_whole(two, _U, label) for label in (0, 1))
+        positive, negative = (_whole(two, _FINE, label) for label in (0, 1))
     except (IndexError, RuntimeError, ValueError):
         return entry(None, "unknown: the loss does not take two classes")
     minimisers: dict[str, float | None] = {}
     calibrated = True
     for p in _PROBABILITIES:
-        risk = Curve(_U, p * positive + (1 - p) * negative)
+        risk = Curve(_FINE.u, p * positive + (1 - p) * negative)
         minimisers[f"{p:.2f}"] = _lowest_f(risk)
         if p != 0.5:
-            right = ((_F - 0.5) * (p - 0.5) > 0) & np.isfinite(risk.values)
+            right = ((_FINE.f - 0.5) * (p - 0.5) > 0) & np.isfinite(risk.values)
             wrong = ~right & np.isfinite(risk.values)
             best, other = (risk.values[part].min(initial=np.inf) for part in (right, wrong))
             calibrated = calibrated and bool(best < other - 1e-9 * (1 + abs(other)))
@@ -191,10 +230,11 @@ def _calibration(probe: Probe) -> Entry:
 
 def _symmetry(probe: Probe) -> Entry:
     """How far Σ_y L(y, f) is from a constant, which label noise would leave without effect."""
+    grid = _grid(probe)
     how = (
-        f"numerical, (max - min) / max |Σ_y L(y, f)| on the confidence curve, {_GRID}; 0: symmetric"
+        f"numerical, (max - min) / max |Σ_y L(y, f)| on the confidence curve, {grid}; 0: symmetric"
     )
-    total = _whole(probe, _U, 0) + (probe.classes - 1) * _whole(probe, _U, 1)
+    total = _whole(probe, grid, 0) + (probe.classes - 1) * _whole(probe, grid, 1)
     largest = np.abs(total).max()
     if not np.isfinite(largest):
         return entry(None, how)
@@ -212,7 +252,7 @@ def _asymmetry(curves: dict[str, Curve]) -> Entry:
     f = np.linspace(0.0, 1.0, 1001)[1:-1]
     fp, fn = (
         float(
-            np.interp(part, _F, curve.values).mean()
+            np.interp(part, 1 / (1 + np.exp(-curve.at)), curve.values).mean()
             - curve.values[np.isfinite(curve.values)].min(initial=np.inf)
         )
         for curve, part in [(curves["y=0"], f[f > 0.5]), (curves["y=1"], f[f < 0.5])]

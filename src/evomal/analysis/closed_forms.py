@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from evomal.expressions.expression import parse
 from evomal.expressions.primitives import EPSILON
-from evomal.expressions.symbolic import MOST_SIMPLIFIED_NODES, SIGNIFICANT_DIGITS, to_sympy
+from evomal.expressions.symbolic import (
+    MOST_SIMPLIFIED_NODES,
+    SIGNIFICANT_DIGITS,
+    as_python,
+    epsilon_symbol,
+    to_sympy,
+)
 from evomal.expressions.sympy_process import TIME_LIMIT, ask, serve
 
 if TYPE_CHECKING:
@@ -102,7 +108,7 @@ def _derived(
 ) -> dict[str, Any]:
     import sympy
 
-    f, epsilon = sympy.Symbol("f", positive=True), sympy.Symbol("epsilon", positive=True)
+    f, epsilon = sympy.Symbol("f", positive=True), epsilon_symbol()
     plain = all(weight == 1 for weight in weights)
     tree = parse(expression)
     loss = to_sympy(tree, None if plain else weights, probabilities=True, epsilon=epsilon)
@@ -173,7 +179,7 @@ def _shortened(delta: Any) -> str:
         for number in delta.atoms(sympy.Rational, sympy.Float)
         if len(str(number)) > SIGNIFICANT_DIGITS + 1
     }
-    return str(delta.xreplace(numbers))
+    return as_python(delta.xreplace(numbers))
 
 
 if __name__ == "__main__":

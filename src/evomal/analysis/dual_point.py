@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from evomal.analysis.limits import STEPS, limit_of
-from evomal.analysis.probe import Elementwise, Probe, gradient, of_elements
+from evomal.analysis.probe import Probe, gradient, of_elements
+from evomal.analysis.unprotected import Elementwise
 from evomal.losses.form import Link
 
 SMOOTHING = 0.1
@@ -138,7 +139,7 @@ def _by_logits(probe: Probe) -> DualPoint:
     t = torch.tensor([(C - 1) / C, *STEPS], dtype=torch.double)
     logits = torch.cat([(1 - t).log()[:, None], (t / (C - 1)).log()[:, None].expand(-1, C - 1)], 1)
     labels = torch.zeros(len(t), dtype=torch.long)
-    found = 0.0 - gradient(lambda z: probe.per_sample(z, labels), logits)
+    found = 0.0 - gradient(lambda t, z: probe.per_sample(z, t), labels, logits)
     null_target, *targets = found[:, 0].tolist()
     null_other, *others = found[:, 1].tolist()
     end = Delta(limit_of(targets), limit_of(others))

@@ -22,29 +22,86 @@ _NOISE = 1e-9  # differences below this part of the values are rounding
 _CONVERGENT = 0.85  # ratio of successive differences: a convergent sequence stays below …
 _DIVERGENT = 0.97  # … and one that grows as a logarithm, or faster, comes above
 _PROTECTION = 0.02  # of the values: what an ε = 1e-7 in the loss may change
+_DIGITS = 6  # of a limit, at most
+_UNSURE = 0.005  # relative error of a limit that only all values together show
+
+_T: Array = np.asarray(STEPS)
+_LOG: Array = np.log(_T)
+_EPSILON: list[Array] = [_T**-k for k in (1, 2, 3)]
+_SERIES: tuple[tuple[list[Array], bool], ...] = (
+    ([*(_T**k for k in range(5)), *_EPSILON], True),
+    ([*(_T**k for k in range(4)), *(_T**k * _LOG for k in (1, 2, 3)), *_EPSILON], True),
+    ([*(_T ** (k / 2) for k in range(7)), _T * _LOG, _T**1.5 * _LOG], False),
+)
+"""Expansions at t = 0, a constant first, and whether their last terms are those of an ε.
+
+A smooth function of t and of ε/t; one with logarithms; one with roots.
+"""
 
 
 def limit_of(values: Sequence[float]) -> float | None:
-    """The limit of values at t, t/2, t/4, …: a number, ±∞, or None where it cannot be told.
+    """The limit of values at `STEPS`: a number, ±∞, or None where it cannot be told.
 
-    Values that approach a number as a power of t have differences that shrink by a fixed ratio;
-    those of a logarithm stay as they are, and those of a pole grow. A number is extrapolated by
-    Aitken's Δ² process, iterated, and rounded to six digits, or to three where the last values are
-    left out, since an ε in the loss already shows in them.
+    Where the values are, up to rounding, the beginning of an expansion in powers of t, √t or log t,
+    or in ε/t with an ε that only protects, the limit is its constant, to six digits. Other values
+    that approach a number as a power of t have differences that shrink by a fixed ratio; they are
+    extrapolated by Aitken's Δ² process, iterated while that brings them closer together, to as many
+    digits as the last of them agree in. The differences of a logarithm stay as they are, and those
+    of a pole grow.
     """
     whole = np.asarray(values, dtype=float)
+    if not np.isfinite(whole[-_TAIL:]).all():
+        return None  # it overflows, which tells nothing about the limit
+    if not np.isfinite(whole).all():
+        return _limit(whole)
+    for terms, protected in _SERIES:
+        constant = _constant(whole, terms, len(_EPSILON) if protected else 0)
+        if constant is not None:
+            return constant
     found = _limit(whole)
-    if found is None and np.isfinite(whole).all():
-        found = _limit(whole[:-_LAST])
-        near = found is not None and (np.abs(whole[-_LAST:] - found) <= _PROTECTION * abs(found))
-        return float(f"{found:.3g}") if found is not None and np.all(near) else None
-    return found
+    if found is not None:
+        return _agreed(found, whole)
+    found = _limit(whole[:-_LAST])
+    near = found is not None and (np.abs(whole[-_LAST:] - found) <= _PROTECTION * abs(found))
+    return _agreed(found, whole[:-_LAST]) if found is not None and np.all(near) else None
+
+
+def _agreed(found: float, values: Array) -> float:
+    """A limit to the digits that it has without the last value, too."""
+    if found == 0 or math.isinf(found):
+        return found
+    earlier = _limit(values[:-1])
+    if earlier is None or math.isinf(earlier):
+        return _rounded(found, abs(found), _UNSURE * abs(found))
+    return _rounded(found, abs(found), abs(found - earlier))
+
+
+def _constant(values: Array, terms: list[Array], protective: int) -> float | None:
+    """The constant of an expansion, if it has these values and a part of them tells the same."""
+    largest = float(np.abs(values).max())
+    if largest == 0:
+        return 0.0
+    constants = []
+    for part in (slice(1, None), slice(2, None), slice(1, -1)):
+        basis = np.stack([term[part] / np.abs(term[part]).max() for term in terms], 1)
+        factors, *_ = np.linalg.lstsq(basis, values[part], rcond=None)
+        if np.abs(basis @ factors - values[part]).max() > _NOISE * largest:
+            return None
+        constants.append(float(factors[0]))
+        added = np.abs(basis * factors)[:, len(terms) - protective :]
+        if added.max(initial=0.0) > _PROTECTION * abs(factors[0]):
+            return None
+    spread = max(constants) - min(constants)
+    if abs(constants[0]) <= 10 * _NOISE * largest and spread <= 10 * _NOISE * largest:
+        return 0.0
+    agree = spread <= 10.0**-_DIGITS * abs(constants[0])
+    return _rounded(constants[0], largest) if agree else None
 
 
 def _limit(values: Array) -> float | None:
     tail = values[-_TAIL:]
     if not np.isfinite(tail).all():
-        return None  # it overflows, which tells nothing about the limit
+        return None
     largest = float(np.abs(values).max())
     if np.abs(tail).max() <= _NOISE:
         return 0.0
@@ -66,20 +123,27 @@ def _limit(values: Array) -> float | None:
     shrinking = (tail[1:] / tail[:-1])[-3:] if (tail != 0).all() else ratios
     if (np.abs(shrinking - ratios) < 0.1 * np.abs(ratios)).all():
         return 0.0  # as t, √t or t log t
-    return _rounded(_extrapolated(tail, noise), largest)
+    return _extrapolated(tail, noise, largest)
 
 
-def _extrapolated(tail: Array, noise: float) -> float:
-    """Aitken's Δ² process, repeated while the differences are more than rounding."""
+def _extrapolated(tail: Array, noise: float, largest: float) -> float:
+    """Aitken's Δ² process, repeated while the differences shrink and are more than rounding."""
     while len(tail) >= 3:
         steps = np.diff(tail)
         bends = np.diff(steps)
         if (np.abs(bends) <= noise).any():
             break
-        tail = tail[2:] - steps[1:] ** 2 / bends
-    return float(tail[-1])
+        better = tail[2:] - steps[1:] ** 2 / bends
+        if len(better) > 1 and abs(better[-1] - better[-2]) >= abs(steps[-1]):
+            break
+        tail = better
+    error = max(noise, float(np.abs(np.diff(tail[-2:])).max(initial=0.0)))
+    return _rounded(float(tail[-1]), largest, error)
 
 
-def _rounded(value: float, largest: float) -> float:
-    """Six significant digits; 0 where only rounding is left."""
-    return 0.0 if abs(value) <= _NOISE * max(largest, 1e-3) else float(f"{value:.6g}")
+def _rounded(value: float, largest: float, error: float = 0.0) -> float:
+    """Six significant digits, or as many as the error allows; 0 where only rounding is left."""
+    if abs(value) <= max(error, _NOISE * max(largest, 1e-3)):
+        return 0.0
+    certain = _DIGITS if error == 0 else math.floor(math.log10(abs(value) / error))
+    return float(f"{value:.{min(max(certain, 1), _DIGITS)}g}")

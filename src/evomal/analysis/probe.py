@@ -10,14 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evomal.analysis.unprotected import Elementwise, unprotected
 from evomal.errors import InputError
-from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES
 from evomal.losses.form import Link
-from evomal.losses.symbolic import SymbolicLoss
 
-Elementwise = Callable[[Tensor, Tensor], Tensor]
-
-_TINY = 1e-30
+_ELEMENTS = 2**18  # of a tensor that is computed at once
 _WITHOUT_EFFECT = 0.02  # of a derivative: how much ε may change it and still be mere protection
 
 
@@ -52,21 +49,35 @@ class Probe:
     def slopes(self, y: Tensor, f: Tensor) -> Tensor:
         """∂ℓ/∂f for every element; without ε where that is a mere protection."""
         assert self.elementwise is not None
-        found = gradient(lambda f: self.elementwise(y, f), f)  # type: ignore[misc]
+        found = gradient(self.elementwise, y, f)
         if self.unprotected is None:
             return found
-        bare = gradient(lambda f: self.unprotected(y, f), f)  # type: ignore[misc]
+        bare = gradient(self.unprotected, y, f)
         near = (found - bare).abs() <= _WITHOUT_EFFECT * bare.abs()
         return torch.where(near, bare, found)
 
 
-def gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Derivative of the sum of a function's values; zero where it does not depend on `at`."""
-    at = at.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        total = function(at).sum() + (0.0 * at).sum()
-        (found,) = torch.autograd.grad(total, at)
-    return found
+def by_rows(function: Callable[..., Tensor], width: int, *tensors: Tensor) -> Tensor:
+    """A function of the rows of tensors, some of them at a time, which bounds memory.
+
+    `width` is how many numbers the function makes of a row.
+    """
+    rows = max(1, _ELEMENTS // width)
+    parts = zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
+    return torch.cat([function(*part) for part in parts])
+
+
+def gradient(function: Callable[[Tensor, Tensor], Tensor], other: Tensor, at: Tensor) -> Tensor:
+    """Derivative of the sum of ``function(other, at)`` by `at`; zero where it does not depend."""
+
+    def part(other: Tensor, at: Tensor) -> Tensor:
+        at = at.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            total = function(other, at).sum() + (0.0 * at).sum()
+            (found,) = torch.autograd.grad(total, at)
+        return found
+
+    return by_rows(part, at[:1].numel(), other, at)
 
 
 def probe(loss: Any, classes: int) -> Probe:
@@ -94,9 +105,8 @@ def probe(loss: Any, classes: int) -> Probe:
     link: Link = getattr(loss, "link", "softmax")
     twin = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
     elementwise = _elementwise(twin)
-    unprotected = _unprotected(twin) if isinstance(twin, SymbolicLoss) else None
     if elementwise is not None:
-        return of_elements(elementwise, link, classes, unprotected)
+        return of_elements(elementwise, link, classes, unprotected(twin, classes))
     if link != "softmax":
         raise InputError(f"A loss with link {link!r} needs a method elementwise(y, f, weights).")
     return Probe(link, classes, None, None, _by_sample(twin))
@@ -128,36 +138,6 @@ def _elementwise(loss: Any) -> Elementwise | None:
         return nn.functional.softplus(values) if softplus else values
 
     return elementwise
-
-
-def _unprotected(loss: SymbolicLoss) -> Elementwise:
-    """ℓ(y, f) of an expression with a far smaller ε in its protected primitives."""
-    assert _TINY < EPSILON
-    bare = {
-        "log": lambda a: torch.log(a.abs() + _TINY),
-        "sqrt": lambda a: torch.sqrt(a.abs() + _TINY),
-    }
-    scales = loss.weights.tolist()
-
-    def elementwise(y: Tensor, f: Tensor) -> Tensor:
-        def apply(index: int, node: str, args: list[Tensor]) -> Tensor:
-            if node in PRIMITIVES:
-                value: Tensor = bare[node](*args) if node in bare else _plain(node, args)
-            elif node in CONSTANTS:
-                value = torch.full_like(f, CONSTANTS[node])
-            else:
-                value = y if node == "y" else f
-            return value if index == 0 else value * scales[index - 1]
-
-        values = loss.expression.fold(apply)
-        return nn.functional.softplus(values) if loss.activation == "softplus" else values
-
-    return elementwise
-
-
-def _plain(node: str, args: list[Tensor]) -> Tensor:
-    value: Tensor = PRIMITIVES[node].torch(torch, *args)
-    return value
 
 
 def _by_sample(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,4 +1,8 @@
-"""The example losses of the paper's Table 6 as expressions."""
+"""The example losses of the paper's Table 6 as expressions.
+
+6a, 6e, 6g and 6h have the bars of |·| that equation (14) shows; a text version of the paper can
+lose them.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +47,14 @@ class PublishedLoss:
         return SymbolicLoss(self.expression, phi, link=self.link)
 
 
-_NO_SIGN = "As printed it falls towards f = 0 at the target: the sign of its weights is lost."
-
 PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
-    "6a": PublishedLoss("log(√(y·f) + ε)", "log(sqrt(mul(y, f)))", "softmax", None, _NO_SIGN),
+    "6a": PublishedLoss(
+        "|log(√(y·f) + ε)|",
+        "abs(log(sqrt(mul(y, f))))",
+        "softmax",
+        None,
+        "Equation (14), which appendix A analyses.",
+    ),
     "6b": PublishedLoss(
         "log(y·f + √log(y·f))²",
         "square(log(add(mul(y, f), sqrt(log(mul(y, f))))))",
@@ -64,16 +72,9 @@ PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
         "add(add(mul(y, square(y)), mul(f, square(f))), add(mul(f, square(y)), mul(square(f), y)))",
         "softmax",
         None,
-        _NO_SIGN,
+        "With all weights 1 it falls towards f = 0 at the target: the sign of its weights is lost.",
     ),
-    "6e": PublishedLoss("log((y·f)² + ε)", "log(square(mul(y, f)))", "softmax", None, _NO_SIGN),
-    "(14)": PublishedLoss(
-        "|log(√(y·f) + ε)|",
-        "abs(log(sqrt(mul(y, f))))",
-        "softmax",
-        None,
-        "The form of 6a that appendix A analyses.",
-    ),
+    "6e": PublishedLoss("|log((y·f)² + ε)|", "abs(log(square(mul(y, f))))", "softmax"),
     "(15)": PublishedLoss(
         "|log((y·f + ε)²)|",
         "abs(mul(add(1, 1), log(mul(y, f))))",
@@ -84,13 +85,19 @@ PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
     "6f": PublishedLoss(
         "(f - min(max(y, -1), 1))²", "square(sub(f, min(max(y, -1), 1)))", "identity"
     ),
-    "6g": PublishedLoss("y·√(y/√(1 + f²))", "mul(y, sqrt(div(y, f)))", "identity"),
+    "6g": PublishedLoss(
+        "|y·√(y/√(1 + f²))|",
+        "abs(mul(y, sqrt(div(y, f))))",
+        "identity",
+        None,
+        "With all weights 1 it falls as |f| grows, whatever the target.",
+    ),
     "6h": PublishedLoss(
-        "y/(1 + log(y - 1)²) - f",
-        "sub(div(div(y, log(sub(y, 1))), log(sub(y, 1))), f)",
+        "|y/(1 + log(y - 1)²) - f|",
+        "abs(sub(div(div(y, log(sub(y, 1))), log(sub(y, 1))), f))",
         "identity",
     ),
     "6i": PublishedLoss("√(y·(y - f))", "sqrt(mul(y, sub(y, f)))", "identity"),
     "6j": PublishedLoss("√(y - f)", "sqrt(sub(y, f))", "identity"),
 }
-"""By their place in the paper: a–j of Table 6, and equations (14) and (15)."""
+"""By their place in the paper: a–j of Table 6, and equation (15)."""

@@ -16,6 +16,8 @@ _POINTS = 3201
 _RESIDUALS = np.linspace(-_FAR, _FAR, _POINTS)
 _NEAR = np.geomspace(1e-8, 1e-2, 61)  # a root is steepest close to 0
 _TARGETS = (-2.0, 0.0, 2.0)
+_WITHOUT = 1e-9  # of the largest slope: a slope that is none
+_FEWEST = 5  # points in a row without slope that count
 _GRID = f"grid of {_POINTS} residuals in ±{_FAR:g}, y = -2, 0, 2"
 
 
@@ -48,6 +50,10 @@ def regression_card(probe: Probe) -> dict[str, Entry]:
             f"numerical, largest |∂ℓ/∂f| on the {_GRID}, and close to r = 0: a lower bound; inf: "
             "still growing at its end",
         ),
+        "ignored_residuals": entry(
+            {name: _ignored(np.abs(slope) <= _WITHOUT * largest) for name, slope in slopes.items()},
+            f"numerical, where ∂ℓ/∂f is 0, {how.removeprefix('numerical, ')}",
+        ),
         "depends_on_residual_only": entry(
             bool(spread <= 1e-6 * max(largest, 1e-300)),
             f"numerical, ∂ℓ/∂f equal for all y, {_GRID}",
@@ -70,7 +76,7 @@ def _values(probe: Probe, y: float) -> Array:
 def _slopes(probe: Probe, y: float, residuals: Array) -> Array:
     target = torch.full((len(residuals),), y, dtype=torch.double)
     at = target + torch.from_numpy(residuals)
-    found: Array = gradient(lambda f: probe.per_sample(f, target), at).numpy()
+    found: Array = gradient(lambda t, f: probe.per_sample(f, t), target, at).numpy()
     return found
 
 
@@ -78,6 +84,16 @@ def _lowest_residual(curve: Curve) -> Any:
     """Where the minimum is, ±∞ if towards an end of the grid, None for a constant."""
     lowest = curve.lowest_at
     return None if lowest is None else round(lowest, 4) + 0.0
+
+
+def _ignored(flat: np.ndarray[Any, Any]) -> list[list[float]]:
+    """The ranges of residuals, from and to, of a mask, without those of a few points."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat.astype(int), [0]])))
+    return [
+        [round(float(_RESIDUALS[i]), 4) + 0.0 for i in (start, end - 1)]
+        for start, end in zip(edges[::2], edges[1::2], strict=True)
+        if end - start >= _FEWEST
+    ]
 
 
 def _asymmetry(curve: Curve) -> float | None:

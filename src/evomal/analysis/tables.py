@@ -84,7 +84,8 @@ def loss_details(fields: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name in ("formula", "latex", "expression", "nodes", "fitness", "link", "weights"):
+    names = ("formula", "python", "latex", "expression", "nodes", "fitness", "link", "weights")
+    for name in names:
         value = fields.get(name)
         if name == "weights" and value is not None:
             value = ", ".join(f"{weight:.6g}" for weight in value)

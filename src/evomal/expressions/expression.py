@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_EDGES = 1000
+"""The height of the highest expression that is read."""
+
+MOST_CHARACTERS = 1_000_000
+"""The length of the longest text that is read as an expression."""
+
 _KNOWN = ", ".join((*PRIMITIVES, *TERMINALS))
+_QUOTED = 60  # characters of a text that a message shows
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,14 @@ class Expression:
         missing = 1  # arguments still to come
         for index, node in enumerate(self.nodes):
             if not (node in PRIMITIVES or node in TERMINALS or is_input_name(node)):
-                raise InputError(f"Unknown name {node!r} in the expression; known are {_KNOWN}.")
+                name = quoted(str(node))
+                raise InputError(f"Unknown name {name} in the expression; known are {_KNOWN}.")
             missing += arity(node) - 1
             if missing == 0 and index + 1 < len(self.nodes):
                 raise InputError(f"The expression is complete before {self.nodes[index + 1]!r}.")
         if missing:
-            raise InputError(f"The expression {' '.join(self.nodes)!r} lacks {missing} arguments.")
+            nodes = quoted(" ".join(self.nodes))
+            raise InputError(f"The expression {nodes} lacks {missing} arguments.")
 
     def __len__(self) -> int:
         """Number of nodes."""
@@ -63,7 +72,22 @@ class Expression:
 
     def __str__(self) -> str:
         """The prefix form, as `parse` reads it."""
-        return self.fold(lambda _, node, args: f"{node}({', '.join(args)})" if args else node)
+        parts: list[str] = []
+        waiting: list[int] = []  # for every open parenthesis, the arguments that it still lacks
+        for node in self.nodes:
+            parts.append(node)
+            if arity(node):
+                parts.append("(")
+                waiting.append(arity(node))
+                continue
+            while waiting:
+                waiting[-1] -= 1
+                if waiting[-1]:
+                    parts.append(", ")
+                    break
+                parts.append(")")
+                waiting.pop()
+        return "".join(parts)
 
     @cached_property
     def height(self) -> int:
@@ -163,36 +187,55 @@ class Expression:
 _TOKEN = re.compile(r"\s*(?:(?P<name>-?\w+)|(?P<mark>[(),])|(?P<other>\S))")
 
 
-@lru_cache(maxsize=1024)  # a stored loss names its expression twice
-def parse(text: str, inputs: tuple[str, ...] = ()) -> Expression:
+def parse(text: str, inputs: Sequence[str] = ()) -> Expression:
     """Read the prefix form, such as ``"square(sub(y, f))"``; ``parse(str(e)) == e``.
 
     Parameters
     ----------
     text
-        The prefix form.
+        The prefix form: at most `MOST_CHARACTERS` long, of an expression whose height is at most
+        `MOST_EDGES`.
     inputs
         Names that stand for further inputs of the loss; ``parse(str(e), e.inputs) == e``.
 
     Raises
     ------
     InputError
-        If `text` is malformed; the message says where.
+        If `text` is malformed, too long or too deep; the message says where.
     """
+    if not isinstance(text, str):
+        raise InputError(f"An expression is read from a text, but this is a {type(text).__name__}.")
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(
+            f"The expression {quoted(text)} has {len(text)} characters, but at most "
+            f"{MOST_CHARACTERS} are read."
+        )
+    return _parse(text, tuple(inputs))
+
+
+@lru_cache(maxsize=1024)  # a stored loss names its expression twice
+def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
     nodes: list[str] = []
     waiting: list[int] = []  # for every open parenthesis, the arguments that it still lacks
     expected = "name"
     for match in _TOKEN.finditer(text.rstrip()):
         token = match.group().strip()
-        place = f"at position {match.end() - len(token) + 1} of {text!r}"
         if match["name"] and expected == "name":
             if token not in PRIMITIVES and token not in TERMINALS and token not in inputs:
                 known = ", ".join([_KNOWN, *inputs])
-                raise InputError(f"Unknown name {token!r} {place}; known are {known}.")
+                raise InputError(
+                    f"Unknown name {quoted(token)} {_place(text, match)}; known are {known}."
+                )
             nodes.append(token)
             if arity(token):
                 waiting.append(arity(token))
                 expected = "("
+                if len(waiting) > MOST_EDGES:
+                    raise InputError(
+                        f"The expression is nested too deeply: {quoted(token)} "
+                        f"{_place(text, match)} is {MOST_EDGES} edges below the first name, and "
+                        f"an expression may have {MOST_EDGES} edges from top to bottom."
+                    )
             else:
                 expected = _after_argument(waiting)
         elif match["mark"] and token == expected:
@@ -203,11 +246,35 @@ def parse(text: str, inputs: tuple[str, ...] = ()) -> Expression:
                 expected = "name"
         else:
             wanted = {"name": "a name", "end": "the end"}.get(expected, repr(expected))
-            raise InputError(f"Expected {wanted} but found {token!r} {place}.")
+            found = quoted(token)
+            raise InputError(f"Expected {wanted} but found {found} {_place(text, match)}.")
     if expected != "end":
         wanted = "a name" if expected == "name" else repr(expected)
-        raise InputError(f"The expression {text!r} ends too early; expected {wanted}.")
+        end = quoted(text, len(text))
+        raise InputError(f"The expression {end} ends too early; expected {wanted}.")
     return Expression(tuple(nodes))
+
+
+def _place(text: str, match: re.Match[str]) -> str:
+    """Where a token is."""
+    start = match.start(match.lastgroup or 0)
+    return f"at position {start + 1} of {quoted(text, start)}"
+
+
+def quoted(text: str, place: int = 0) -> str:
+    """A text in quotation marks, control characters escaped; of a long one, what is around a place.
+
+    Parameters
+    ----------
+    text
+        Any text.
+    place
+        The index of the character that matters.
+    """
+    start = max(0, min(place - _QUOTED // 2, len(text) - _QUOTED))
+    end = start + _QUOTED
+    before, after = "…" if start > 0 else "", "…" if end < len(text) else ""
+    return repr(f"{before}{text[start:end]}{after}")
 
 
 def _after_argument(waiting: list[int]) -> str:

@@ -13,6 +13,9 @@ from evomal.expressions.expression import Expression, parse
 from evomal.expressions.primitives import CONSTANTS, EPSILON, PRIMITIVES, VARIABLES
 from evomal.expressions.sympy_process import TIME_LIMIT, ask, serve
 
+_EPSILON = "1e-7"
+assert float(_EPSILON) == EPSILON
+
 SIGNIFICANT_DIGITS = 4
 MOST_SIMPLIFIED_NODES = 15  # a larger one is only put together, which folds constants: seconds each
 
@@ -31,7 +34,11 @@ class PrintRequest:
 
 @dataclass(frozen=True)
 class PrintedForm:
-    """An infix formula and its LaTeX, weights to four significant digits; ε stands for 1e-7."""
+    """An infix formula, as Python writes it, and its LaTeX; weights to four significant digits.
+
+    The formula uses ``abs``, ``max`` and ``min``, ``log``, ``sqrt`` and ``tanh`` of `math`, and
+    ``sign``. The ε of protected primitives is 1e-7 there, and a letter in LaTeX.
+    """
 
     formula: str
     latex: str
@@ -78,7 +85,8 @@ def printed_forms(
 ) -> list[PrintedForm]:
     """Simplified formulas and LaTeX of many expressions, in order.
 
-    An expression that takes longer than `time_limit` seconds is printed in prefix form.
+    A weight stays a factor: logarithms are not combined into one of powers. An expression that
+    takes longer than `time_limit` seconds, or is too deep for sympy, is printed in prefix form.
     """
     forms: list[PrintedForm] = []
     while len(forms) < len(requests):
@@ -115,23 +123,83 @@ def _prefix_form(request: PrintRequest) -> PrintedForm:
 def _simplified_form(request: PrintRequest) -> PrintedForm:
     import sympy
 
-    epsilon = sympy.Symbol("epsilon", positive=True)
     exact = to_sympy(
-        request.expression, request.weights, probabilities=request.probabilities, epsilon=epsilon
+        request.expression,
+        request.weights,
+        probabilities=request.probabilities,
+        epsilon=epsilon_symbol(),
     )
-    try:
-        small = len(request.expression) <= MOST_SIMPLIFIED_NODES
-        simple = sympy.simplify(exact) if small else exact
-    except (ArithmeticError, AttributeError, TypeError, ValueError):
-        simple = exact  # sympy fails on some nestings of Min, Max and sign
-    if simple.has(sympy.Piecewise) or simple.count_ops() >= exact.count_ops():
-        simple = exact  # simplification can take `sign` apart and multiply polynomials out
+    found = exact
+    if len(request.expression) <= MOST_SIMPLIFIED_NODES:
+        try:
+            simple = sympy.simplify(exact)
+            candidates = [exact, simple, sympy.expand_log(simple)]
+            plain = [form for form in candidates if _is_plain(form)]
+            found = min(plain, key=lambda form: form.count_ops(), default=exact)
+        except (ArithmeticError, AttributeError, TypeError, ValueError):
+            pass  # sympy fails on some nestings of Min, Max and sign
     digits: dict[Any, Any] = {}
-    for weight in simple.atoms(sympy.Float):
+    for weight in found.atoms(sympy.Float):
         short = sympy.Float(weight, SIGNIFICANT_DIGITS)
         digits[weight] = sympy.Integer(1) if float(str(short)) == 1 else short
-    rounded = simple.xreplace(digits)
-    return PrintedForm(str(rounded), sympy.latex(rounded))
+    rounded = found.xreplace(digits)
+    return PrintedForm(as_python(rounded), sympy.latex(rounded))
+
+
+def _is_plain(form: Any) -> bool:
+    """Whether it consists of what primitives are made of; simplification can leave that.
+
+    It can combine logarithms into one of powers, and take `sign` apart.
+    """
+    import sympy
+
+    functions = (sympy.Abs, sympy.sign, sympy.log, sympy.tanh, sympy.Min, sympy.Max)
+    for node in sympy.preorder_traversal(form):
+        if node.is_Pow:
+            if not (2 * node.exp).is_Integer:  # a root is a power, too
+                return False
+        elif isinstance(node, sympy.log):
+            if node.args[0].is_Mul or node.args[0].is_Pow:
+                return False
+        elif not (node.is_Atom or node.is_Add or node.is_Mul or isinstance(node, functions)):
+            return False
+    return True
+
+
+def epsilon_symbol() -> Any:
+    """The symbol of ε; a further input of that name is another one."""
+    import sympy
+
+    return sympy.Symbol("epsilon", positive=True)
+
+
+def as_python(form: Any) -> str:
+    """A sympy expression as Python writes it, with ε as the number that it is."""
+    from sympy.printing.str import StrPrinter
+
+    epsilon = epsilon_symbol()
+
+    class Printer(StrPrinter):  # type: ignore[misc]
+        """With the names of Python's functions, and ε behind what it protects."""
+
+        def _print_Abs(self, node: Any) -> str:  # noqa: N802 - sympy looks methods up by class
+            return f"abs({self._print(node.args[0])})"
+
+        def _print_Max(self, node: Any) -> str:  # noqa: N802
+            return f"max({self.stringify(node.args, ', ')})"
+
+        def _print_Min(self, node: Any) -> str:  # noqa: N802
+            return f"min({self.stringify(node.args, ', ')})"
+
+        def _print_Symbol(self, node: Any) -> str:  # noqa: N802
+            return _EPSILON if node == epsilon else str(node.name)
+
+        def _as_ordered_terms(self, node: Any, order: Any = None) -> list[Any]:
+            terms = super()._as_ordered_terms(node, order=order)
+            return sorted(terms, key=lambda term: epsilon in (term, *term.args))
+
+    text: str = Printer().doprint(form)
+    return text
 
 
 def _answer(fields: dict[str, Any]) -> dict[str, str]:

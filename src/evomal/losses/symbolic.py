@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from evomal.errors import InputError
 from evomal.expressions import program
-from evomal.expressions.expression import Expression, parse
+from evomal.expressions.expression import Expression, parse, quoted
 from evomal.losses import fields as read
 from evomal.losses.arguments import is_plain
 from evomal.losses.base import Activation, Loss, Reduction
@@ -76,7 +76,7 @@ class SymbolicLoss(Loss):
         phi = torch.ones(edges) if weights is None else real_numbers("weights", weights)
         if phi.shape != (edges,):
             raise InputError(
-                f"The expression {expression} takes {edges} weights, one per edge, "
+                f"The expression {quoted(str(expression))} takes {edges} weights, one per edge, "
                 f"but the weights given have shape {tuple(phi.shape)}."
             )
         super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)

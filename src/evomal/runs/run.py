@@ -18,6 +18,7 @@ from evomal.losses.files import load_loss
 from evomal.losses.form import Form
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted
+from evomal.losses.python_form import python_form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.directory import is_in_use
@@ -54,6 +55,7 @@ class BestLoss:
             "expression": self.expression,
             "formula": self.formula,
             "latex": self.latex,
+            "python": python_form(self.loss),
             "nodes": self.nodes,
             "fitness": self.fitness,
             "weights": self.loss.weights.tolist(),
@@ -228,11 +230,18 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
     """A loss outside any run, with its printed forms, as JSON values."""
     if isinstance(loss, HandcraftedLoss):
         settings = {name: getattr(loss, name) for name in loss.setting_names}
-        return {"formula": loss.formula, "link": loss.link, "inputs": [], "parameters": settings}
+        return {
+            "formula": loss.formula,
+            "python": python_form(loss),
+            "link": loss.link,
+            "inputs": [],
+            "parameters": settings,
+        }
     fields: dict[str, Any] = {
         "nodes": loss.size,
         "link": loss.link,
         "inputs": list(loss.inputs),
+        "python": python_form(loss),
         "weights": loss.weights.tolist(),
     }
     if isinstance(loss, SymbolicLoss):
