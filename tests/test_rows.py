@@ -112,7 +112,7 @@ def test_a_plain_data_set_is_read_without_a_warning() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        task = make(Rows(row), validation=Rows(row), test=Rows(row))
+        task = make(Rows(row))
     assert torch.equal(task.train.inputs, X)
 
 

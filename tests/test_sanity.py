@@ -237,10 +237,10 @@ FAILING: dict[str, tuple[Callable[..., Any], str]] = {
     "infinite": (lambda p, t: torch.tensor(math.inf), "The metric is inf on the validation data"),
     "takes probabilities": (
         lambda p, t: nn.functional.binary_cross_entropy(p, t),
-        "raw outputs of the model (predictions of shape (20, 1) and targets of shape (20, 1))",
+        "raw outputs of the model, here of shape (20, 1), and targets of shape (20, 1).",
     ),
     "division by zero": (lambda p, t: 1 / 0, "fails (ZeroDivisionError: division by zero)"),
-    "a vector": (lambda p, t: (p - t).abs(), "must return a finite number"),
+    "a vector": (lambda p, t: (p - t).abs(), "must return one number"),
 }
 
 

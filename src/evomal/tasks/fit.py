@@ -163,7 +163,10 @@ def _try_metric(task: Task, learner: nn.Module) -> None:
     def call(pred: Tensor, batch: Data) -> object:
         return task.metric(pred, batch.targets.clone())
 
-    value: Any = _try_function("metric", call, task, learner, task.validation)
+    try:
+        value: Any = _try_function("metric", call, task, learner, task.validation)
+    except NameError:  # it uses the task itself, which has no name yet
+        return
     if isinstance(value, Tensor):
         is_number = value.numel() == 1 and not value.is_complex()
     else:
@@ -198,6 +201,7 @@ def _try_function(
         return call(pred, batch)
     except OWN_CODE_ERRORS as error:
         raise InputError(
-            f"The {name} fails on raw outputs of shape {tuple(pred.shape)} and targets of shape "
-            f"{tuple(batch.targets.shape)}: {named(error)}"
+            f"The {name} fails ({named(error)}); it is called with the raw outputs of the model, "
+            f"here of shape {tuple(pred.shape)}, and targets of shape "
+            f"{tuple(batch.targets.shape)}."
         ) from error

@@ -216,7 +216,7 @@ class Task:
             images = self.batch(self.train, slice(0, 2)).inputs
             self._channels_last = runs_channels_last(learner, images)
         for message in suspicions(self, learner, other):
-            warnings.warn(message, TaskWarning, stacklevel=2)
+            warnings.warn(message, TaskWarning, stacklevel=3)
 
     def new_model(self, seed: int) -> nn.Module:
         """A fresh base learner in train mode on the device, its initialisation fixed by `seed`.

@@ -107,10 +107,9 @@ def _undefined(task: Task, part: str, data: Data, pred: Tensor, problem: str) ->
             f"{start}, probably because no row there holds {missing}; split the rows so that every "
             "part holds all classes, or choose a metric that is defined without them."
         )
-    kind = "predictions" if task.link == "identity" else "logits"
-    shapes = f"{(len(data), *pred.shape[1:])} and targets of shape {tuple(data.targets.shape)}"
     return (
-        f"{start}; it is called with the raw outputs of the model ({kind} of shape {shapes}) and "
+        f"{start}; it is called with the raw outputs of the model, here of shape "
+        f"{(len(data), *pred.shape[1:])}, and targets of shape {tuple(data.targets.shape)}, and "
         "must return a finite number for them."
     )
 
