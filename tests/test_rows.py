@@ -106,13 +106,21 @@ def jittered(index: int) -> tuple[Tensor, Tensor]:
     return X[index % 5] + torch.randn(3), Y[index % 5]
 
 
+def jittered_by_numpy(index: int) -> tuple[Tensor, Tensor]:
+    return X[index % 5] + torch.from_numpy(np.random.randn(3)), Y[index % 5]
+
+
+def jittered_by_python(index: int) -> tuple[Tensor, Tensor]:
+    return X[index % 5] + torch.tensor([random.gauss() for _ in range(3)]), Y[index % 5]
+
+
 def test_a_plain_data_set_is_read_without_a_warning() -> None:
     def row(index: int) -> tuple[Tensor, Tensor]:
         return X[index].clone(), Y[index]
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        task = make(Rows(row))
+        task = make(Rows(row), validation=(X + 10, Y))
     assert torch.equal(task.train.inputs, X)
 
 
@@ -167,17 +175,23 @@ def test_few_rows_of_many_are_read_twice() -> None:
     assert reads == [*range(1000), *range(0, 1000, 50)]
 
 
-def test_the_same_chance_in_two_tasks_and_none_outside() -> None:
-    before = torch.random.get_rng_state()
+def states() -> tuple[str, str, str]:
+    torchs, numpys = torch.random.get_rng_state(), np.random.get_state()
+    return str(torchs.tolist()), str(numpys), str(random.getstate())
+
+
+@pytest.mark.parametrize("row", [jittered, jittered_by_numpy, jittered_by_python])
+def test_the_same_chance_in_two_tasks_and_none_outside(
+    row: Callable[[int], tuple[Tensor, Tensor]],
+) -> None:
     with pytest.warns(TaskWarning):
-        one = make(Rows(jittered))
-    torch.rand(3)
-    state = torch.random.get_rng_state()
+        one = make(Rows(row))
+    torch.rand(3), np.random.rand(3), random.random()
+    before = states()
     with pytest.warns(TaskWarning):
-        other = make(Rows(jittered))
+        other = make(Rows(row))
     assert one.fingerprint() == other.fingerprint()
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert not torch.equal(state, before)
+    assert states() == before
     noise = one.train.inputs - X
     assert len({round(float(value), 5) for value in noise.flatten()}) == 15
 
