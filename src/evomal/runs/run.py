@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,8 @@ from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.directory import is_in_use
-from evomal.runs.store import RunStore
+from evomal.runs.record import TaskFacts, read_record
+from evomal.runs.store import RunStore, reading
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,26 @@ class Run:
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.run_dir = Path(run_dir)
-        store = RunStore.open(self.run_dir)
-        try:
-            self.facts: dict[str, Any] = store.facts()
-            if self.facts.get("status") == "running" and not is_in_use(self.run_dir):
-                self.facts = store.facts()  # it may have ended just now
-                if self.facts["status"] == "running":
-                    self.facts["status"] = "killed"
-            self.generations: list[tuple[Generation, float]] = store.generations()
-            self.archive = Archive()
-            self.failures: list[Outcome] = []
-            self.seconds: dict[str, float] = {}
-            for outcome in store.outcomes():
-                self.archive.add(outcome)
-                if outcome.status == "failed":
-                    self.failures.append(outcome)
-                for stage, seconds in outcome.seconds.items():
-                    self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-            self._printed_forms = store.printed_forms()
-        except (sqlite3.Error, ValueError, LookupError, TypeError) as error:
-            raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
-        finally:
-            store.close()
+        with contextlib.closing(RunStore.open(self.run_dir)) as store, reading(self.run_dir):
+            record = read_record(store)
+            abandoned = record.facts.status == "running" and not is_in_use(self.run_dir)
+            if abandoned:
+                record = read_record(store)  # it may have ended just now
+        self.tasks: Sequence[TaskFacts] = record.facts.tasks
+        self.facts: dict[str, Any] = dict(record.facts.stored)
+        if abandoned and record.facts.status == "running":
+            self.facts["status"] = "killed"
+        self.generations: list[tuple[Generation, float]] = list(record.generations)
+        self.archive = Archive()
+        self.failures: list[Outcome] = []
+        self.seconds: dict[str, float] = {}
+        for outcome in record.outcomes:
+            self.archive.add(outcome)
+            if outcome.status == "failed":
+                self.failures.append(outcome)
+            for stage, seconds in outcome.seconds.items():
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self._printed_forms = record.printed_forms
 
     @cached_property
     def hall_of_fame(self) -> list[BestLoss]:
@@ -120,8 +119,7 @@ class Run:
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks that the loss was learned on."""
-        task = self.facts["task"]
-        return [task] if isinstance(task, str) else list(task)
+        return [task.name for task in self.tasks]
 
     @property
     def task_loss_fitness(self) -> float | None:
