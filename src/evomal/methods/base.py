@@ -73,7 +73,7 @@ class Outcome:
     seconds
         Wall-clock time by stage.
     reason
-        Why it failed.
+        Why it failed or diverged: the stage and what happened.
     curves
         Of its training on every task; empty without `halving`.
     halted

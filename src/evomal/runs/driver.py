@@ -78,7 +78,7 @@ class Driver:
         try:
             self._restore()
             self._search(dispatcher)
-            self._keep_formulas()
+            self._keep_formulas(dispatcher.stop.seconds_left())
             ending["status"] = "finished"
         except SearchStopped as stop:
             ending = {"status": "stopped", "stop_reason": str(stop)}
@@ -192,10 +192,10 @@ class Driver:
                 f"Fix that, then continue with: {to_resume(self._run_dir, self._facts.tasks)}"
             )
 
-    def _keep_formulas(self) -> None:
-        """Store the printed forms of the hall of fame."""
+    def _keep_formulas(self, seconds: float | None) -> None:
+        """Store the printed forms of the hall of fame, as many as are found in the time."""
         forms = self._store.printed_forms()
-        describe(list(self._method.archive.hall_of_fame.values()), forms)
+        describe(list(self._method.archive.hall_of_fame.values()), forms, seconds)
         self._store.write_printed_forms(forms)
 
     def _save_best(self) -> None:

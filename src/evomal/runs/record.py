@@ -32,7 +32,7 @@ _DESCRIPTION: dict[str, Any] = {
     "task loss": Any,
     "preprocess": Any,
     "augment": Any,
-    "optimizer": Mapping[str, Any],
+    "optimizer": Mapping[str, float | bool],
     "batch size": int,
     "rejection steps": int,
     "model": str,
@@ -252,6 +252,7 @@ def _task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
         require(name in stored, f"a task lacks {name!r}")
         typed(kind, stored[name], f"a task's {name!r}")
     require(typed(Form, stored["form"], "a task's form") == form, "a task has another form")
+    require("learning_rate" in stored["optimizer"], "a task's optimizer lacks 'learning_rate'")
     description = {name: value for name, value in stored.items() if name != "origin"}
     origin = typed(Origin | None, stored["origin"], "a task's origin")
     return TaskFacts(stored["name"], stored["split"], origin, description)

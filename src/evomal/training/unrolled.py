@@ -30,6 +30,9 @@ from evomal.tasks.task import SGD, Task
 from evomal.training.numerics import check_deadline, draw_batches, require_finite
 from evomal.training.settings import EvaluationSettings
 
+_NAMES = "a prediction", "the loss", "a gradient"
+_JUDGED = "a prediction after the step", "the task loss after the step", "the hypergradient"
+
 
 @dataclass(frozen=True)
 class MetaStep:
@@ -120,7 +123,7 @@ def optimize_weights(
             gradients = [one.hypergradient(loss, phi, one.step(i)) for one in schedules]
             phi.grad = torch.stack(gradients).mean(dim=0)
             optimizer.step()
-    require_finite([phi])
+    require_finite([phi], "a weight of the loss")
     return phi.detach()
 
 
@@ -183,13 +186,13 @@ def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
             gradients = torch.autograd.grad(
                 value, values, create_graph=True, materialize_grads=True
             )
-            require_finite([pred, value, *gradients])
+            require_finite([pred, value, *gradients], *_NAMES)
             values, momenta = sgd_step(step.task.optimizer, values, list(gradients), momenta)
     with step.rng("judging"):
         pred = step.call(dict(zip(names, values, strict=True)), buffers, step.judging.inputs)
     judgement = step.task.task_loss(pred, step.judging.targets)
     (hypergradient,) = torch.autograd.grad(judgement, phi, materialize_grads=True)
-    require_finite([pred, judgement, hypergradient])
+    require_finite([pred, judgement, hypergradient], *_JUDGED)
     return hypergradient
 
 
@@ -210,7 +213,7 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     value = step.value(loss, pred, batch, phi)
     (u,) = torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)
     gradients = torch.autograd.grad(output, values, u.detach(), materialize_grads=True)
-    require_finite([pred, value, u, *gradients])
+    require_finite([pred, value, u, *gradients], *_NAMES)
     updated = first_step(step.task.optimizer, values, gradients)
     with step.rng("judging"):
         judged = step.call(dict(zip(theta, updated, strict=True)), buffers, step.judging.inputs)
@@ -223,7 +226,7 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     alpha = first_step_size(step.task.optimizer)
     (slope,) = torch.autograd.grad((u * tangent).sum(), phi, materialize_grads=True)
     hypergradient = -alpha * slope
-    require_finite([judged, judgement, hypergradient])
+    require_finite([judged, judgement, hypergradient], *_JUDGED)
     return hypergradient
 
 
