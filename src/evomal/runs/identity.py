@@ -91,11 +91,7 @@ def warn_of_versions(before: Mapping[str, str]) -> None:
     """Warn if something that a run was begun with has another version now."""
     now = _versions()
     if before != now:
-        changed = ", ".join(
-            f"{name} {before.get(name, 'of no known version')}"
-            for name in now
-            if before.get(name) != now[name]
-        )
+        changed = ", ".join(f"{name} {before[name]}" for name in now if before[name] != now[name])
         warnings.warn(
             f"The run was begun with {changed}; with other versions, the last digits of the "
             "results can differ.",

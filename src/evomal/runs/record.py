@@ -40,6 +40,8 @@ _DESCRIPTION: dict[str, Any] = {
 }
 """What a task's description held when this format of a run began; it may hold more."""
 
+_VERSIONS = "evomal", "torch", "python", "torch settings"
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -163,6 +165,9 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     )
     seconds = optional(float, "seconds", 0.0)
     require(seconds >= 0, f"the fact 'seconds' is {seconds}")
+    versions = fact(Mapping[str, str], "versions")
+    absent = next((name for name in _VERSIONS if name not in versions), None)
+    require(absent is None, f"the version of {absent} is missing")
     _require_device(fact(str, "device"))
     _require_time(fact(str, "started"))
     return RunFacts(
@@ -172,7 +177,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         form,
         fact(int, "seed"),
         fact(str, "device"),
-        fact(Mapping[str, str], "versions"),
+        versions,
         fact(Status, "status"),
         optional(str | None, "stop_reason", None),
         seconds,
