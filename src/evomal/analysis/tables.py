@@ -48,7 +48,8 @@ def run_overview(run: Run) -> Group:
         for outcome in run.failures[:_FAILURES]
     ]
     if facts["status"] not in ("finished", "running"):
-        lines.append(Text(f"To go on: {to_resume(run.run_dir, run.record.facts.tasks)}"))
+        onwards = f"To go on: {to_resume(run.run_dir, run.record.facts.tasks)}"
+        lines.append(Text(onwards, no_wrap=True, overflow="ignore"))  # to be pasted
     return Group(*lines)
 
 

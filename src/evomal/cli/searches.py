@@ -180,7 +180,7 @@ def _print_result(run: Run, console: Console) -> None:
     from evomal.runs.directory import BEST_LOSS
     from evomal.runs.next_steps import to_train
 
-    console.print(run_overview(run))
+    console.print(run_overview(run), crop=False)
     if (run.run_dir / BEST_LOSS).exists():
         console.print(
             f"The best loss is saved in {run.run_dir / BEST_LOSS}.\n"
