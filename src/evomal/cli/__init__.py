@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupts_held():  # an interrupted import can leave a library in pieces
             import_module("evomal.runs.search")
         status = command.run()
-        sys.stdout.flush()  # here, where it can still be told that it cannot be written
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()  # here, where it can still be told that it cannot be written
         return status
     except InputError as error:
         sys.stderr.write(f"Error: {error}\n")

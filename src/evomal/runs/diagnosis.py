@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evomal.methods.base import Status
+from evomal.training.numerics import METRIC
 from evomal.training.stages import TRAINING, WEIGHTS
 
 _WHERE = {WEIGHTS: "most of them while their weights were optimised", TRAINING: "most in training"}
@@ -15,6 +16,7 @@ def diagnosis(
     reasons: Sequence[str],
     *,
     task_loss_diverges: bool,
+    task_loss_reason: str,
     learning_rate: float,
     rejection_batch: int,
 ) -> str:
@@ -26,8 +28,8 @@ def diagnosis(
         Number of candidates by outcome.
     reasons
         Of those that failed or diverged, in the order of the candidates.
-    task_loss_diverges
-        Whether a training under the task loss itself diverged.
+    task_loss_diverges, task_loss_reason
+        Whether a training under the task loss itself diverged, and why.
     learning_rate
         Of the base optimiser.
     rejection_batch
@@ -35,6 +37,12 @@ def diagnosis(
     """
     rate = f"the learning rate of the task's optimizer, {learning_rate:g}"
     scale = f"Standardise the inputs and the targets, or lower {rate}."
+    if task_loss_diverges and METRIC in task_loss_reason:
+        return (
+            "After a training under the task loss itself, the metric is NaN or infinite on the "
+            "validation rows, although the predictions are finite. Check the metric, and that the "
+            "validation rows hold all that it needs, such as every class."
+        )
     if task_loss_diverges:
         return (
             "A training under the task loss itself diverges: its steps are too large for inputs "

@@ -24,7 +24,7 @@ from evomal.runs.record import RunFacts, TaskFacts
 from evomal.runs.run import describe
 from evomal.runs.schedule import GenerationSchedule
 from evomal.runs.store import RunStore
-from evomal.runs.work import train_candidates
+from evomal.runs.work import Training, train_candidates
 
 FAILURES_IN_A_ROW = 10
 """How many failed candidates in a row end a run; those of its last generation are tried again when
@@ -125,9 +125,9 @@ class Driver:
         """What the task loss itself scores; None if it diverges."""
         if self._facts.has_own_fitness:
             return self._facts.task_loss_fitness
-        method, values = self._method, dict[int, float]()
+        method, trainings = self._method, dict[int, Training]()
         waiting = deque(range(len(self._tasks)))
-        while len(values) < len(self._tasks):
+        while len(trainings) < len(self._tasks):
             while waiting and dispatcher.has_room:
                 index = waiting.popleft()
                 settings = method.settings
@@ -138,10 +138,12 @@ class Driver:
                         f"The task {self._tasks[index]!r} cannot be trained under its own loss: "
                         f"{result}."
                     ) from result
-                values[index] = result[0].curve[-1]
-        mean = sum(values[index] for index in range(len(values))) / len(values)
+                (trainings[index],) = result
+        found = [trainings[index] for index in range(len(trainings))]
+        mean = sum(training.curve[-1] for training in found) / len(found)
         own = mean if math.isfinite(mean) else None
-        self._store.write_facts({"task_loss_fitness": own})
+        reason = next((training.reason for training in found if training.reason), None)
+        self._store.write_facts({"task_loss_fitness": own, "task_loss_reason": reason})
         return own
 
     def _run_generation(self, dispatcher: Dispatcher) -> None:

@@ -82,8 +82,9 @@ class RunFacts:
         What it was begun with.
     status, stop_reason, seconds
         How it ended or stands, and how long it has taken.
-    has_own_fitness, task_loss_fitness
-        Whether it is known what the task loss itself scores, and that; None if it diverges.
+    has_own_fitness, task_loss_fitness, task_loss_reason
+        Whether it is known what the task loss itself scores, and that; None if it diverges, and
+        why.
     stored
         All of it as JSON values.
     """
@@ -100,6 +101,7 @@ class RunFacts:
     seconds: float
     has_own_fitness: bool
     task_loss_fitness: float | None
+    task_loss_reason: str | None
     stored: Mapping[str, Any]
 
     def new_method(self, settings: SearchSettings | None = None) -> Method:
@@ -183,6 +185,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         seconds,
         "task_loss_fitness" in stored,
         optional(float | None, "task_loss_fitness", None),
+        optional(str | None, "task_loss_reason", None),
         stored,
     )
 

@@ -152,6 +152,7 @@ class Run:
             self.archive.counts,
             [outcome.reason for outcome in self.record.outcomes if outcome.reason],
             task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
+            task_loss_reason=facts.task_loss_reason or "",
             learning_rate=optimizer["learning_rate"],
             rejection_batch=facts.settings.rejection_batch,
         )

@@ -21,6 +21,10 @@ class DivergedError(ArithmeticError):
         super().__init__(f"{what} became NaN or infinite")
 
 
+METRIC = "the metric"
+"""How a `DivergedError` names a fitness."""
+
+
 class DeadlineError(TimeoutError):
     """A stage ran past the `deadline` that it was given."""
 

@@ -18,6 +18,7 @@ from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import SGD, Task
 from evomal.training.halving import Curve, rungs
 from evomal.training.numerics import (
+    METRIC,
     DivergedError,
     check_deadline,
     draw_batches,
@@ -166,7 +167,7 @@ def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
     """
     value = float(task.metric(pred, target))
     if not math.isfinite(value):
-        raise DivergedError("the metric")
+        raise DivergedError(METRIC)
     return value
 
 
