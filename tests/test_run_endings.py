@@ -8,10 +8,13 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import evomal.runs.run as run_module
 from evomal import InputError, Run, SearchInterrupted, resume, search
@@ -19,9 +22,17 @@ from evomal.cli import main
 from evomal.expressions.symbolic import PrintedForm, prefix_form
 from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.interrupts import Terminated, interrupts_held, termination_interrupts
+from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, as_argument, named_run_dir
 from evomal.runs.next_steps import to_resume, to_train
 from evomal.runs.record import Origin, TaskFacts
+from evomal.training import filters, stacked, together, training, unrolled
+from evomal.training.numerics import DeadlineError, deadline, draw_batches
+from evomal.training.screening import screen
+from evomal.training.settings import EvaluationSettings
+from evomal.training.stacked import partial_training_stacked
+from evomal.training.training import partial_training, performance
+from faulty_work import mean_squared_error
 from run_helpers import TINY, Recorder, contents, running
 from tasks_for_tests import regression_task
 
@@ -171,6 +182,51 @@ def test_formulas_get_no_more_time_than_is_left(
     )
     assert patient.hall_of_fame[0].formula == eager.hall_of_fame[0].formula == "formula"
     assert limits == [3.0, TIME_LIMIT]
+
+
+def screened(engine: Any, **settings: Any) -> None:
+    task = regression_task()
+    screen(
+        [SymbolicLoss("square(sub(y, f))")],
+        [task],
+        EvaluationSettings(engine=engine, rejection_steps=3, **settings),
+        0,
+        optimize="meta_steps" in settings,
+        filters=True,
+    )
+
+
+STAGES: dict[str, Callable[[], object]] = {
+    "draws": lambda: draw_batches(np.random.default_rng(0), 9, 3, 2, torch.device("cpu")),
+    "weights, one loss": lambda: screened("loop", meta_steps=2),
+    "weights, a group": lambda: screened("batched", meta_steps=2),
+    "rejection": lambda: screened("loop"),
+    "training": lambda: partial_training(regression_task(), mean_squared_error, 2, 0),
+    "metric": lambda: performance(
+        regression_task(), regression_task().new_model(0), regression_task().validation
+    ),
+    "stacked training": lambda: partial_training_stacked(
+        regression_task(), [SymbolicLoss("square(sub(y, f))")], 2, 0
+    ),
+}
+
+
+@pytest.mark.parametrize("where", STAGES)
+def test_every_stage_looks_at_the_clock(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one of them also after its batches are drawn."""
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+
+    for module in (filters, stacked, together, training, unrolled):
+        monkeypatch.setattr(module, "check_deadline", check)
+    STAGES[where]()
+    assert looks >= 1 or where == "draws"
+    monkeypatch.undo()
+    with pytest.raises(DeadlineError), deadline(-1.0):
+        STAGES[where]()
 
 
 class Mover(Recorder):

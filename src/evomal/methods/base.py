@@ -242,11 +242,12 @@ class Method(ABC):
         """Take the outcomes of all candidates of the generation, in population order."""
         self._tell(outcomes)
         finite = [o.fitness for o in outcomes if math.isfinite(o.fitness) and not o.halted]
+        mean = sum(finite) / len(finite) if finite else math.inf
         counts = Counter(outcome.status for outcome in outcomes)
         summary = Generation(
             number=self.generation,
             best=None if self.archive.best is None else self.archive.best.fitness,
-            mean=sum(finite) / len(finite) if finite else None,
+            mean=mean if math.isfinite(mean) else None,
             counts={status: counts[status] for status in STATUSES},
         )
         self.generation += 1

@@ -49,7 +49,7 @@ def outcome_of(
         math.inf if stored_fitness is None else stored_fitness,
         _loss(loss, f"the loss of {what}"),
         typed(int | None, source, f"the source of {what}"),
-        typed(float | None, correlation, f"the correlation of {what}"),
+        _correlation(correlation, f"the correlation of {what}"),
         typed(str | None, gradient_key, f"the gradient key of {what}"),
         _seconds(from_json(seconds, f"the times of {what}"), f"the times of {what}"),
         typed(str | None, reason, f"the reason of {what}"),
@@ -123,6 +123,14 @@ def _count(value: object, what: str) -> int:
 def _not_below_0(value: object, what: str) -> float:
     number: float = typed(float, value, what)
     require(number >= 0, f"{what} is {number}")
+    return number
+
+
+def _correlation(value: object, what: str) -> float | None:
+    """It can be infinite, being the difference of two large numbers."""
+    if isinstance(value, float) and math.isinf(value):
+        return value
+    number: float | None = typed(float | None, value, what)
     return number
 
 

@@ -77,6 +77,7 @@ def draw_batches(
     size = min(batch_size, rows)
     batches = np.empty((steps, size), dtype=np.int64)
     for batch in batches:
+        check_deadline()
         batch[:] = rng.choice(rows, size, replace=False)
     return torch.from_numpy(batches).to(device)
 
