@@ -104,9 +104,9 @@ class RunFacts:
     task_loss_reason: str | None
     stored: Mapping[str, Any]
 
-    def new_method(self, settings: SearchSettings | None = None) -> Method:
-        """The method as it was when the run was begun, perhaps with other settings."""
-        return METHODS[self.method](settings or self.settings, self.form, self.seed)
+    def new_method(self) -> Method:
+        """The method as it was when the run was begun."""
+        return METHODS[self.method](self.settings, self.form, self.seed)
 
 
 @dataclass(frozen=True)
@@ -208,13 +208,8 @@ def read_record(store: RunStore) -> RunRecord:
     return RunRecord(facts, generations, outcomes, printed_forms)
 
 
-def continued_method(
-    facts: RunFacts,
-    settings: SearchSettings,
-    state: Mapping[str, Any] | None,
-    outcomes: Sequence[Outcome],
-) -> Method:
-    """The method as at the end of the last finished generation, without its archive.
+def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> None:
+    """Check that the method can go on from its state after the last finished generation.
 
     Raises
     ------
@@ -222,23 +217,22 @@ def continued_method(
         If the state is damaged or does not go with the outcomes, or the candidates of the
         generation that is under way are not those that the method asks for.
     """
-    method, twin = facts.new_method(settings), facts.new_method(settings)
+    method, outcomes = record.facts.new_method(), record.outcomes
     if state is not None:
         method.load_state_dict(state)
-        twin.load_state_dict(state)
     before = sum(outcome.candidate.generation < method.generation for outcome in outcomes)
     last = max((outcome.candidate.generation for outcome in outcomes), default=0)
     require(
-        method.state_dict()["candidates"] == before and last <= method.generation,
+        method.state_dict()["candidates"] == before
+        and len(record.generations) == method.generation >= last,
         "the state of the method does not go with the finished candidates",
     )
-    asked = {} if twin.finished else {candidate.number: candidate.key for candidate in twin.ask()}
+    asked = {} if method.finished else {c.number: c.key for c in method.ask()}
     for candidate in (outcome.candidate for outcome in outcomes[before:]):
         require(
             asked.get(candidate.number) == candidate.key,
             f"candidate {candidate.number} is not one that this evomal would try next",
         )
-    return method
 
 
 def common(values: Sequence[str]) -> str | list[str]:

@@ -24,7 +24,7 @@ from evomal.runs.driver import Driver, cannot_store
 from evomal.runs.execution import Execution
 from evomal.runs.executors import Executor
 from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
-from evomal.runs.record import RunFacts, continued_method, read_facts, read_record
+from evomal.runs.record import RunFacts, read_facts, read_record, require_continuable
 from evomal.runs.run import Run, expression_of
 from evomal.runs.store import RunStore, reading
 from evomal.tasks.task import Task
@@ -181,7 +181,7 @@ def resume(
         settings = _with_generations(facts, generations)
         tasks = tasks_of(facts, tasks, directory, data_dir)
         with reading(directory):
-            continued_method(facts, settings, store.last_state(), record.outcomes)
+            require_continuable(record, store.last_state())
         warn_of_versions(facts.versions)
         with contextlib.closing(_open(tasks, settings, execution)) as executor:
             changes = {"settings": dataclasses.asdict(settings), "status": "running"}

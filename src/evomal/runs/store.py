@@ -68,8 +68,8 @@ class RunStore:
                 return cls._create(run_dir, facts)
         except FileExistsError as error:
             reason = (
-                f"already holds a run; continue it with `evomal resume {as_argument(run_dir)}`, "
-                "look at it with `evomal show`, or choose another --run-dir"
+                f"already holds a run; `evomal show {as_argument(run_dir)}` says how to continue "
+                "it; or choose another --run-dir"
                 if run_dir.is_dir()
                 else f"cannot be made, as {_what_is_there(error)}; choose another --run-dir"
             )
