@@ -90,7 +90,7 @@ def main() -> None:
             losses = (learned, task.task_loss)
             learner = task.new_model(0)
             parameters = list(learner.parameters())
-            sgd = new_sgd(parameters, task.optimizer, task.device)
+            sgd = new_sgd(parameters, task.optimizer)
             compare(
                 f"{name}, training step",
                 lambda loss, t=task, m=learner, s=sgd: step_time(t, m, s, loss),  # type: ignore[misc]

@@ -142,7 +142,7 @@ def learning_curve(tasks: Sequence[evomal.Task], loss_name: str, seed: int, plan
     stream = (seed, "curves", task.name)
     learner = task.new_model(derive_seed(*stream, "theta"))
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    sgd = new_sgd(parameters, task.optimizer, task.device)
+    sgd = new_sgd(parameters, task.optimizer)
     rng = derive_generator(*stream, "batches")
     batches = draw_batches(rng, len(task.train), task.batch_size, plan.steps, task.device)
     decays = {round(share * plan.steps) for share in task.milestones}

@@ -17,14 +17,12 @@ from evomal.seeding import derive_generator
 from evomal.tasks.task import SGD
 from evomal.training.affine import AffineLayer, intercepted
 from evomal.training.group_step import group_hypergradients
+from evomal.training.meta_training import MetaSchedule, optimize_weights
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import layers_by_hand, optimize_weights_together
-from evomal.training.unrolled import (
-    MetaSchedule,
-    forward_hypergradient,
-    optimize_weights,
-    small_step,
-)
+from evomal.training.support import group_way
+from evomal.training.together import optimize_weights_together
+from evomal.training.trial import probe_step
+from evomal.training.unrolled import forward_hypergradient
 from tasks_for_tests import VARIED_TASKS, image_task, losses_for, regression_task
 
 F64 = torch.float64
@@ -240,8 +238,8 @@ FOUND = {
 
 def layers_for(task: Task, how: str) -> list[AffineLayer]:
     """The layers of a task that are done by hand, of low rank where they can be."""
-    modules = dict(small_step(task).learner.named_modules())
-    layers = [] if how == "by torch" else layers_by_hand(task, stacked=False)
+    modules = dict(probe_step(task).learner.named_modules())
+    layers = [] if how == "by torch" else group_way(task, stacked=False).layers
     return [
         replace(
             layer,
@@ -279,13 +277,13 @@ def test_gradients_are_those_of_the_losses_one_by_one(name: str, how: str, in_on
 
 @pytest.mark.parametrize("name", FOUND)
 def test_which_layers_are_done_by_hand(name: str) -> None:
-    found = layers_by_hand(TASKS[name](), stacked=False)
+    found = group_way(TASKS[name](), stacked=False).layers
     assert [layer.name for layer in found] == [f"layers.{i}" for i in FOUND[name]]
 
 
 @pytest.mark.parametrize("model", POOLS)
 def test_which_convolutions_are_stems(model: type[nn.Module]) -> None:
-    first, *others = layers_by_hand(TASKS[model.__name__](), stacked=False)
+    first, *others = group_way(TASKS[model.__name__](), stacked=False).layers
     assert (first.name, first.pool) == ("layers.0", POOLS[model])
     assert all(layer.pool is None for layer in others)
 
@@ -322,7 +320,7 @@ def test_low_rank_where_a_layer_is_large_for_its_batch(batch_size: int, low_rank
         return Sequence(nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 30), nn.Linear(30, 1))
 
     task = regression_task(F64, model=model, batch_size=batch_size)
-    layers = layers_by_hand(task, stacked=True)
+    layers = group_way(task, stacked=True).layers
     assert [layer.low_rank for layer in layers] == [False, low_rank, False]  # 40·30/70 is 17
 
 
@@ -332,7 +330,7 @@ def test_weights_with_layers_of_low_rank(engine: Any) -> None:
         return Sequence(nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 1))
 
     task = regression_task(F64, model=model, optimizer=SGD(0.1, 0.9, True, 0.05))
-    assert any(layer.low_rank for layer in layers_by_hand(task, stacked=False))
+    assert any(layer.low_rank for layer in group_way(task, stacked=False).layers)
     losses = losses_for(task)
     settings = EvaluationSettings(meta_steps=4, engine=engine)
     for loss, phi in zip(

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 
 from evomal import SymbolicLoss, Task
-from evomal.training import stacked, training, unrolled
+from evomal.seeding import isolated_torch_rng
+from evomal.training import meta_training, stacked, training, unrolled
 from evomal.training.filters import _optimize_outputs
 from evomal.training.group_step import group_hypergradients
+from evomal.training.meta_training import MetaSchedule
 from evomal.training.numerics import require_finite
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import layers_by_hand, optimize_weights_together
-from evomal.training.unrolled import MetaSchedule
+from evomal.training.support import group_way
+from evomal.training.together import optimize_weights_together
+from evomal.training.trial import spoils_inputs
 from tasks_for_tests import TEXTS, VARIED_TASKS
 
 META = torch.device("meta")
@@ -31,17 +34,19 @@ META = torch.device("meta")
 @contextmanager
 def no_generator(device: torch.device, seed: int) -> Iterator[None]:
     """The meta device has none to seed."""
-    yield
+    with nullcontext() if device == META else isolated_torch_rng(device, seed):
+        yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (stacked, training, unrolled):
+    for module in (meta_training, stacked, training, unrolled):
         monkeypatch.setattr(module, "isolated_torch_rng", no_generator)
     monkeypatch.setattr("evomal.tasks.task.isolated_torch_rng", no_generator)
 
 
 def on_meta(task: Task) -> Task:
+    spoils_inputs(task)  # found out where values can be compared
     twin = copy.copy(task)
     twin.device = META
     twin.train, twin.validation = task.train.to(META), task.validation.to(META)
@@ -68,7 +73,7 @@ def test_the_meta_device_tells_what_a_gpu_would() -> None:
 @pytest.mark.parametrize("name", VARIED_TASKS)
 def test_a_meta_step_of_a_group(name: str, engine: str) -> None:
     here = VARIED_TASKS[name]()
-    layers = layers_by_hand(here, stacked=engine == "stacked")
+    layers = group_way(here, stacked=engine == "stacked").layers
     task = on_meta(here)
     losses = losses_for(task)
     schedule = MetaSchedule(task, EvaluationSettings(meta_steps=2), 0)
@@ -107,8 +112,8 @@ def test_the_rejection_protocol(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_all_meta_steps_before_the_end_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first look for diverged losses; the layers were tried before."""
     here = VARIED_TASKS["classes"]()
-    layers = layers_by_hand(here, stacked=True)
-    monkeypatch.setattr("evomal.training.together.layers_by_hand", lambda *_, **__: layers)
+    way = group_way(here, stacked=True)
+    monkeypatch.setattr("evomal.training.together.group_way", lambda *_, **__: way)
     task = on_meta(here)
     settings = EvaluationSettings(meta_steps=3, engine="stacked")
     with pytest.raises((NotImplementedError, RuntimeError), match="meta") as caught:

@@ -25,12 +25,13 @@ from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
 from evomal.tasks.registry import TASKS
 from evomal.tasks.task import SGD, Task
-from evomal.training import unrolled
+from evomal.training import meta_training
+from evomal.training.meta_training import optimize_weights
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
-from evomal.training.together import optimize_weights_together, supports_groups
+from evomal.training.support import forward_mode_problem, group_problem
+from evomal.training.together import optimize_weights_together
 from evomal.training.training import partial_training, train
-from evomal.training.unrolled import optimize_weights, supports_forward_mode
 
 IMAGES = (1, 28, 28)
 COLOUR = (3, 32, 32)
@@ -165,12 +166,12 @@ def test_every_architecture_has_the_fast_hypergradient(
         return SMALL[name]().double()
 
     task = small_task(double, colours)
-    assert supports_forward_mode(task)
+    assert forward_mode_problem(task) is None
     weights = torch.ones(4, dtype=torch.float64)
     loss = SymbolicLoss("mul(y, abs(log(f)))", weights, link="softmax")
     settings = EvaluationSettings(meta_steps=2, meta_learning_rate=0.01)
     fast = optimize_weights(loss, [task], settings, seed=0)
-    monkeypatch.setattr(unrolled, "supports_forward_mode", lambda _: False)
+    monkeypatch.setattr(meta_training, "forward_mode_problem", lambda _: "not tried")
     plain = optimize_weights(loss, [task], settings, seed=0)
     torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-9)
 
@@ -196,7 +197,7 @@ def test_every_architecture_is_worked_on_in_groups(
     expected = [optimize_weights(loss, [task], plain, seed=0) for loss in losses]
     engines: list[Literal["batched", "stacked"]] = ["batched", "stacked"]
     for engine in engines:
-        assert supports_groups(task, stacked=engine == "stacked")
+        assert group_problem(task, stacked=engine == "stacked") is None
         settings = replace(plain, engine=engine)
         found = optimize_weights_together(losses, [task], settings, seed=0)
         for ours, reference in zip(found, expected, strict=True):

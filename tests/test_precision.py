@@ -15,9 +15,11 @@ from evomal.runs.work import screen_candidates, train_candidates
 from evomal.tasks.precision import Precision, float32_precisions, products_in
 from evomal.training import settings as settings_module
 from evomal.training.group_step import group_hypergradients
+from evomal.training.meta_training import MetaSchedule
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import layers_by_hand, with_engine
-from evomal.training.unrolled import MetaSchedule, forward_hypergradient, reverse_hypergradient
+from evomal.training.support import group_way
+from evomal.training.together import with_engine
+from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
 from run_helpers import run_python, tiny_settings
 from tasks_for_tests import TEXTS, classification_task, image_task, regression_task
 
@@ -40,8 +42,8 @@ def test_outputs_in_bfloat16_are_near_and_in_single_precision(name: str) -> None
 def test_hypergradients_in_bfloat16_are_near_in_every_engine(name: str) -> None:
     task = MAKE[name]()
     low = task.in_precision("bfloat16")
-    assert layers_by_hand(task, stacked=False)
-    assert not layers_by_hand(low, stacked=False)
+    assert group_way(task, stacked=False).layers
+    assert not group_way(low, stacked=False).layers
     settings = EvaluationSettings(meta_steps=1)
     steps = [MetaSchedule(one, settings, 3).step(0) for one in (task, low)]
     for text in TEXTS:

@@ -26,7 +26,7 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, as_argument, named_run_dir
 from evomal.runs.next_steps import to_resume, to_train
 from evomal.runs.record import Origin, TaskFacts
-from evomal.training import filters, stacked, together, training, unrolled
+from evomal.training import filters, meta_training, stacked, together, training
 from evomal.training.numerics import DeadlineError, deadline, draw_batches
 from evomal.training.screening import screen
 from evomal.training.settings import EvaluationSettings
@@ -220,7 +220,7 @@ def test_every_stage_looks_at_the_clock(where: str, monkeypatch: pytest.MonkeyPa
         nonlocal looks
         looks += 1
 
-    for module in (filters, stacked, together, training, unrolled):
+    for module in (filters, meta_training, stacked, together, training):
         monkeypatch.setattr(module, "check_deadline", check)
     STAGES[where]()
     assert looks >= 1 or where == "draws"

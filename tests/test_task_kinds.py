@@ -25,13 +25,10 @@ from evomal.methods.base import Candidate
 from evomal.seeding import derive_generator
 from evomal.tasks.metrics import error_rate
 from evomal.training.filters import correlation, gradient_key
+from evomal.training.meta_training import MetaSchedule
 from evomal.training.settings import EvaluationSettings
 from evomal.training.training import performance, train
-from evomal.training.unrolled import (
-    MetaSchedule,
-    forward_hypergradient,
-    reverse_hypergradient,
-)
+from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
 from run_helpers import tiny_settings
 from strategies import fast, generators
 from tasks_for_tests import PLAIN, Perceptron

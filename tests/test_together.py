@@ -24,17 +24,14 @@ from evomal.training import screening, stacked, together
 from evomal.training.filters import _optimize_outputs, correlations, raw_outputs
 from evomal.training.group_step import group_hypergradients
 from evomal.training.halving import Curve
+from evomal.training.meta_training import MetaSchedule, optimize_weights
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
-from evomal.training.together import (
-    layers_by_hand,
-    optimize_weights_together,
-    supports_groups,
-    with_engine,
-)
+from evomal.training.support import group_problem, group_way
+from evomal.training.together import optimize_weights_together, with_engine
 from evomal.training.training import halved_training, partial_training
-from evomal.training.unrolled import MetaSchedule, forward_hypergradient, optimize_weights
+from evomal.training.unrolled import forward_hypergradient
 from run_helpers import OVERFLOW, run_python, tiny_settings, without_timing
 from strategies import fast, weighted_losses
 from tasks_for_tests import (
@@ -60,7 +57,7 @@ def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> N
     losses = [SymbolicLoss(expression, phi, task.link) for expression, phi in drawn]
     phis = [loss.weights.clone().requires_grad_() for loss in losses]
     in_one = len(losses) % 2 == 0
-    layers = layers_by_hand(task, stacked=in_one)
+    layers = group_way(task, stacked=in_one).layers
     found = group_hypergradients(losses, phis, step, layers, stacked=in_one)
     rows = zip(losses, phis, found.gradients, found.finite.tolist(), strict=True)
     for loss, phi, ours, finite in rows:
@@ -93,7 +90,7 @@ def test_single_precision_is_as_near() -> None:
     losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=5).step(0)
     phis = [loss.weights.clone().requires_grad_() for loss in losses]
-    layers = layers_by_hand(task, stacked=False)
+    layers = group_way(task, stacked=False).layers
     found = group_hypergradients(losses, phis, step, layers, stacked=False)
     for loss, phi, ours in zip(losses, phis, found.gradients, strict=True):
         reference = forward_hypergradient(loss, phi, step)
@@ -176,10 +173,10 @@ def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_engine_that_cannot_be_is_refused() -> None:
-    with pytest.raises(InputError, match="engine batched cannot differentiate; use the"):
+    message = r"does not suit the engine batched \(NotImplementedError: .*\); use the engine loop"
+    with pytest.raises(InputError, match=message):
         engine(regression_task(model=NoForwardMode), engine="batched")
-    assert not supports_groups(regression_task(model=NoForwardMode), stacked=False)
-    assert supports_groups(regression_task(), stacked=True)
+    assert group_problem(regression_task(), stacked=True) is None
     with pytest.raises(InputError, match="base_steps of 1 only"):
         SearchSettings(engine="batched", base_steps=2).validate()
     with pytest.raises(InputError, match="engine must be"):
@@ -230,7 +227,7 @@ from functools import partial
 from evomal import SymbolicLoss, Task
 from evomal.tasks.models.mlp import MLP
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import optimize_weights_together
+from evomal.training.together import (optimize_weights_together)
 
 def peak():
     # not ru_maxrss, which a child begins with its parent's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
-from evomal.training.filters import correlation
+from evomal.training.filters import _optimize_outputs, correlation, raw_outputs
+from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import (
     DeadlineError,
     DivergedError,
@@ -25,12 +27,12 @@ from evomal.training.numerics import (
     require_finite,
 )
 from evomal.training.settings import EvaluationSettings
-from evomal.training.training import partial_training, performance, train
-from evomal.training.unrolled import optimize_weights
+from evomal.training.training import new_sgd, partial_training, performance, train
 from tasks_for_tests import (
     PLAIN,
     TASK_BY_LINK,
     ConvNet,
+    Perceptron,
     classification_task,
     image_task,
     regression_task,
@@ -319,3 +321,57 @@ def test_a_model_that_works_in_place_does_not_change_the_data() -> None:
     assert len(values) == 1
     assert torch.equal(inputs, before)
     assert torch.equal(task.train.inputs, before)
+
+
+# Every parameter moves, in every type (torch's fused SGD skips 16-bit numbers on CPUs)
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("settings", [PLAIN, SGD(), SGD(0.01, 0.9, False, 0.0, 0.5)])
+def test_every_element_moves_as_in_torchs_plain_sgd(dtype: torch.dtype, settings: SGD) -> None:
+    values = torch.linspace(1, 2, 150).to(dtype)
+    ours, theirs = (values.clone().requires_grad_() for _ in range(2))
+    plain = torch.optim.SGD(
+        [theirs],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        dampening=settings.dampening,
+        foreach=False,
+        fused=False,
+    )
+    sgd = new_sgd([ours], settings)
+    for _ in range(3):
+        for parameter in (ours, theirs):
+            parameter.grad = 2 * torch.ones_like(parameter)
+        sgd.step()
+        plain.step()
+    assert bool((ours.detach() < values).all())
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_training_changes_every_parameter_in_every_type(dtype: torch.dtype) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 1)).to(dtype)
+
+    task = regression_task(model=model, optimizer=SGD(0.05))
+    before = task.new_model(derive_seed(*STREAM, "theta"))
+    after = train(task, task.task_loss, 10, stream=STREAM)
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        assert (old != new).double().mean() > 0.6  # in 16 bits, small steps are rounded off
+    assert performance(task, after, task.validation) < 0.5 * performance(
+        task, before, task.validation
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_raw_outputs_are_optimised_in_every_type(dtype: torch.dtype) -> None:
+    task = regression_task(dtype, model=partial(Perceptron, 1, dtype))
+    outputs = raw_outputs(task, 32, 0)
+    (found,) = _optimize_outputs([SymbolicLoss("square(sub(y, f))")], task, outputs, 3)
+    assert found.dtype == dtype
+    assert bool((found != outputs.inputs).all())

@@ -21,17 +21,16 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator
 from evomal.tasks.task import SGD, Task
 from evomal.training import unrolled
+from evomal.training.meta_training import MetaSchedule, optimize_weights
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
+from evomal.training.support import forward_mode_problem
 from evomal.training.unrolled import (
-    MetaSchedule,
     MetaStep,
     first_step_size,
     forward_hypergradient,
-    optimize_weights,
     reverse_hypergradient,
     sgd_step,
-    supports_forward_mode,
 )
 from strategies import fast, weighted_losses
 from tasks_for_tests import (
@@ -213,7 +212,7 @@ def test_first_step_size_is_the_slope_of_torchs_first_step(name: str) -> None:
     ids=["perceptron", "batch norm, dropout", "no rule"],
 )
 def test_support_of_forward_mode_is_tried(task: Task, supported: bool) -> None:
-    assert supports_forward_mode(task) is supported
+    assert (forward_mode_problem(task) is None) is supported
     for base_steps, fast_path in [(1, supported), (2, False)]:
         schedule = MetaSchedule(task, EvaluationSettings(meta_steps=1, base_steps=base_steps), 0)
         expected = forward_hypergradient if fast_path else reverse_hypergradient
@@ -352,11 +351,11 @@ def test_bad_luck_is_not_taken_for_a_missing_rule(monkeypatch: pytest.MonkeyPatc
 
         return raise_it
 
-    task = regression_task()
-    monkeypatch.setattr(unrolled, "_jacobian_product", fail("DefaultCPUAllocator: can't allocate"))
-    with pytest.raises(RuntimeError, match="allocate"):
-        supports_forward_mode(task)
     monkeypatch.setattr(
-        unrolled, "_jacobian_product", fail("this operation is not for dual numbers")
+        unrolled, "_jacobian_product", fail("DefaultCPUAllocator: can't allocate memory")
     )
-    assert not supports_forward_mode(task)
+    with pytest.raises(RuntimeError, match="allocate"):
+        forward_mode_problem(regression_task())
+    for message in ("this operation is not for dual numbers", "bad memory_format of a layer"):
+        monkeypatch.setattr(unrolled, "_jacobian_product", fail(message))
+        assert forward_mode_problem(regression_task()) == f"RuntimeError: {message}"

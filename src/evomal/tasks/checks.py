@@ -60,13 +60,15 @@ def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
     """Whether a network of convolutions takes images whose channels are the last in memory.
 
     Not with dropout, which draws its masks in the order of the memory, so that two ways to compute
-    the same would not draw the same.
+    the same would not draw the same; nor with group normalisation, whose rule for forward-mode
+    differentiation takes the usual order only.
     """
     is_image = inputs.ndim == 4 and inputs.is_floating_point()
     kinds = [type(module) for module in learner.modules()]
     convolves = any(issubclass(kind, nn.Conv2d) for kind in kinds)
     drops = any("Dropout" in kind.__name__ for kind in kinds)
-    if not is_image or not convolves or drops:
+    groups = any(issubclass(kind, nn.GroupNorm) for kind in kinds)
+    if not is_image or not convolves or drops or groups:
         return False
     try:
         twin = channels_last(copy.deepcopy(learner))

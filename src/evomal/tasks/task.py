@@ -168,6 +168,8 @@ class Task:
         self.device = available_device(device)
         self.precision: Precision = "full"
         self._channels_last = False
+        self.findings: dict[Any, Any] = {}
+        """What was found out about the base learner; copies of the task share it."""
         learner = self.new_model(seed=0)
         require_separate(learner, self.new_model(seed=0))
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)

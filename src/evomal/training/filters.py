@@ -21,7 +21,7 @@ from evomal.training.numerics import (
     require_finite,
 )
 from evomal.training.settings import EvaluationSettings
-from evomal.training.training import finite_metric
+from evomal.training.training import can_be_fused, finite_metric
 
 PROGRESS_IN_KEY = (0.0, 0.5, 1.0)
 """Where the gradients are compared of losses that depend on the progress of the training."""
@@ -86,7 +86,7 @@ def _optimize_outputs(
     """ŷ* of every loss: the outputs after `steps` steps of Adam on it."""
     pred = torch.stack([outputs.inputs] * len(losses)).requires_grad_()
     rate, capturable = task.optimizer.learning_rate, graphs and pred.is_cuda
-    optimizer = torch.optim.Adam([pred], lr=rate, fused=True, capturable=capturable)
+    optimizer = torch.optim.Adam([pred], lr=rate, fused=can_be_fused([pred]), capturable=capturable)
     progress = torch.zeros((), dtype=pred.dtype, device=pred.device)
 
     def step() -> None:

@@ -6,41 +6,47 @@ there are the same for all of them, and only what J is applied to differs. For P
 - one forward pass at θ₀;
 - P pull-backs Jᵀu of the losses' slopes and P updated learners θ₁, each judged: in one pass or one
   after the other;
-- P forward-mode products J v as one batched product, which computes the network's own values once.
+- P forward-mode products J v, as one batched product where that is right, which computes the
+  network's own values once.
 
 Affine layers, which hold most of the arithmetic, are done by hand (`affine`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.func import jvp, vmap
+from torch import Tensor
 
 from evomal.losses.base import Loss
-from evomal.training.affine import (
-    AffineLayer,
-    intercepted,
-    product,
-    pushed_forward,
-    recorded,
-)
-from evomal.training.numerics import all_finite, finite_rows
-from evomal.training.stem import Stems, pool_recorded, stem_replaced, stem_tangents
-from evomal.training.unrolled import MetaStep, first_step, first_step_size
+from evomal.training.affine import AffineLayer
+from evomal.training.numerics import finite_rows
+from evomal.training.shared_start import Start
+from evomal.training.unrolled import MetaStep, first_step_size
 
 
 @dataclass(frozen=True)
 class GroupGradients:
-    """∂L_T(θ₁)/∂φ of every loss, and whether all that led to it was finite, shape (P,)."""
+    """What a meta step of P losses gives.
+
+    Attributes
+    ----------
+    gradients
+        ∂L_T(θ₁)/∂φ of every loss.
+    finite
+        Whether all that led to it was finite, (P,).
+    output
+        The learner's outputs at θ₀, (B, …).
+    judgements
+        L_T(θ₁) of every loss, (P,).
+    """
 
     gradients: list[Tensor]
     finite: Tensor
+    output: Tensor
+    judgements: Tensor
 
 
 def group_hypergradients(
@@ -50,6 +56,7 @@ def group_hypergradients(
     layers: Sequence[AffineLayer] = (),
     *,
     stacked: bool,
+    in_turn: bool = False,
 ) -> GroupGradients:
     """`forward_hypergradient` for every loss of a group, on one meta step.
 
@@ -63,6 +70,8 @@ def group_hypergradients(
         Layers that are differentiated by hand, of `affine_layers`.
     stacked
         Whether the updated learners are worked on in one pass.
+    in_turn
+        Whether the forward-mode products are taken one after the other, not as one.
     """
     (batch,) = step.training
     start = Start(step, layers)
@@ -74,7 +83,7 @@ def group_hypergradients(
     ]
     u = torch.stack([slope.detach() for slope in slopes])
     updated = start.updated(u, stacked=stacked)
-    tangents = start.tangents(updated)
+    tangents = start.tangents(updated, in_turn=in_turn)
     alpha = first_step_size(step.task.optimizer)
     products = [(slope * tangent).sum() for slope, tangent in zip(slopes, tangents, strict=True)]
     gradients = [torch.zeros_like(phi) for phi in phis]
@@ -85,256 +94,4 @@ def group_hypergradients(
         gradients = [-alpha * derivative for derivative in derivatives]
     finite = updated.finite & finite_rows([u, torch.stack(values), updated.judgements])
     finite &= torch.stack([gradient.isfinite().all() for gradient in gradients])
-    return GroupGradients(gradients, finite)
-
-
-@dataclass(frozen=True)
-class Updated:
-    """What the updated learners of a group gave.
-
-    Attributes
-    ----------
-    judgements
-        L_T(θ₁) of every loss, (P,).
-    v
-        Its gradients by parameter, (P, …), without the weights of layers of low rank.
-    shifts
-        By such a layer, what the change of its weight along v does to its outputs at θ₀, (P, …).
-    finite
-        Whether all on the way was, (P,).
-    """
-
-    judgements: Tensor
-    v: dict[str, Tensor]
-    shifts: dict[str, Tensor]
-    finite: Tensor
-
-
-class Start:
-    """What all losses of a group share in a meta step: the forward pass at θ₀, and that θ₀."""
-
-    def __init__(self, step: MetaStep, layers: Sequence[AffineLayer]) -> None:
-        self.step = step
-        self.theta, self.buffers = step.parameters(), step.buffers()
-        (batch,) = step.training
-        names = [layer.name for layer in layers]
-        stem = next((layer for layer in layers if layer.pool), None)
-        recording = recorded(step.learner, names), pool_recorded(step.learner, stem)
-        with step.rng("training"), recording[0] as self.passes, recording[1] as pools:
-            self.output = step.call(self.theta, self.buffers, batch.inputs)
-        self.layers = {layer.name: layer for layer in layers if layer.name in self.passes}
-        met = self.passes.get(stem.name) if stem else None
-        goes_on = met is not None and len(pools) == 1 and pools[0].inputs is met.outputs
-        self.stem = stem if goes_on else None
-        self.pool = pools[0] if goes_on else None
-        self.in_stem = self.stem.parameters if self.stem else ()
-        self.low_rank = [name for name, layer in self.layers.items() if layer.low_rank]
-        self.alpha = first_step_size(step.task.optimizer)
-        decay = 1 - self.alpha * step.task.optimizer.weight_decay
-        weights = {name: self.theta[f"{name}.weight"].detach() for name in self.low_rank}
-        self.decayed = {name: w if decay == 1 else w * decay for name, w in weights.items()}
-        hidden = {f"{name}.weight" for name in self.low_rank}
-        self.whole = {name: p for name, p in self.theta.items() if name not in hidden}
-
-    def judge(
-        self,
-        updated: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        deltas: dict[str, Tensor],
-        probes: dict[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Outputs of an updated learner, and the inputs of its layers of low rank.
-
-        Parameters
-        ----------
-        updated, buffers
-            The learner's parameters, but for the weights of layers of low rank, and buffers.
-        deltas
-            By layer of low rank, the gradients of its outputs at θ₀.
-        probes
-            Zeros of the shapes of these layers' outputs, to have the gradients of these.
-        """
-        met: dict[str, Tensor] = {}
-
-        def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
-            met[name] = inputs
-            common = inputs @ self.passes[name].inputs.mT
-            change = torch.addmm(probes[name], common, deltas[name], alpha=-self.alpha)
-            return product(layer, inputs, self.decayed[name], layer.bias) + change
-
-        with intercepted(self.step.learner, self.low_rank, forward):
-            judged = self.step.call(updated, buffers, self.step.judging.inputs)
-        return judged, met
-
-    def probes(self, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Zeros of the shapes of the outputs that layers of low rank have in updated learners."""
-        rows = len(self.step.judging)
-        return {
-            name: delta.new_zeros(*delta.shape[:-2], rows, delta.shape[-1]).requires_grad_()
-            for name, delta in deltas.items()
-        }
-
-    def shift(self, name: str, inputs: Tensor, epsilon: Tensor) -> Tensor:
-        """(h h'ᵀ)ε: what W's change along v does to a layer's outputs; all may have rows (P, …)."""
-        return (inputs @ self.passes[name].inputs.mT).mT @ epsilon
-
-    def updated(self, u: Tensor, *, stacked: bool) -> Updated:
-        """Pull the losses' slopes `u` (P, *outputs) back, update the learners and judge them.
-
-        In one pass if `stacked`, or if what one pass shares is most of the work: the products with
-        the weights of layers of low rank, which are the same for all learners.
-        """
-        learner = self.step.learner
-        shared = sum(weight.numel() for weight in self.decayed.values())
-        total = sum(parameter.numel() for parameter in self.theta.values())
-        convolves = any(isinstance(layer, nn.Conv2d) for layer in learner.modules())
-        if stacked or (2 * shared > total and not convolves):
-            return self._updated_in_one(u)
-        return self._updated_in_turn(u)
-
-    def _updated_in_turn(self, u: Tensor) -> Updated:
-        values = list(self.whole.values())
-        outputs = [self.passes[name].outputs for name in self.low_rank]
-        v = {name: p.new_empty(len(u), *p.shape) for name, p in self.whole.items()}
-        shifts = {
-            name: z.new_zeros(len(u), *z.shape)
-            for name, z in zip(self.low_rank, outputs, strict=True)
-        }
-
-        def pull(slope: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-            pulled = torch.autograd.grad(
-                self.output, [*values, *outputs], slope, retain_graph=True, materialize_grads=True
-            )
-            updated = first_step(self.step.task.optimizer, values, pulled[: len(values)])
-            deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
-            return dict(zip(self.whole, updated, strict=True)), deltas, all_finite(pulled)
-
-        pulls: Iterable[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]] = map(pull, u)
-        stems = None
-        if self.stem is not None:  # else a learner at a time is in the memory
-            pulls = list(pulls)
-            stems = self._stems([learner for learner, *_ in pulls])
-        judgements, finite, slopes = [], [], []
-        for p, (learner, deltas, is_finite) in enumerate(pulls):
-            probes = self.probes(deltas)
-            own = {name: buffer.clone() for name, buffer in self.buffers.items()}
-            own_stem = None if stems is None else stems.outputs[p]
-            gives = self._stem_gives(self.step.judging.inputs, own_stem)
-            with self.step.rng("judging"), gives:
-                judged, met = self.judge(learner, own, deltas, probes)
-            judgement = self.step.task.task_loss(judged, self.step.judging.targets)
-            apart = {name: one for name, one in learner.items() if name not in self.in_stem}
-            leaves = [*apart.values(), *probes.values()]
-            if stems is not None:
-                leaves.append(stems.outputs[p])
-            gradients = torch.autograd.grad(judgement, leaves, materialize_grads=True)
-            for name, gradient in zip(apart, gradients, strict=False):
-                v[name][p] = gradient
-            for name, epsilon in zip(self.low_rank, gradients[len(apart) :], strict=False):
-                if name in met:
-                    shifts[name][p] = self.shift(name, met[name].detach(), epsilon)
-            slopes.append(gradients[-1])
-            judgements.append(judgement.detach())
-            finite.append(is_finite & all_finite([judged]))
-        if stems is not None:
-            v.update(zip(self.in_stem, stems.gradients(slopes), strict=True))
-        return Updated(torch.stack(judgements), v, shifts, torch.stack(finite))
-
-    def _updated_in_one(self, u: Tensor) -> Updated:
-        values = list(self.whole.values())
-        outputs = [self.passes[name].outputs for name in self.low_rank]
-        found = torch.autograd.grad(
-            self.output, [*values, *outputs], u, is_grads_batched=True, allow_unused=True
-        )
-        pulled = [
-            value.new_zeros(len(u), *value.shape) if gradient is None else gradient
-            for value, gradient in zip([*values, *outputs], found, strict=True)
-        ]
-        finite = finite_rows(pulled)
-        updated = first_step(self.step.task.optimizer, values, pulled[: len(values)])
-        deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
-        del found, pulled  # as large as all learners
-        probes = self.probes(deltas)
-        own = {name: torch.stack([buffer] * len(u)) for name, buffer in self.buffers.items()}
-        with self.step.rng("judging"):
-            judged, met = vmap(self.judge, randomness="same")(
-                dict(zip(self.whole, updated, strict=True)), own, deltas, probes
-            )
-        targets = self.step.judging.targets
-        judgements = torch.stack([self.step.task.task_loss(pred, targets) for pred in judged])
-        gradients = torch.autograd.grad(
-            judgements.sum(), [*updated, *probes.values()], materialize_grads=True
-        )
-        v = dict(zip(self.whole, gradients, strict=False))
-        shifts = {name: torch.zeros_like(delta) for name, delta in deltas.items()}
-        for name, epsilon in zip(self.low_rank, gradients[len(values) :], strict=True):
-            if name in met:
-                inputs = met[name].detach()
-                common = inputs[0] if inputs.stride(0) == 0 else inputs  # the same for all losses
-                shifts[name] = self.shift(name, common, epsilon)
-        return Updated(judgements.detach(), v, shifts, finite & finite_rows([judged]))
-
-    def _stems(self, learners: Sequence[dict[str, Tensor]]) -> Stems:
-        """The stems of updated learners, on the batch that judges them."""
-        parameters = [[learner[name] for learner in learners] for name in self.in_stem]
-        layer, pool = self._stem_modules()
-        return Stems(layer, pool, self.step.judging.inputs, parameters)
-
-    def _stem_modules(self) -> tuple[nn.Module, nn.Module]:
-        assert self.stem is not None
-        assert self.stem.pool is not None
-        find = self.step.learner.get_submodule
-        return find(self.stem.name), find(self.stem.pool)
-
-    def _stem_gives(self, batch: Tensor, outputs: Tensor | None) -> AbstractContextManager[None]:
-        """Let the stem give these outputs inside the block, if they are given."""
-        if outputs is None or self.stem is None:
-            return nullcontext()
-        shape = self.passes[self.stem.name].outputs.shape
-        return stem_replaced(self.step.learner, self.stem, batch, shape, outputs)
-
-    def tangents(self, updated: Updated) -> Tensor:
-        """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them."""
-        own = {name for layer in self.layers.values() for name in layer.parameters}
-        fixed = {name: value.detach() for name, value in self.theta.items()}
-        others = {name: value for name, value in fixed.items() if name not in own}
-        (batch,) = self.step.training
-        layers = list(self.layers)
-        stems: dict[str, Tensor] = {}
-        if self.stem is not None and self.pool is not None:
-            layers.remove(self.stem.name)
-            changes = [updated.v[name] for name in self.in_stem]
-            layer, _ = self._stem_modules()
-            with torch.no_grad():
-                stems["pool"] = stem_tangents(layer, batch.inputs, self.pool.indices, changes)
-
-        def one(
-            v: dict[str, Tensor], shifts: dict[str, Tensor], stems: dict[str, Tensor]
-        ) -> Tensor:
-            def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
-                met = self.passes[name]
-                changes = [v[one] for one in self.layers[name].parameters if one in v]
-                if name in shifts:
-                    shift = sum(changes, shifts[name])
-                else:
-                    shift = product(layer, met.inputs, *changes)
-                return pushed_forward(layer, inputs, met.outputs.detach(), shift)
-
-            def pushed(parameters: dict[str, Tensor], _: Tensor) -> Tensor:
-                parameters = {**fixed, **parameters}
-                dual = None
-                if self.pool is not None:
-                    z = self.pool.outputs.detach()
-                    dual = forward_ad.make_dual(z, stems["pool"])  # type: ignore[no-untyped-call]
-                hand = intercepted(self.step.learner, layers, forward)
-                with hand, self._stem_gives(batch.inputs, dual):
-                    return self.step.call(parameters, self.step.buffers(), batch.inputs)
-
-            nothing = self.output.new_zeros(())  # there may be no others
-            directions = {name: v[name] for name in others}
-            tangent: Tensor = jvp(pushed, (others, nothing), (directions, nothing))[1]
-            return tangent
-
-        with torch.no_grad(), self.step.rng("training"):
-            tangents: Tensor = vmap(one, randomness="same")(updated.v, updated.shifts, stems)
-        return tangents
+    return GroupGradients(gradients, finite, start.output.detach(), updated.judgements)

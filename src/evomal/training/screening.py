@@ -12,11 +12,11 @@ from torch import Tensor
 from evomal.losses.base import Loss
 from evomal.tasks.task import Task
 from evomal.training.filters import correlations, gradient_key
+from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stages import EQUIVALENCE, REJECTION, WEIGHTS, diverged, stage
 from evomal.training.together import optimize_weights_together
-from evomal.training.unrolled import optimize_weights
 
 
 @dataclass

@@ -79,7 +79,7 @@ class _Stack:
             for name, p in self.learner.named_parameters()
         }
         self.buffers = {name: torch.stack([b] * count) for name, b in self.learner.named_buffers()}
-        self.sgd = new_sgd(self._trained(), task.optimizer, task.device)
+        self.sgd = new_sgd(self._trained(), task.optimizer)
         self.finite = torch.ones(count, dtype=torch.bool, device=task.device)
         self.progress = torch.zeros((), dtype=self._trained()[0].dtype, device=task.device)
         self.batch: Data | None = None
@@ -135,7 +135,7 @@ class _Stack:
         """One training step of all, on what `_load` was given."""
         batch = self.batch
         assert batch is not None
-        preds = _outputs(self.learner, self.theta, self.buffers, batch.inputs)
+        preds = stacked_outputs(self.learner, self.theta, self.buffers, batch.inputs)
         values = torch.stack(
             [
                 loss(pred, batch.targets, **own_inputs(self.task, loss, batch, self.progress))
@@ -158,7 +158,7 @@ class _Stack:
         self.theta = {
             name: p.detach()[rows].requires_grad_(p.requires_grad) for name, p in self.theta.items()
         }
-        self.sgd = new_sgd(self._trained(), settings, self.task.device)
+        self.sgd = new_sgd(self._trained(), settings)
         for was, now in zip(before, self._trained(), strict=True):
             state = old.state[was]
             self.sgd.state[now] = {
@@ -177,7 +177,7 @@ class _Stack:
             for rows in evaluation_rows(task, data):
                 check_deadline()
                 inputs = task.batch(data, rows).inputs
-                pieces.append(_outputs(self.learner, self.theta, self.buffers, inputs))
+                pieces.append(stacked_outputs(self.learner, self.theta, self.buffers, inputs))
         self.learner.train()
         return [
             self._metric(pred) if is_finite else math.inf
@@ -193,7 +193,7 @@ class _Stack:
             return math.inf
 
 
-def _outputs(
+def stacked_outputs(
     learner: nn.Module, theta: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
 ) -> Tensor:
     """Raw outputs of every learner, shape (P, B, …); buffers change in place."""

@@ -17,11 +17,11 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator
 from evomal.tasks.task import Task
-from evomal.training.affine import AffineLayer, affine_layers
-from evomal.training.group_step import Start, group_hypergradients
+from evomal.training.group_step import group_hypergradients
+from evomal.training.meta_training import MetaSchedule
 from evomal.training.numerics import check_deadline, quiet_vmap
 from evomal.training.settings import EvaluationSettings
-from evomal.training.unrolled import MetaSchedule, small_step, unsupported
+from evomal.training.support import group_problem, group_way, require_trainable, unsuitable
 
 Settings = TypeVar("Settings", bound=EvaluationSettings)
 
@@ -40,7 +40,7 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -
 
     A fixed rule. If weights are optimised at all, and through one training step: stacked on a GPU,
     batched on CPUs or where stacking is not supported, provided that all base learners support it
-    (`supports_groups`) and a group of them is no larger than `MOST_PARAMETERS`. Else the loop.
+    (`group_problem`) and a group of them is no larger than `MOST_PARAMETERS`. Else the loop.
 
     Parameters
     ----------
@@ -54,9 +54,12 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -
     Raises
     ------
     InputError
-        If an engine or a precision is asked for that a base learner does not support.
+        If a base learner cannot be trained or differentiated, or does not support an engine or a
+        precision that is asked for.
     """
     tasks = [task.in_precision(settings.precision) for task in tasks]
+    for task in tasks:
+        require_trainable(task, base_steps=settings.base_steps if optimizes else None)
     if settings.precision == "bfloat16":
         for task in tasks:
             if any(p.dtype != torch.float32 for p in task.new_model(0).parameters()):
@@ -68,14 +71,14 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -
     size = settings.group_size or (GROUP_ON_CPU if on_cpu else None)
 
     def supported(engine: str) -> bool:
-        return all(supports_groups(task, stacked=engine == "stacked") for task in tasks)
+        return all(group_problem(task, stacked=engine == "stacked") is None for task in tasks)
 
     engine = settings.engine
-    if engine in ("batched", "stacked") and not supported(engine):
-        raise InputError(
-            f"A base learner of {', '.join(task.name for task in tasks)} has a layer that the "
-            f"engine {engine} cannot differentiate; use the engine loop."
-        )
+    if engine in ("batched", "stacked"):
+        for task in tasks:
+            problem = group_problem(task, stacked=engine == "stacked")
+            if problem is not None:
+                raise unsuitable(task, engine, problem)
     if engine == "auto":
         engine = "loop"
         largest = max(sum(p.numel() for p in task.new_model(0).parameters()) for task in tasks)
@@ -116,7 +119,7 @@ def optimize_weights_together(
     rows = torch.arange(len(losses), device=finite.device)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
         schedules = [MetaSchedule(task, settings, seed) for task in tasks]
-        layers = [layers_by_hand(task, stacked=stacked) for task in tasks]
+        ways = [group_way(task, stacked=stacked) for task in tasks]
         for i in range(settings.meta_steps):
             check_deadline()
             if i and i % CHECK_EVERY == 0:
@@ -126,8 +129,12 @@ def optimize_weights_together(
                 break
             group, own = [losses[p] for p in active], [phis[p] for p in active]
             found = [
-                group_hypergradients(group, own, schedule.step(i), own_layers, stacked=stacked)
-                for schedule, own_layers in zip(schedules, layers, strict=True)
+                group_hypergradients(
+                    *(group, own, schedule.step(i), way.layers),
+                    stacked=stacked,
+                    in_turn=way.in_turn,
+                )
+                for schedule, way in zip(schedules, ways, strict=True)
             ]
             optimizer.zero_grad()
             for place, phi in enumerate(own):
@@ -136,28 +143,3 @@ def optimize_weights_together(
             optimizer.step()
     finite &= torch.stack([phi.detach().isfinite().all() for phi in phis])
     return [phi.detach() if ok else None for phi, ok in zip(phis, finite.tolist(), strict=True)]
-
-
-def supports_groups(task: Task, *, stacked: bool) -> bool:
-    """Whether a base learner can be differentiated for several losses at once; tried on a few rows.
-
-    It needs forward-mode rules, as in `supports_forward_mode`, that work under ``torch.vmap``; to
-    be stacked, all of it has to.
-    """
-    return _works(task, layers_by_hand(task, stacked=stacked), stacked=stacked)
-
-
-def layers_by_hand(task: Task, *, stacked: bool) -> tuple[AffineLayer, ...]:
-    """The layers of a task's base learner that are differentiated by hand; none under autocast."""
-    if task.precision == "bfloat16":
-        return ()
-    layers = affine_layers(small_step(task), min(task.batch_size, len(task.train)))
-    return layers if _works(task, layers, stacked=stacked) else ()
-
-
-def _works(task: Task, layers: Sequence[AffineLayer], *, stacked: bool) -> bool:
-    step = small_step(task)
-    with unsupported() as refused, quiet_vmap(), sdpa_kernel(SDPBackend.MATH):
-        start = Start(step, layers)
-        start.tangents(start.updated(torch.stack([start.output.detach()] * 2), stacked=stacked))
-    return not refused

@@ -76,7 +76,7 @@ def train(
     settings = optimizer or task.optimizer
     learner = task.new_model(derive_seed(*stream, "theta"))
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    sgd = new_sgd(parameters, settings, task.device)
+    sgd = new_sgd(parameters, settings)
     rng = derive_generator(*stream, "batches")
     batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
     decays = {round(share * steps) for share in milestones}
@@ -106,7 +106,7 @@ def train(
     return learner
 
 
-def new_sgd(parameters: Sequence[Tensor], settings: SGD, device: torch.device) -> torch.optim.SGD:
+def new_sgd(parameters: Sequence[Tensor], settings: SGD) -> torch.optim.SGD:
     """The base optimiser, ``torch.optim.SGD``."""
     return torch.optim.SGD(
         parameters,
@@ -115,7 +115,16 @@ def new_sgd(parameters: Sequence[Tensor], settings: SGD, device: torch.device) -
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
         dampening=settings.dampening,
-        fused=device.type in ("cpu", "cuda"),
+        fused=can_be_fused(parameters),
+    )
+
+
+def can_be_fused(parameters: Sequence[Tensor]) -> bool:
+    """Whether torch's fused optimisers are to be used: on CPUs they skip 16-bit numbers."""
+    return all(
+        p.device.type == "cuda"
+        or (p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64))
+        for p in parameters
     )
 
 

@@ -1,7 +1,7 @@
-"""Algorithm 1: the weights of a meta-loss network, tuned through steps of the base learner.
+"""One meta step of Algorithm 1 for one loss: ∂L_T(θ_S)/∂φ through steps of the base learner.
 
-The gradient of L_T(θ_S) with respect to φ flows through S_base differentiable optimiser steps
-under M_φ (paper, section 3.3.1). Two ways compute it:
+The gradient flows through S_base differentiable optimiser steps under M_φ (paper, section 3.3.1).
+Two ways compute it:
 
 - `reverse_hypergradient` differentiates through the steps, for any S_base: double backward.
 - `forward_hypergradient` is for S_base = 1. With u(φ) = ∂M_φ/∂f at θ₀ and the Jacobian J of the
@@ -11,8 +11,8 @@ under M_φ (paper, section 3.3.1). Two ways compute it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -21,14 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_torch_rng
+from evomal.seeding import derive_seed, isolated_torch_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
-from evomal.training.numerics import check_deadline, draw_batches, require_finite
-from evomal.training.settings import EvaluationSettings
+from evomal.training.numerics import require_finite
 
 _NAMES = "a prediction", "the loss", "a gradient"
 _JUDGED = "a prediction after the step", "the task loss after the step", "the hypergradient"
@@ -51,6 +49,9 @@ class MetaStep:
     progress
         Share of the training that is done, for losses that depend on it. Drawn afresh for every
         meta step: a learner is new in each, so that its own progress would always be 0.
+    spoils_inputs
+        Whether the learner changes its inputs in place, so that `call` must hand it a copy: a
+        batch is read more than once.
     """
 
     task: Task
@@ -59,6 +60,7 @@ class MetaStep:
     judging: Data
     seed: int
     progress: float = 0.0
+    spoils_inputs: bool = False
 
     def value(self, loss: Loss, pred: Tensor, batch: Data, phi: Tensor) -> Tensor:
         """The loss of raw outputs for a training batch, differentiable in φ as well."""
@@ -67,6 +69,11 @@ class MetaStep:
 
     def parameters(self) -> dict[str, Tensor]:
         """θ₀: the trainable parameters by name."""
+        return dict(self._theta)
+
+    @cached_property
+    def _theta(self) -> dict[str, Tensor]:
+        # Taken once: ``functional_call`` leaves a module that occurs twice with what it was given.
         return {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
 
     def buffers(self) -> dict[str, Tensor]:
@@ -77,94 +84,13 @@ class MetaStep:
         self, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
     ) -> Tensor:
         """The learner's outputs with other parameters; it changes `buffers`, not the learner."""
+        inputs = inputs.clone() if self.spoils_inputs else inputs
         out: Tensor = functional_call(self.learner, {**theta, **buffers}, inputs)
         return out
 
     def rng(self, part: Literal["training", "judging"]) -> AbstractContextManager[None]:
         """Seeds the learner's own randomness for its calls in one part of the meta step."""
         return isolated_torch_rng(self.task.device, derive_seed(self.seed, part))
-
-
-def optimize_weights(
-    loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> Tensor:
-    """φ after S_meta steps of Adam (Algorithm 1), starting near the loss's own weights.
-
-    Parameters
-    ----------
-    loss
-        The loss to tune; φ₀ is its `initial_weights`, from (`seed`, its key).
-    tasks
-        The meta-objective is the mean of their task losses (eq. 2).
-    settings
-        S_meta, S_base, η and where L_T takes its batch from.
-    seed
-        The run's seed.
-
-    Returns
-    -------
-    Tensor
-        Shape of ``loss.weights``, detached.
-
-    Raises
-    ------
-    DivergedError
-        If a loss, prediction, gradient or weight becomes non-finite.
-    """
-    phi = loss.initial_weights(derive_generator(seed, "phi", loss.key)).to(tasks[0].device)
-    phi.requires_grad_()
-    if phi.numel() == 0:
-        return phi.detach()
-    optimizer = torch.optim.Adam([phi], lr=settings.meta_learning_rate)
-    with sdpa_kernel(SDPBackend.MATH):  # the only attention with a second derivative
-        schedules = [MetaSchedule(task, settings, seed) for task in tasks]
-        for i in range(settings.meta_steps):
-            check_deadline()
-            gradients = [one.hypergradient(loss, phi, one.step(i)) for one in schedules]
-            phi.grad = torch.stack(gradients).mean(dim=0)
-            optimizer.step()
-    require_finite([phi], "a weight of the loss")
-    return phi.detach()
-
-
-class MetaSchedule:
-    """The meta steps of one task, their batches drawn ahead from (run seed, task)."""
-
-    def __init__(self, task: Task, settings: EvaluationSettings, seed: int) -> None:
-        self._task = task
-        self._seed = seed
-        self._judges = task.validation if settings.meta_batch == "validation" else task.train
-        self._base_steps = settings.base_steps
-        self._training_rows = draw_batches(
-            derive_generator(seed, "meta-training", task.name),
-            len(task.train),
-            task.batch_size,
-            settings.meta_steps * settings.base_steps,
-            task.device,
-        ).reshape(settings.meta_steps, settings.base_steps, -1)
-        self._judging_rows = draw_batches(
-            derive_generator(seed, "meta-judging", task.name),
-            len(self._judges),
-            task.batch_size,
-            settings.meta_steps,
-            task.device,
-        )
-
-    @cached_property
-    def hypergradient(self) -> Callable[[Loss, Tensor, MetaStep], Tensor]:
-        """The fast way where the base learner supports it, else the plain one."""
-        fast = self._base_steps == 1 and supports_forward_mode(self._task)
-        return forward_hypergradient if fast else reverse_hypergradient
-
-    def step(self, i: int) -> MetaStep:
-        """Meta step i: a fresh base learner and its batches."""
-        task = self._task
-        seed = derive_seed(self._seed, "meta-step", task.name, i)
-        with isolated_torch_rng(task.device, derive_seed(seed, "preprocess")):
-            training = [task.batch(task.train, rows) for rows in self._training_rows[i]]
-            judging = task.batch(self._judges, self._judging_rows[i])
-        progress = float(derive_generator(seed, "progress").random())
-        return MetaStep(task, task.new_model(seed), training, judging, seed, progress)
 
 
 def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
@@ -228,36 +154,6 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     hypergradient = -alpha * slope
     require_finite([judged, judgement, hypergradient], *_JUDGED)
     return hypergradient
-
-
-def supports_forward_mode(task: Task) -> bool:
-    """Whether every layer of the base learner has a forward-mode rule; tried on a few rows."""
-    step = small_step(task)
-    theta = step.parameters()
-    with unsupported() as refused, step.rng("training"):
-        _jacobian_product(step, theta, list(theta.values()), step.judging.inputs)
-    return not refused
-
-
-def small_step(task: Task) -> MetaStep:
-    """A meta step on a few training rows, for trying what a base learner supports."""
-    with isolated_torch_rng(task.device, 0):
-        rows = task.batch(task.train, slice(0, 4))
-    return MetaStep(task, task.new_model(seed=0), [rows], rows, seed=0)
-
-
-@contextmanager
-def unsupported() -> Iterator[list[Exception]]:
-    """Catches the error of an operation that has no rule for a kind of differentiation."""
-    refused: list[Exception] = []
-    try:
-        yield refused
-    except NotImplementedError as error:
-        refused.append(error)
-    except RuntimeError as error:  # an operation that is not for such tensors, or bad luck
-        if any(word in str(error).lower() for word in ("memory", "alloc", "cuda", "cublas")):
-            raise
-        refused.append(error)
 
 
 def _jacobian_product(

@@ -1,0 +1,190 @@
+"""What suits a base learner: whether it can be trained at all, and in which engines.
+
+That nothing raises does not mean that an engine is right: dropout, say, draws its masks in the
+order of the memory, which ``torch.vmap`` can change. So its outputs, the judgement L_T(θ₁) and the
+hypergradient are held, in numbers, to the plain way (`trial`) before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from evomal.errors import InputError
+from evomal.losses.base import Loss
+from evomal.seeding import isolated_torch_rng
+from evomal.tasks.task import Task
+from evomal.training.affine import AffineLayer, affine_layers
+from evomal.training.group_step import group_hypergradients
+from evomal.training.numerics import DivergedError
+from evomal.training.training import new_sgd
+from evomal.training.trial import (
+    Failed,
+    Results,
+    difference,
+    few_rows,
+    first_order,
+    kept,
+    probe_losses,
+    probe_step,
+    problem_of,
+    stacked_training_difference,
+    tried,
+)
+from evomal.training.unrolled import MetaStep, forward_hypergradient, reverse_hypergradient
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the meta steps of a group are taken.
+
+    Attributes
+    ----------
+    layers
+        What is differentiated by hand; nothing under autocast.
+    in_turn
+        Whether the forward-mode products are taken one after the other.
+    """
+
+    layers: tuple[AffineLayer, ...] = ()
+    in_turn: bool = False
+
+
+def require_trainable(task: Task, *, base_steps: int | None) -> None:
+    """Take one training step, and one through which a loss's weights can be learned.
+
+    Parameters
+    ----------
+    task
+        Its base learner is tried on a few rows.
+    base_steps
+        S_base of Algorithm 1; None if no weights are learned.
+
+    Raises
+    ------
+    InputError
+        If one of them fails; the message says why.
+    """
+    rows = len(few_rows(task, task.train))
+    problem = problem_of(partial(_train, task))
+    if problem is not None:
+        raise InputError(
+            f"The base learner of {task.name!r} fails in a training step on {rows} of its training "
+            f"rows ({problem}); fix the model, or give it what this asks for."
+        )
+    if base_steps is None:
+        return
+    problem = _found(task, lambda: problem_of(partial(_differentiate, task)), "reverse mode")
+    if problem is not None and (base_steps > 1 or forward_mode_problem(task) is not None):
+        raise InputError(
+            f"No loss's weights can be learned with the base learner of {task.name!r}, as "
+            f"differentiating through a training step fails on {rows} training rows and "
+            f"{len(few_rows(task, task.validation))} validation rows ({problem}); change what "
+            "this is about, or use the method gp-lfl, which learns no weights."
+        )
+
+
+def forward_mode_problem(task: Task) -> str | None:
+    """Why `forward_hypergradient` is not what double backward gives; None if it is."""
+
+    def forward(step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]) -> Results:
+        both = zip(losses, phis, strict=True)
+        gradients = [forward_hypergradient(loss, phi, step) for loss, phi in both]
+        return Results(*first_order(step, losses, phis), gradients)
+
+    return _found(task, lambda: problem_of(partial(difference, task, forward)), "forward mode")
+
+
+def group_problem(task: Task, *, stacked: bool) -> str | None:
+    """Why a base learner cannot be worked on for several losses at once; None if it can.
+
+    It needs forward-mode rules; to be stacked, all of it has to work under ``torch.vmap``, in
+    ordinary training as well.
+    """
+    way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
+    return way.reason if isinstance(way, Failed) else None
+
+
+def group_way(task: Task, *, stacked: bool) -> Way:
+    """How the meta steps of a group are taken with a task's base learner.
+
+    Raises
+    ------
+    InputError
+        If it cannot be worked on in groups, see `group_problem`.
+    """
+    way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
+    if isinstance(way, Failed):
+        raise unsuitable(task, "stacked" if stacked else "batched", way.reason)
+    return way
+
+
+def unsuitable(task: Task, engine: str, problem: str) -> InputError:
+    """What to tell if an engine is asked for that does not suit a base learner."""
+    return InputError(
+        f"The base learner of {task.name!r} does not suit the engine {engine} ({problem}); use the "
+        "engine loop."
+    )
+
+
+def _found(task: Task, find: Callable[[], T], *what: object) -> T:
+    """What is known about a task's base learner on this device, or is found out now."""
+    key = (*what, task.precision, task.device.type)
+    return kept(task, key, find)
+
+
+def _train(task: Task) -> None:
+    """One ordinary training step under the task loss."""
+    learner, batch = task.new_model(seed=0), few_rows(task, task.train)
+    sgd = new_sgd([p for p in learner.parameters() if p.requires_grad], task.optimizer)
+    with isolated_torch_rng(task.device, 0):
+        value = task.task_loss(learner(batch.inputs), batch.targets)
+        value.backward()  # type: ignore[no-untyped-call]
+    sgd.step()
+
+
+def _differentiate(task: Task) -> None:
+    """Double backward through one training step."""
+    step = probe_step(task)
+    (loss, phi), *_ = probe_losses(step)
+    with sdpa_kernel(SDPBackend.MATH), contextlib.suppress(DivergedError):
+        reverse_hypergradient(loss, phi, step)
+
+
+def _find_way(task: Task, *, stacked: bool) -> Way | Failed:
+    """The fastest way that is right."""
+    rows = min(task.batch_size, len(task.train))
+    layers: tuple[AffineLayer, ...] | Failed = ()
+    if task.precision != "bfloat16":
+        layers = tried(lambda: affine_layers(probe_step(task), rows))
+    by_hand = () if isinstance(layers, Failed) else layers
+    problem: str | None = None
+    for way in dict.fromkeys(
+        Way(own, in_turn)
+        for own in (by_hand, ())
+        for in_turn in ((False,) if stacked else (False, True))
+    ):
+        problem = problem_of(partial(difference, task, partial(_in_groups, way, stacked)))
+        if problem is None:
+            if stacked:
+                problem = problem_of(partial(stacked_training_difference, task))
+            return way if problem is None else Failed(problem)
+    assert problem is not None
+    return Failed(problem)
+
+
+def _in_groups(
+    way: Way, stacked: bool, step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]
+) -> Results:
+    found = group_hypergradients(
+        losses, phis, step, way.layers, stacked=stacked, in_turn=way.in_turn
+    )
+    return Results(found.output, found.judgements, found.gradients)
