@@ -147,7 +147,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def made_up_formulas(requests: Sequence[PrintRequest]) -> list[PrintedForm]:
+def made_up_formulas(
+    requests: Sequence[PrintRequest], time_limit: float = 1.0
+) -> list[PrintedForm]:
     """In place of sympy, which takes seconds to start."""
     return [PrintedForm(f"formula of {r.expression}", "latex") for r in requests]
 

@@ -60,18 +60,19 @@ def test_a_fault_changes_nothing_but_the_time(how: str, whole: Run, tmp_path: Pa
     assert without_timing(run.summary()) == without_timing(whole.summary())
 
 
-OUT_OF_MEMORY = "OutOfMemoryError: CUDA out of memory"
+GIVEN_UP = "its training was given up:"
+OUT_OF_MEMORY = "its training failed with OutOfMemoryError: CUDA out of memory"
 
 
 @pytest.mark.parametrize(
     ("how", "workers", "reason"),
     [
-        ("fail", 1, "ValueError: first line"),
-        ("fail", 2, "ValueError: first line"),
+        ("fail", 1, "its training failed with ValueError: first line"),
+        ("fail", 2, "its training failed with ValueError: first line"),
         ("run_out_of_memory", 1, OUT_OF_MEMORY),
         ("run_out_of_memory", 2, OUT_OF_MEMORY),
-        ("die", 2, "its worker process died (SIGKILL, perhaps for lack of memory)"),
-        ("hang", 2, "it took longer than 3 s"),
+        ("die", 2, f"{GIVEN_UP} its worker process died (SIGKILL, perhaps for lack of memory)"),
+        ("hang", 2, f"{GIVEN_UP} it took longer than 3 s"),
     ],
 )
 def test_a_candidate_that_fails_twice_is_failed_and_the_run_goes_on(
@@ -105,7 +106,7 @@ def test_a_run_in_which_nothing_works_any_more_ends_and_can_be_resumed(tmp_path:
             if method.archive.counts.total() == 2:
                 metric.mark.touch()
 
-    with pytest.raises(InputError, match=r"10 candidates in a row failed.*broken; mend"):
+    with pytest.raises(InputError, match=r"10 candidates in a row failed; .*broken\. Fix that"):
         search(task, run_dir=tmp_path / "run", callbacks=[Breaker()], **arguments)
     broken = Run(tmp_path / "run")
     assert broken.archive.counts["failed"] >= 10

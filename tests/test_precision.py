@@ -73,7 +73,7 @@ def test_candidates_are_worked_on_in_the_precision_of_the_settings(engine: Any) 
         )
         screened.append(screen_candidates([task], losses, settings, 0, True, False))
         fitness = train_candidates([task], losses, settings, 0, 0)
-        trained.append([curve[-1] for curve, _ in fitness])
+        trained.append([training.curve[-1] for training in fitness])
     assert trained[0] == pytest.approx(trained[1], abs=0.25)
     for one, other in zip(*screened, strict=True):
         assert one.loss is not None

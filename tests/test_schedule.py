@@ -497,7 +497,7 @@ def test_work_is_tried_twice_and_the_run_goes_on(
         expected += [alike or ("equivalent", first[1], 0), ("duplicate", first[1], 0)]
         assert found == expected
         reasons = {o.candidate.number: o.reason for o in outcomes if o.reason}
-        assert reasons == ({0: "its worker died"} if fails else {})
+        assert reasons == ({0: f"its {stage} was given up: its worker died"} if fails else {})
         done = executor.screened if stage == "screening" else executor.trained
         attempts = len(faults) + (not fails)
         assert done.count(SymbolicLoss(A).key) == attempts

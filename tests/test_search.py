@@ -256,7 +256,7 @@ def test_an_interrupted_run_can_be_read(
 def test_an_interrupt_while_formulas_are_made_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     recorder = Recorder()

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from evomal.runs.next_steps import to_resume
 from evomal.runs.run import BestLoss, Run
 from evomal.training.meta_testing import Comparison, Sample
 
@@ -38,10 +39,8 @@ def run_overview(run: Run) -> Group:
         lines.append(Text(PUBLISHED_WARNING))
     if run.hall_of_fame:
         lines += [Text(), leaderboard(run.hall_of_fame), Text()]
-    elif facts["method"] == "baseline":
-        lines.append(Text("The baseline is the task loss itself; it learns nothing."))
-    else:
-        lines.append(Text("No learned loss was good enough to be trained to the end."))
+    elif run.diagnosis is not None:
+        lines.append(Text(run.diagnosis))
     counts = ", ".join(f"{count} {status}" for status, count in run.archive.counts.items())
     lines += [Text(_engine(facts["settings"])), Text(f"Candidates: {counts}")]
     lines += [
@@ -49,7 +48,8 @@ def run_overview(run: Run) -> Group:
         for outcome in run.failures[:_FAILURES]
     ]
     if facts["status"] not in ("finished", "running"):
-        lines.append(Text(f"To go on: evomal resume {run.run_dir}"))
+        onwards = f"To go on: {to_resume(run.run_dir, run.record.facts.tasks)}"
+        lines.append(Text(onwards, no_wrap=True, overflow="ignore"))  # to be pasted
     return Group(*lines)
 
 

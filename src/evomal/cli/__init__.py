@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -30,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         with interrupts_held():  # an interrupted import can leave a library in pieces
             import_module("evomal.runs.search")
-        return command.run()
+        status = command.run()
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()  # here, where it can still be told that it cannot be written
+        return status
     except InputError as error:
         sys.stderr.write(f"Error: {error}\n")
         return 2
@@ -38,8 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("Interrupted.\n")
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
+            raise
+        _drop_output()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"Error: The output cannot be written ({error.strerror}).\n")
+        return 2
+
+
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
+
+
+def _drop_output() -> None:
+    """Send what is still to be written to nowhere, so that the interpreter's end can write it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(arguments: Sequence[str]) -> _Command:

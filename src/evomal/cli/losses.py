@@ -32,7 +32,7 @@ class Show:
             if self.json_output:
                 print_json(summary)
                 return 0
-            console.print(run_overview(run))
+            console.print(run_overview(run), crop=False)
             if summary["best"] is not None:
                 console.print("\nThe best loss")
                 console.print(loss_details(summary["best"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,16 +59,22 @@ class Reporting:
             chosen.append((LiveProgress if console.is_terminal else PlainProgress)(console))
         return chosen
 
-    def run(self, work: Callable[[Sequence[Callback]], Run]) -> int:
-        """Do the work, which tells the callbacks that it is given; report; the exit status."""
+    def run(self, work: Callable[[Sequence[Callback]], Run], max_time: float | None = None) -> int:
+        """Do the work, which tells the callbacks that it is given; report; the exit status.
+
+        Formulas that are not known yet get what is left of `max_time`.
+        """
         from evomal.runs.search import SearchInterrupted
 
         console = new_console()
-        status = 0
+        start, status = time.monotonic(), 0
         try:
             run = work(self.callbacks(console))
+            if max_time is not None:
+                run.formula_seconds = max(0.0, start + max_time - time.monotonic())
         except SearchInterrupted as interruption:
-            run, status = interruption.run, 130
+            run, status = interruption.run, 128 + interruption.signal
+            run.formula_seconds = 0.0
         if self.json_output:
             print_json(run.summary())
         elif not self.quiet:
@@ -94,7 +101,7 @@ class Search:
     seed: int = 0
     """Fixes every random draw of the run."""
 
-    run_dir: Path | None = None
+    run_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Directory of the run; default a new numbered one under runs/."""
 
     reporting: tyro.conf.OmitArgPrefixes[Reporting] = field(default_factory=Reporting)
@@ -123,7 +130,7 @@ class Search:
                 callbacks=callbacks,
             )
 
-        return self.reporting.run(work)
+        return self.reporting.run(work, self.execution.max_time)
 
 
 @dataclass(frozen=True)
@@ -164,26 +171,19 @@ class Resume:
                 callbacks=callbacks,
             )
 
-        return self.reporting.run(work)
+        return self.reporting.run(work, self.execution.max_time)
 
 
 def _print_result(run: Run, console: Console) -> None:
     """The leaderboard, where the best loss is, and what to type next."""
     from evomal.analysis.tables import run_overview
     from evomal.runs.directory import BEST_LOSS
+    from evomal.runs.next_steps import to_train
 
-    console.print(run_overview(run))
+    console.print(run_overview(run), crop=False)
     if (run.run_dir / BEST_LOSS).exists():
         console.print(
-            f"The best loss is saved in {run.run_dir / BEST_LOSS}.\nNext: {_next_command(run)}",
+            f"The best loss is saved in {run.run_dir / BEST_LOSS}.\n"
+            f"Next: {to_train(run.run_dir, run.record.facts.tasks)}",
             soft_wrap=True,
         )
-
-
-def _next_command(run: Run) -> str:
-    """How to train with the best loss, on the same data as in the search."""
-    task = run.facts["tasks"][0]
-    origin = task["origin"] or {}
-    data_dir = f" --data-dir {origin['data_dir']}" if origin.get("data_dir") else ""
-    split = f" --split {task['split']}" if task["split"] == "published" else ""
-    return f"evomal train {task['name']} --loss {run.run_dir}{data_dir}{split}"

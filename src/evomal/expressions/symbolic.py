@@ -93,7 +93,7 @@ def printed_forms(
         waiting = list(map(_encode, requests[len(forms) :]))
         forms += [PrintedForm(**answer) for answer in ask(__name__, waiting, time_limit)]
         if len(forms) < len(requests):
-            forms.append(_prefix_form(requests[len(forms)]))
+            forms.append(prefix_form(requests[len(forms)]))
     return forms
 
 
@@ -107,7 +107,7 @@ def _encode(request: PrintRequest) -> dict[str, object]:
     }
 
 
-def _prefix_form(request: PrintRequest) -> PrintedForm:
+def prefix_form(request: PrintRequest) -> PrintedForm:
     """What is printed when sympy is too slow: the prefix form with the weights at its edges."""
 
     def combine(index: int, node: str, args: list[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 from evomal.losses.base import Loss
 from evomal.losses.form import Form
 from evomal.methods.settings import SearchSettings
+from evomal.methods.stored import require, typed
 from evomal.training.halving import Curve
 
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "halted", "diverged", "failed"]
@@ -72,7 +73,7 @@ class Outcome:
     seconds
         Wall-clock time by stage.
     reason
-        Why it failed.
+        Why it failed or diverged: the stage and what happened.
     curves
         Of its training on every task; empty without `halving`.
     halted
@@ -161,6 +162,23 @@ class Generation:
     counts: Mapping[Status, int]
 
 
+@dataclass(frozen=True)
+class MethodState:
+    """What `Method.state_dict` returns.
+
+    Attributes
+    ----------
+    generation, candidates
+        How many generations are finished, and how many candidates they had.
+    method
+        The method's own state.
+    """
+
+    generation: int
+    candidates: int
+    method: Any
+
+
 class Method(ABC):
     """A search method: `ask` for a generation's candidates, `tell` what became of them.
 
@@ -224,11 +242,12 @@ class Method(ABC):
         """Take the outcomes of all candidates of the generation, in population order."""
         self._tell(outcomes)
         finite = [o.fitness for o in outcomes if math.isfinite(o.fitness) and not o.halted]
+        mean = sum(finite) / len(finite) if finite else math.inf
         counts = Counter(outcome.status for outcome in outcomes)
         summary = Generation(
             number=self.generation,
             best=None if self.archive.best is None else self.archive.best.fitness,
-            mean=sum(finite) / len(finite) if finite else None,
+            mean=mean if math.isfinite(mean) else None,
             counts={status: counts[status] for status in STATUSES},
         )
         self.generation += 1
@@ -236,17 +255,24 @@ class Method(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the archive's outcomes, as JSON values."""
-        return {
-            "generation": self.generation,
-            "candidates": self._candidates,
-            "method": self._state(),
-        }
+        return vars(MethodState(self.generation, self._candidates, self._state()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.generation = state["generation"]
-        self._candidates = state["candidates"]
-        self._load_state(state["method"])
+        """Continue where `state_dict` was taken.
+
+        Raises
+        ------
+        InputError
+            If it is not what `state_dict` returns, without a full stop at its end.
+        """
+        stored: MethodState = typed(MethodState, state, "the state of the method")
+        require(
+            min(stored.generation, stored.candidates) >= 0,
+            "the state of the method counts below 0",
+        )
+        self.generation = stored.generation
+        self._candidates = stored.candidates
+        self._load_state(stored.method)
 
     @abstractmethod
     def _ask(self) -> Sequence[Loss | None]:
@@ -262,4 +288,4 @@ class Method(ABC):
 
     @abstractmethod
     def _load_state(self, state: Any) -> None:
-        """Restore what `_state` returned."""
+        """Restore what `_state` returned; an `InputError` for anything else."""

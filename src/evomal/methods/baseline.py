@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from evomal.methods.base import Method, Outcome
+from evomal.methods.stored import typed
 
 
 class Baseline(Method):
@@ -31,4 +32,4 @@ class Baseline(Method):
         return None
 
     def _load_state(self, state: Any) -> None:
-        pass
+        typed(None, state, "the state of the method")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
+from evomal.errors import InputError
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
 from evomal.losses.form import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Method, Outcome
 from evomal.methods.settings import SearchSettings
+from evomal.methods.stored import require, shown, typed
 from evomal.seeding import derive_generator
 
 
@@ -116,17 +118,73 @@ class EvoMAL(Method):
             ],
         }
 
-    def _load_state(self, state: dict[str, Any]) -> None:
-        self._rng.bit_generator.state = state["generator"]
-        self.population = [
-            Individual(
-                parse(member["expression"], self.form.inputs),
-                math.inf if member["fitness"] is None else member["fitness"],
-                member["number"],
-                member["halted"],
-            )
-            for member in state["population"]
-        ]
+    def _load_state(self, state: Any) -> None:
+        stored: _Stored = typed(_Stored, state, "the state of the method")
+        size = self.settings.population_size if self.generation else 0
+        require(
+            len(stored.population) == size,
+            f"the population of the method has {len(stored.population)} members, not {size}",
+        )
+        self._rng.bit_generator.state = stored.generator.checked()
+        self.population = [self._member(i, member) for i, member in enumerate(stored.population)]
+
+    def _member(self, place: int, stored: _StoredMember) -> Individual:
+        what = f"member {place} of the population"
+        try:
+            expression = parse(stored.expression, self.form.inputs)
+        except InputError as error:
+            raise InputError(f"the expression of {what} is damaged: {error}") from error
+        require(
+            expression.uses_both_arguments() and expression.height <= self.settings.max_height,
+            f"the expression of {what} is none that the method could have made",
+        )
+        require(
+            0 <= stored.number < self._candidates, f"{what} is candidate {shown(stored.number)}"
+        )
+        fitness = math.inf if stored.fitness is None else stored.fitness
+        return Individual(expression, fitness, stored.number, stored.halted)
+
+
+@dataclass(frozen=True)
+class _StoredMember:
+    expression: str
+    fitness: float | None
+    number: int
+    halted: bool
+
+
+@dataclass(frozen=True)
+class _StoredStream:
+    state: int
+    inc: int
+
+
+@dataclass(frozen=True)
+class _StoredGenerator:
+    """The state of numpy's PCG64."""
+
+    bit_generator: Literal["PCG64"]
+    state: _StoredStream
+    has_uint32: int
+    uinteger: int
+
+    def checked(self) -> dict[str, Any]:
+        """As numpy takes it."""
+        require(
+            0 <= self.state.state < 2**128
+            and 0 <= self.state.inc < 2**128
+            and self.state.inc % 2 == 1
+            and self.has_uint32 in (0, 1)
+            and 0 <= self.uinteger < 2**32,
+            "the random generator of the method has an impossible state",
+        )
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    generator: _StoredGenerator
+    population: tuple[_StoredMember, ...]
 
 
 class GPLFL(EvoMAL):

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from evomal.errors import InputError
+from evomal.methods.stored import shown
 
 DATABASE = "run.sqlite"
 BEST_LOSS = "best.json"
 LOCK = "run.lock"
+ROOT = Path("runs")
 
 
-def new_run_dir(root: Path = Path("runs")) -> Path:
+def named_run_dir(run_dir: object) -> Path:
+    """The directory for a new run that a caller names.
+
+    Raises
+    ------
+    InputError
+        If it is no path, or one that nobody could type again.
+    """
+    if not isinstance(run_dir, str | os.PathLike):
+        raise InputError(f"The run directory must be a path, not {shown(run_dir)}.")
+    text = os.fsdecode(run_dir)
+    if not text:
+        raise InputError(
+            "The run directory is an empty text; name one with --run-dir, or leave that out for a "
+            "new numbered one."
+        )
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise InputError(
+            f"The run directory {shown(text)} holds a control character; choose another --run-dir."
+        )
+    return Path(text)
+
+
+def new_run_dir(root: Path = ROOT) -> Path:
     """Make the next numbered directory, such as ``runs/0001``.
 
     Raises
@@ -35,6 +64,34 @@ def new_run_dir(root: Path = Path("runs")) -> Path:
             f"No run directory can be made in {str(root)!r} ({error.strerror}); "
             "choose one with --run-dir."
         ) from error
+
+
+@contextlib.contextmanager
+def taken_back(*paths: Path) -> Iterator[None]:
+    """If the block raises, those of these files and empty folders go that were not there before."""
+    new = [path for path in paths if not os.path.lexists(path)]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def require_run(run_dir: Path) -> None:
+    """Raise an `InputError` if a directory holds no run, or cannot be looked into."""
+    try:
+        (run_dir / DATABASE).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        begun = "; a search ended before it began, so type its command again"
+        raise InputError(
+            f"{str(run_dir)!r} is not a run directory: it holds no {DATABASE}"
+            f"{begun if (run_dir / LOCK).exists() else ''}."
+        ) from error
+    except (OSError, ValueError) as error:  # no permission, a name that is too long, a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"The run in {shown(str(run_dir))} cannot be read: {reason}.") from error
 
 
 def is_in_use(run_dir: Path) -> bool:
@@ -66,3 +123,9 @@ def lock_run_dir(run_dir: Path) -> FileLock:
             f"Another process is writing the run in {str(run_dir)!r}; wait until it ends."
         ) from error
     return lock
+
+
+def as_argument(path: str | os.PathLike[str]) -> str:
+    """A path as an argument of a command, quoted for the shell; never read as an option."""
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

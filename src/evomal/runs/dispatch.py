@@ -37,11 +37,14 @@ class Dispatcher:
     """Gives work to an executor, and takes it back.
 
     Work that fails is tried once more; its worker is never used again. That a machine was lost is
-    not taken for its fault, unless it happens time and again.
+    not taken for its fault, unless it happens time and again. `start` is when, by
+    ``time.monotonic()``, the time of the run began; default now.
     """
 
-    def __init__(self, executor: Executor, execution: Execution) -> None:
-        self.stop = StopConditions(execution)
+    def __init__(
+        self, executor: Executor, execution: Execution, start: float | None = None
+    ) -> None:
+        self.stop = StopConditions(execution, start)
         self._executor = executor
         self._candidate_timeout = execution.candidate_timeout
         self._running: dict[Future[Any], _Piece] = {}

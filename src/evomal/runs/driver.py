@@ -13,16 +13,18 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.losses.files import save_loss
-from evomal.methods.base import Generation, Method, Outcome
+from evomal.methods.base import Generation, Outcome
 from evomal.runs.callbacks import Callback, RunStart
-from evomal.runs.directory import BEST_LOSS
+from evomal.runs.directory import BEST_LOSS, DATABASE
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
+from evomal.runs.next_steps import to_resume
+from evomal.runs.record import RunFacts, TaskFacts
 from evomal.runs.run import describe
 from evomal.runs.schedule import GenerationSchedule
 from evomal.runs.store import RunStore
-from evomal.runs.work import train_candidates
+from evomal.runs.work import Training, train_candidates
 
 FAILURES_IN_A_ROW = 10
 """How many failed candidates in a row end a run; those of its last generation are tried again when
@@ -34,10 +36,8 @@ class Driver:
 
     Parameters
     ----------
-    method
-        As new; it is brought to where the store says the run stands.
-    tasks
-        Names of the tasks, for messages.
+    facts
+        What the run was begun with.
     store
         The run's database, open for writing.
     run_dir
@@ -48,14 +48,14 @@ class Driver:
 
     def __init__(
         self,
-        method: Method,
-        tasks: Sequence[str],
+        facts: RunFacts,
         store: RunStore,
         run_dir: Path,
         callbacks: Sequence[Callback],
     ) -> None:
-        self._method = method
-        self._tasks = tasks
+        self._method = facts.new_method()  # brought later to where the store says the run stands
+        self._facts = facts
+        self._tasks = [task.name for task in facts.tasks]
         self._store = store
         self._run_dir = run_dir
         self._callbacks = callbacks
@@ -78,7 +78,7 @@ class Driver:
         try:
             self._restore()
             self._search(dispatcher)
-            self._keep_formulas()
+            self._keep_formulas(dispatcher.stop.seconds_left())
             ending["status"] = "finished"
         except SearchStopped as stop:
             ending = {"status": "stopped", "stop_reason": str(stop)}
@@ -86,7 +86,7 @@ class Driver:
             ending["status"] = "interrupted"
             raise
         except (sqlite3.Error, _BestLossError) as error:
-            raise cannot_store(self._run_dir, error) from error
+            raise cannot_store(self._run_dir, self._facts.tasks, error) from error
         finally:
             with contextlib.suppress(sqlite3.Error, _BestLossError):  # it can be resumed either way
                 self._save_best()
@@ -97,7 +97,7 @@ class Driver:
     def _restore(self) -> None:
         """Bring the method to where the store says the run stands."""
         method, store = self._method, self._store
-        self._seconds_before = store.facts().get("seconds", 0.0)
+        self._seconds_before = self._facts.seconds
         self._generations = [generation for generation, _ in store.generations()]
         state = store.last_state()
         if state is not None:
@@ -123,13 +123,11 @@ class Driver:
 
     def _task_loss_fitness(self, dispatcher: Dispatcher) -> float | None:
         """What the task loss itself scores; None if it diverges."""
-        facts = self._store.facts()
-        if "task_loss_fitness" in facts:
-            known: float | None = facts["task_loss_fitness"]
-            return known
-        method, values = self._method, dict[int, float]()
+        if self._facts.has_own_fitness:
+            return self._facts.task_loss_fitness
+        method, trainings = self._method, dict[int, Training]()
         waiting = deque(range(len(self._tasks)))
-        while len(values) < len(self._tasks):
+        while len(trainings) < len(self._tasks):
             while waiting and dispatcher.has_room:
                 index = waiting.popleft()
                 settings = method.settings
@@ -140,10 +138,12 @@ class Driver:
                         f"The task {self._tasks[index]!r} cannot be trained under its own loss: "
                         f"{result}."
                     ) from result
-                values[index] = result[0].curve[-1]
-        mean = sum(values[index] for index in range(len(values))) / len(values)
+                (trainings[index],) = result
+        found = [trainings[index] for index in range(len(trainings))]
+        mean = sum(training.curve[-1] for training in found) / len(found)
         own = mean if math.isfinite(mean) else None
-        self._store.write_facts({"task_loss_fitness": own})
+        reason = next((training.reason for training in found if training.reason), None)
+        self._store.write_facts({"task_loss_fitness": own, "task_loss_reason": reason})
         return own
 
     def _run_generation(self, dispatcher: Dispatcher) -> None:
@@ -190,14 +190,14 @@ class Driver:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= FAILURES_IN_A_ROW:
             raise InputError(
-                f"{FAILURES_IN_A_ROW} candidates in a row failed, the last one because: "
-                f"{outcome.reason}; mend that, then continue with: evomal resume {self._run_dir}"
+                f"{FAILURES_IN_A_ROW} candidates in a row failed; the last time {outcome.reason}. "
+                f"Fix that, then continue with: {to_resume(self._run_dir, self._facts.tasks)}"
             )
 
-    def _keep_formulas(self) -> None:
-        """Store the printed forms of the hall of fame."""
+    def _keep_formulas(self, seconds: float | None) -> None:
+        """Store the printed forms of the hall of fame, as many as are found in the time."""
         forms = self._store.printed_forms()
-        describe(list(self._method.archive.hall_of_fame.values()), forms)
+        describe(list(self._method.archive.hall_of_fame.values()), forms, seconds)
         self._store.write_printed_forms(forms)
 
     def _save_best(self) -> None:
@@ -217,11 +217,17 @@ class Driver:
         return self._seconds_before + time.perf_counter() - self._start
 
 
-def cannot_store(run_dir: Path, error: Exception) -> InputError:
-    """What to tell when the disk is full or the database is damaged."""
+def cannot_store(run_dir: Path, tasks: Sequence[TaskFacts], error: Exception) -> InputError:
+    """What to tell when the disk is full, the database is damaged or the directory is gone."""
+    if not (run_dir / DATABASE).exists():
+        return InputError(
+            f"The run directory {str(run_dir)!r} was moved or deleted during the search, so "
+            "nothing can be stored there any more. If it was moved, move it back, then continue "
+            f"with: {to_resume(run_dir, tasks)}"
+        )
     return InputError(
-        f"The run in {str(run_dir)!r} cannot be stored any more ({error}); make room or mend the "
-        f"disk, then continue with: evomal resume {run_dir}"
+        f"The run in {str(run_dir)!r} cannot be stored any more ({error}); make room or fix the "
+        f"disk, then continue with: {to_resume(run_dir, tasks)}"
     )
 
 

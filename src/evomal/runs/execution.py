@@ -74,11 +74,11 @@ class SearchStopped(Exception):  # noqa: N818 - not an error
 
 
 class StopConditions:
-    """The stop conditions of an `Execution`; the clock starts with the object."""
+    """The stop conditions of an `Execution`; the clock starts at `start`, or with the object."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, start: float | None = None) -> None:
         self._execution = execution
-        self._start = time.monotonic()
+        self._start = time.monotonic() if start is None else start
 
     def seconds_left(self) -> float | None:
         """Until the time is up; None without a limit."""

@@ -20,7 +20,8 @@ import torch
 from evomal.errors import InputError
 from evomal.tasks.precision import float32_precisions, set_float32_precisions
 from evomal.tasks.task import Task
-from evomal.training.numerics import DeadlineError, deadline
+from evomal.training.numerics import DeadlineError, DivergedError, deadline
+from evomal.training.stages import stage_of
 
 T = TypeVar("T")
 
@@ -42,6 +43,21 @@ class WorkError(Exception):
         super().__init__(reason)
         self.timed_out = timed_out
         self.machine_lost = machine_lost
+        self._stage: str | None = None
+        self._verb = "was given up:"
+
+    @classmethod
+    def raised(cls, error: Exception) -> WorkError:
+        """Of work that raised an error."""
+        is_divergence = isinstance(error, DivergedError)
+        own = cls(str(error) if is_divergence else describe_error(error))
+        own._stage = stage_of(error)
+        own._verb = "failed, as" if is_divergence else "failed with"
+        return own
+
+    def reason(self, stage: str) -> str:
+        """What is recorded of a candidate: the stage, unless it is known better, and the error."""
+        return f"{self._stage or stage} {self._verb} {self}"
 
 
 class Executor(Protocol):
@@ -85,7 +101,7 @@ class InProcess:
         except DeadlineError:
             future.set_exception(late(timeout))
         except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
-            work_error = WorkError(describe_error(error))
+            work_error = WorkError.raised(error)
             work_error.__cause__ = error
             traceback.clear_frames(error.__traceback__)  # they hold models, batches, gradients
             future.set_exception(work_error)
@@ -98,12 +114,12 @@ class InProcess:
 
 def attempt(
     function: Callable[..., T], tasks: Sequence[Task], args: Sequence[Any]
-) -> tuple[bool, T | str]:
-    """In a worker: (True, the value of the function), or (False, what it raised)."""
+) -> tuple[bool, T | WorkError]:
+    """In a worker: (True, the value of the function), or (False, the error of what it raised)."""
     try:
         return True, function(tasks, *args)
     except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
-        return False, describe_error(error)
+        return False, WorkError.raised(error)
 
 
 def torch_settings() -> dict[str, Any]:

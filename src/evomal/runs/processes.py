@@ -192,7 +192,7 @@ class _Worker:
             self.process.join(1.0)
             raise WorkError(f"its worker process died ({self._last_words()})") from error
         if not done:
-            raise WorkError(value)
+            raise value
         return value
 
     def end(self) -> None:

@@ -195,7 +195,7 @@ class RayActors:
             raise WorkError(reason, machine_lost=lost) from error
         if not done:
             self._replace(slot)
-            raise WorkError(value)
+            raise value
         with self._lock:
             self._idle.append(slot)
         result: T = value
@@ -241,6 +241,6 @@ class _Actor:
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
-    def work(self, function: Callable[..., T], args: Sequence[Any]) -> tuple[bool, T | str]:
+    def work(self, function: Callable[..., T], args: Sequence[Any]) -> tuple[bool, T | WorkError]:
         """As `attempt`."""
         return attempt(function, self._tasks, args)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from evomal.errors import InputError
-from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
+from evomal.expressions.symbolic import PrintedForm, PrintRequest, prefix_form, printed_forms
+from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.losses.base import Loss
 from evomal.losses.files import load_loss
 from evomal.losses.form import Form
@@ -21,8 +22,12 @@ from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted
 from evomal.losses.python_form import python_form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
+from evomal.runs.diagnosis import diagnosis
 from evomal.runs.directory import is_in_use
-from evomal.runs.store import RunStore
+from evomal.runs.record import read_record
+from evomal.runs.store import RunStore, reading
+
+_SYMPY_STARTS = 1.0  # seconds that the first answer takes at least
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,24 @@ class BestLoss:
 class Run:
     """A read-only view of a run directory, as it is at this moment.
 
+    Attributes
+    ----------
+    record
+        All that is stored, as typed records.
+    facts
+        What the run records about itself, as JSON values.
+    generations
+        Every finished generation, with its seconds.
+    archive
+        All outcomes.
+    failures
+        The outcomes of candidates that failed.
+    seconds
+        Wall-clock time of all candidates, by stage.
+    formula_seconds
+        How long the formulas that are not stored may take together; None for as long as they need.
+        A formula that is not ready by then is printed in prefix form.
+
     Raises
     ------
     InputError
@@ -73,34 +96,34 @@ class Run:
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.run_dir = Path(run_dir)
-        store = RunStore.open(self.run_dir)
-        try:
-            self.facts: dict[str, Any] = store.facts()
-            if self.facts.get("status") == "running" and not is_in_use(self.run_dir):
-                self.facts = store.facts()  # it may have ended just now
-                if self.facts["status"] == "running":
-                    self.facts["status"] = "killed"
-            self.generations: list[tuple[Generation, float]] = store.generations()
-            self.archive = Archive()
-            self.failures: list[Outcome] = []
-            self.seconds: dict[str, float] = {}
-            for outcome in store.outcomes():
-                self.archive.add(outcome)
-                if outcome.status == "failed":
-                    self.failures.append(outcome)
-                for stage, seconds in outcome.seconds.items():
-                    self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-            self._printed_forms = store.printed_forms()
-        except (sqlite3.Error, ValueError, LookupError, TypeError) as error:
-            raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
-        finally:
-            store.close()
+        with contextlib.closing(RunStore.open(self.run_dir)) as store, reading(self.run_dir):
+            record = read_record(store)
+            abandoned = record.facts.status == "running" and not is_in_use(self.run_dir)
+            if abandoned:
+                record = read_record(store)  # it may have ended just now
+        self.record = record
+        self.facts: dict[str, Any] = dict(record.facts.stored)
+        if abandoned and record.facts.status == "running":
+            self.facts["status"] = "killed"
+        self.generations: list[tuple[Generation, float]] = list(record.generations)
+        self.archive = Archive()
+        self.failures: list[Outcome] = []
+        self.seconds: dict[str, float] = {}
+        for outcome in record.outcomes:
+            self.archive.add(outcome)
+            if outcome.status == "failed":
+                self.failures.append(outcome)
+            for stage, seconds in outcome.seconds.items():
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.formula_seconds: float | None = None
+        self._printed_forms = record.printed_forms
 
     @cached_property
     def hall_of_fame(self) -> list[BestLoss]:
         """The best loss for each number of nodes, fewest nodes first."""
         fame = sorted(self.archive.hall_of_fame.items())
-        return describe([outcome for _, outcome in fame], self._printed_forms)
+        outcomes = [outcome for _, outcome in fame]
+        return describe(outcomes, self._printed_forms, self.formula_seconds)
 
     @property
     def best(self) -> BestLoss:
@@ -114,27 +137,42 @@ class Run:
         best = self._best
         if best is None:
             raise InputError(
-                f"The run in {str(self.run_dir)!r} holds no learned loss; search longer or with "
-                "another seed."
+                f"The run in {str(self.run_dir)!r} holds no learned loss. {self.diagnosis}"
             )
         return best
 
     @property
+    def diagnosis(self) -> str | None:
+        """Why there is no learned loss, and what to change; None if there is one."""
+        if self.archive.best is not None and self.archive.best.loss is not None:
+            return None
+        if self.record.facts.method == "baseline":
+            return "The baseline is the task loss itself; it learns nothing."
+        facts = self.record.facts
+        optimizer = facts.tasks[0].description["optimizer"]
+        return diagnosis(
+            self.archive.counts,
+            [outcome.reason for outcome in self.record.outcomes if outcome.reason],
+            task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
+            task_loss_reason=facts.task_loss_reason or "",
+            learning_rate=optimizer["learning_rate"],
+            rejection_batch=facts.settings.rejection_batch,
+        )
+
+    @property
     def task_names(self) -> list[str]:
         """Names of the tasks that the loss was learned on."""
-        task = self.facts["task"]
-        return [task] if isinstance(task, str) else list(task)
+        return [task.name for task in self.record.facts.tasks]
 
     @property
     def task_loss_fitness(self) -> float | None:
         """What the task loss itself scores; None if it diverges or is not known yet."""
-        value: float | None = self.facts.get("task_loss_fitness")
-        return value
+        return self.record.facts.task_loss_fitness
 
     @property
     def _best(self) -> BestLoss | None:
         best = [self.archive.best] if self.archive.best else []
-        return next(iter(describe(best, self._printed_forms)), None)
+        return next(iter(describe(best, self._printed_forms, self.formula_seconds)), None)
 
     def summary(self) -> dict[str, Any]:
         """Everything about the run as JSON values; times and dates only under ``timing``."""
@@ -142,6 +180,7 @@ class Run:
         facts = self.facts
         return {
             "best": None if best is None else best.to_dict(),
+            "diagnosis": self.diagnosis,
             "task_loss_fitness": self.task_loss_fitness,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
@@ -261,18 +300,36 @@ def print_request(loss: SymbolicLoss) -> PrintRequest:
     return PrintRequest(loss.expression, loss.weights.tolist(), loss.link != "identity")
 
 
-def describe(outcomes: Sequence[Outcome], known: dict[str, PrintedForm]) -> list[BestLoss]:
-    """Outcomes with their printed forms; those not in `known` are asked of sympy, and added."""
+def describe(
+    outcomes: Sequence[Outcome], known: dict[str, PrintedForm], seconds: float | None = None
+) -> list[BestLoss]:
+    """Outcomes with their printed forms; those not in `known` are asked of sympy, and added.
+
+    With `seconds`, sympy gets no more than that for all of them; a loss for which it does not
+    suffice is in prefix form, and not added.
+    """
     losses = [o.loss for o in outcomes if isinstance(o.loss, SymbolicLoss)]
-    missing = [r for r in map(print_request, losses) if print_key(r) not in known]
-    known.update(zip(map(print_key, missing), printed_forms(missing), strict=True))
+    requests = {print_key(request): request for request in map(print_request, losses)}
+    missing = {key: request for key, request in requests.items() if key not in known}
+    limit = TIME_LIMIT if seconds is None else min(TIME_LIMIT, seconds / max(len(missing), 1))
+    forms = dict(known)
+    if limit < _SYMPY_STARTS:
+        forms |= {key: prefix_form(request) for key, request in missing.items()}
+    else:
+        found = dict(zip(missing, printed_forms(list(missing.values()), limit), strict=True))
+        forms |= found
+        known |= {
+            key: form
+            for key, form in found.items()
+            if seconds is None or form != prefix_form(missing[key])
+        }
     described = []
     for outcome in outcomes:
         if outcome.loss is None:
             continue
         expression = formula = latex = None
         if isinstance(outcome.loss, SymbolicLoss):
-            form = known[print_key(print_request(outcome.loss))]
+            form = forms[print_key(print_request(outcome.loss))]
             expression, formula, latex = str(outcome.loss.expression), form.formula, form.latex
         described.append(
             BestLoss(

@@ -21,6 +21,7 @@ from evomal.runs.executors import WorkError
 from evomal.runs.work import Training, screen_candidates, train_candidates
 from evomal.training.halving import Curve, bars, halted
 from evomal.training.screening import Screening
+from evomal.training.stages import TRAINING, diverged
 
 Group = tuple[Candidate, ...]
 Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, int]
@@ -237,13 +238,14 @@ class GenerationSchedule:
         curves, training = [], 0.0
         for result in results:
             if isinstance(result, WorkError):
-                return replace(outcome, status="failed", reason=str(result))
+                return replace(outcome, status="failed", reason=result.reason(TRAINING))
             curves.append(result.curve)
             training += result.seconds
         outcome = replace(outcome, seconds={**outcome.seconds, "training": training})
         fitness = sum(curve[-1] for curve in curves) / len(curves)
         if not math.isfinite(fitness):
-            return outcome
+            reasons = (r.reason for r in results if isinstance(r, Training) and r.reason)
+            return replace(outcome, reason=next(reasons, diverged(TRAINING)))
         settings = self._method.settings
         if not settings.halving:
             return replace(outcome, status="evaluated", fitness=fitness)
@@ -282,10 +284,12 @@ class GenerationSchedule:
         screening = self._screenings[candidate.number]
         outcome = self._outcome(candidate)
         if isinstance(screening, WorkError):
-            yield from self._finish(replace(outcome, status="failed", reason=str(screening)))
+            reason = screening.reason("its screening")
+            yield from self._finish(replace(outcome, status="failed", reason=reason))
             return
         if screening.verdict != "promising":
-            yield from self._finish(replace(outcome, status=screening.verdict))
+            judged = replace(outcome, status=screening.verdict, reason=screening.reason)
+            yield from self._finish(judged)
             return
         key = screening.gradient_key or f"candidate {candidate.number}"
         equal = self._method.archive.find_gradient(key)

@@ -5,40 +5,47 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import platform
 import sqlite3
-import warnings
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
-import torch
-
 from evomal.errors import InputError
-from evomal.losses.form import Form
+from evomal.interrupts import Terminated, termination_interrupts
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.callbacks import Callback, require_callbacks
-from evomal.runs.directory import new_run_dir
+from evomal.runs.directory import ROOT, named_run_dir, new_run_dir, taken_back
 from evomal.runs.dispatch import Dispatcher, open_executor
 from evomal.runs.driver import Driver, cannot_store
 from evomal.runs.execution import Execution
-from evomal.runs.executors import Executor, torch_settings
+from evomal.runs.executors import Executor
+from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
+from evomal.runs.record import RunFacts, read_facts, read_record, require_continuable
 from evomal.runs.run import Run, expression_of
-from evomal.runs.store import RunStore
+from evomal.runs.store import RunStore, reading
 from evomal.tasks.arguments import choice, instance, whole_number
-from evomal.tasks.functions import function_name
-from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task, as_tasks
 from evomal.training.together import with_engine
 
 
 class SearchInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a search; `run` holds everything that was finished."""
+    """Ctrl-C during a search, SIGTERM or SIGHUP.
 
-    def __init__(self, run: Run) -> None:
+    Attributes
+    ----------
+    run
+        Holds everything that was finished.
+    signal
+        Number of the signal.
+    """
+
+    def __init__(self, run: Run, signal: int = SIGINT) -> None:
         super().__init__()
         self.run = run
+        self.signal = signal
 
 
 def search(
@@ -92,10 +99,12 @@ def search(
     SearchInterrupted
         After Ctrl-C; everything finished is in the run directory, ``best.json`` included.
     """
+    start = time.monotonic()
     tasks = as_tasks(tasks)
     seed = whole_number(seed, "seed", 0)
     choice(method, "method", METHODS)
     require_callbacks(callbacks)
+    directory = None if run_dir is None else named_run_dir(run_dir)
     settings = choose_preset(preset) if settings is None else settings
     settings, execution = _apply(settings, execution or Execution(), overrides)
     if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
@@ -109,11 +118,11 @@ def search(
     settings.validate(form.inputs)
     execution.validate()
     settings = with_engine(settings, tasks, optimizes=METHODS[method].optimizes_weights)
-    facts = _facts(tasks, method, settings, seed)
+    facts = begin_facts(tasks, method, settings, seed)
     with contextlib.closing(_open(tasks, settings, execution)) as executor:
-        directory = Path(run_dir) if run_dir is not None else new_run_dir()
-        with contextlib.closing(RunStore.create(directory, facts)) as store:
-            _drive(directory, store, Dispatcher(executor, execution), callbacks)
+        directory, store = _create(directory, facts)
+        with contextlib.closing(store):
+            _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
     return Run(directory)
 
 
@@ -158,6 +167,7 @@ def resume(
     SearchInterrupted
         After Ctrl-C.
     """
+    start = time.monotonic()
     require_callbacks(callbacks)
     _, execution = _apply(None, execution or Execution(), overrides)
     execution.validate()
@@ -165,16 +175,21 @@ def resume(
     if is_finished(directory, generations):
         return Run(directory)
     with contextlib.closing(RunStore.reopen(directory)) as store:
-        facts = store.facts()
-        settings = _settings_of(facts, generations)
-        tasks = _tasks_of(facts, tasks, data_dir)
-        _warn_of_versions(facts)
+        with reading(directory):
+            record = read_record(store)
+        facts = record.facts
+        settings = _with_generations(facts, generations)
+        tasks = tasks_of(facts, tasks, directory, data_dir)
+        with reading(directory):
+            require_continuable(record, store.last_state())
+        warn_of_versions(facts.versions)
         with contextlib.closing(_open(tasks, settings, execution)) as executor:
+            changes = {"settings": dataclasses.asdict(settings), "status": "running"}
             try:
-                store.write_facts({"settings": dataclasses.asdict(settings)})
+                store.write_facts({**changes, "stop_reason": None})
             except sqlite3.Error as error:
-                raise cannot_store(directory, error) from error
-            _drive(directory, store, Dispatcher(executor, execution), callbacks)
+                raise cannot_store(directory, facts.tasks, error) from error
+            _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
     return Run(directory)
 
 
@@ -186,9 +201,24 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
     InputError
         If the directory holds no readable run.
     """
-    with contextlib.closing(RunStore.open(Path(run_dir))) as store:
-        facts = store.facts()
-    return facts["status"] == "finished" and generations in (None, facts["settings"]["generations"])
+    directory = Path(run_dir)
+    with contextlib.closing(RunStore.open(directory)) as store, reading(directory):
+        facts = read_facts(store.facts())
+    return facts.status == "finished" and generations in (None, facts.settings.generations)
+
+
+def _create(run_dir: Path | None, facts: Mapping[str, Any]) -> tuple[Path, RunStore]:
+    """A new run, in a numbered directory if none is named."""
+    if run_dir is not None:
+        return run_dir, RunStore.create(run_dir, facts)
+    with taken_back(ROOT):
+        run_dir = new_run_dir()
+        try:
+            return run_dir, RunStore.create(run_dir, facts)
+        except InputError:
+            with contextlib.suppress(OSError):
+                run_dir.rmdir()
+            raise
 
 
 def _open(tasks: Sequence[Task], settings: SearchSettings, execution: Execution) -> Executor:
@@ -201,15 +231,15 @@ def _drive(
     directory: Path, store: RunStore, dispatcher: Dispatcher, callbacks: Sequence[Callback]
 ) -> None:
     """Bring the run in a store to its end."""
-    facts = store.facts()
-    method = METHODS[facts["method"]](
-        _settings_of(facts), Form.from_dict(facts["form"]), facts["seed"]
-    )
-    names = [task["name"] for task in facts["tasks"]]
     try:
-        Driver(method, names, store, directory, callbacks).run(dispatcher)
+        facts = read_facts(store.facts())
+        with termination_interrupts():
+            Driver(facts, store, directory, callbacks).run(dispatcher)
+    except sqlite3.Error as error:
+        raise cannot_store(directory, (), error) from error
     except KeyboardInterrupt as interruption:
-        raise SearchInterrupted(Run(directory)) from interruption
+        number = interruption.signal if isinstance(interruption, Terminated) else SIGINT
+        raise SearchInterrupted(Run(directory), number) from interruption
 
 
 def choose_preset(name: str) -> SearchSettings:
@@ -245,104 +275,16 @@ def _names(settings: SearchSettings | Execution) -> list[str]:
     return [field.name for field in dataclasses.fields(settings)]
 
 
-def _settings_of(facts: Mapping[str, Any], generations: int | None = None) -> SearchSettings:
+def _with_generations(facts: RunFacts, generations: int | None) -> SearchSettings:
     """The settings that a run was begun with, perhaps with more generations."""
-    fields = dict(facts["settings"])
-    fields["initial_losses"] = tuple(fields["initial_losses"])
-    if generations is not None:
-        done = fields["generations"]
-        if not (isinstance(generations, int) and generations >= done):
-            raise InputError(
-                f"The run was begun with {done} generations; on resuming there can only be more, "
-                f"not {generations}."
-            )
-        fields["generations"] = generations
-    return SearchSettings(**fields)
-
-
-def _tasks_of(
-    facts: Mapping[str, Any],
-    tasks: Task | Sequence[Task] | None,
-    data_dir: str | os.PathLike[str] | None,
-) -> list[Task]:
-    """The tasks of a run, checked to be the same as when it was begun."""
-    described = facts["tasks"]
-    if tasks is None:
-        tasks = [_load(task, facts["device"], data_dir) for task in described]
-    tasks = as_tasks(tasks)
-    names = [task["name"] for task in described]
-    if [task.name for task in tasks] != names:
-        given = ", ".join(task.name for task in tasks)
+    if generations is None:
+        return facts.settings
+    done = facts.settings.generations
+    if not (isinstance(generations, int) and generations >= done):
         raise InputError(
-            f"The run was made with {', '.join(names)}, not with {given}; resume it with the same "
-            "tasks, or begin a new run."
+            f"The run was begun with {done} generations; on resuming there can only be more, "
+            f"not {generations}."
         )
-    for task, before in zip(tasks, described, strict=True):
-        now = task.description()
-        changed = [name for name, value in now.items() if before[name] != value]
-        if str(task.device) != facts["device"]:
-            changed.append("device")
-        if changed:
-            raise InputError(
-                f"The task {task.name!r} is not the one that the run was made with: its "
-                f"{', '.join(changed)} changed; resume it with the same task, or begin a new run."
-            )
-    return tasks
-
-
-def _load(task: Mapping[str, Any], device: str, data_dir: str | os.PathLike[str] | None) -> Task:
-    """A built-in task as it was when the run was begun."""
-    if task["origin"] is None:
-        raise InputError(
-            f"The run was made with a task of your own, {task['name']!r}; resume it in Python: "
-            "evomal.resume(run_dir, task)."
-        )
-    origin = {**task["origin"], **({} if data_dir is None else {"data_dir": data_dir})}
-    return load_task(task["name"], device=device, **origin)
-
-
-def _warn_of_versions(facts: Mapping[str, Any]) -> None:
-    before, now = facts["versions"], _versions()
-    if before != now:
-        changed = ", ".join(f"{name} {before[name]}" for name in now if before[name] != now[name])
-        warnings.warn(
-            f"The run was begun with {changed}; with other versions, the last digits of the "
-            "results can differ.",
-            stacklevel=3,
-        )
-
-
-def _facts(
-    tasks: Sequence[Task], method: str, settings: SearchSettings, seed: int
-) -> dict[str, Any]:
-    """What a run records about itself when it begins."""
-    described = [{**task.description(), "origin": task.origin} for task in tasks]
-    return {
-        "task": _common([task["name"] for task in described]),
-        "split": _common([task["split"] for task in described]),
-        "metric": _common([function_name(task.metric) for task in tasks]),
-        "form": tasks[0].form.to_dict(),
-        "tasks": described,
-        "method": method,
-        "seed": seed,
-        "settings": dataclasses.asdict(settings),
-        "status": "running",
-        "device": str(tasks[0].device),
-        "versions": _versions(),
-    }
-
-
-def _common(values: Sequence[str]) -> str | Sequence[str]:
-    """The one value that all have, or all values."""
-    return values[0] if len(set(values)) == 1 else values
-
-
-def _versions() -> dict[str, str]:
-    import evomal
-
-    return {
-        "evomal": evomal.__version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "torch settings": " ".join(str(value) for value in torch_settings().values()),
-    }
+    settings = dataclasses.replace(facts.settings, generations=generations)
+    settings.validate(facts.form.inputs)
+    return settings

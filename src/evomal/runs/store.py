@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,44 +17,22 @@ from filelock import FileLock
 
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm
-from evomal.losses.files import loss_from_dict, loss_to_dict
-from evomal.methods.base import Candidate, Generation, Outcome
-from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, lock_run_dir
+from evomal.losses.files import loss_to_dict
+from evomal.methods.base import Generation, Outcome
+from evomal.methods.stored import from_json, shown, typed
+from evomal.runs.directory import (
+    BEST_LOSS,
+    DATABASE,
+    LOCK,
+    as_argument,
+    lock_run_dir,
+    require_run,
+    taken_back,
+)
+from evomal.runs.rows import generation_of, outcome_of
+from evomal.runs.schema import FORMAT_VERSION, SCHEMA
 
-FORMAT_VERSION = 4  # 2: failures, tasks one by one; 3: the form of losses; 4: curves
 _DRAFT = ".run.sqlite.draft"
-
-_SCHEMA = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE candidates (
-    number INTEGER PRIMARY KEY,
-    generation INTEGER NOT NULL,
-    proposed TEXT,
-    status TEXT NOT NULL,
-    fitness REAL,
-    loss TEXT,
-    source INTEGER REFERENCES candidates (number),
-    correlation REAL,
-    gradient_key TEXT,
-    seconds TEXT NOT NULL,
-    reason TEXT,
-    curves TEXT NOT NULL,
-    halted INTEGER NOT NULL,
-    finished TEXT NOT NULL
-);
-CREATE TABLE generations (
-    number INTEGER PRIMARY KEY,
-    best REAL,
-    mean REAL,
-    counts TEXT NOT NULL,
-    state TEXT NOT NULL,
-    seconds REAL NOT NULL,
-    finished TEXT NOT NULL
-);
-CREATE TABLE printed_forms (
-    request TEXT PRIMARY KEY, formula TEXT NOT NULL, latex TEXT NOT NULL
-) WITHOUT ROWID;
-"""
 
 
 class RunStore:
@@ -64,9 +42,15 @@ class RunStore:
     loss has its first weights, `loss` those it ended with; NULL stands for the task loss.
     """
 
-    def __init__(self, connection: sqlite3.Connection, lock: FileLock | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        lock: FileLock | None = None,
+        to_write: Path | None = None,
+    ) -> None:
         self._connection = connection
         self._lock = lock
+        self._to_write = to_write  # where to open it for writing, at the first write
 
     @classmethod
     def create(cls, run_dir: Path, facts: Mapping[str, Any]) -> RunStore:
@@ -75,23 +59,19 @@ class RunStore:
         Raises
         ------
         InputError
-            If the directory already holds a run or cannot be written.
+            If the directory already holds a run or cannot be written; nothing is left there then.
         """
+        made = (run_dir / LOCK, run_dir, *run_dir.parents)
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            _require_no_run(run_dir)
-            lock = lock_run_dir(run_dir)
-            try:
-                _require_no_run(run_dir)  # that another process has just made
-            except FileExistsError:
-                lock.release()
-                raise
+            with taken_back(run_dir / DATABASE, *made):
+                run_dir.mkdir(parents=True, exist_ok=True)
+                return cls._create(run_dir, facts)
         except FileExistsError as error:
             reason = (
-                "already holds a run; continue it with `evomal resume`, look at it with "
-                "`evomal show`, or choose another --run-dir"
+                f"already holds a run; `evomal show {as_argument(run_dir)}` says how to continue "
+                "it; or choose another --run-dir"
                 if run_dir.is_dir()
-                else "is a file; choose another --run-dir"
+                else f"cannot be made, as {_what_is_there(error)}; choose another --run-dir"
             )
             raise InputError(f"The run directory {str(run_dir)!r} {reason}.") from error
         except OSError as error:
@@ -99,17 +79,26 @@ class RunStore:
                 f"The run directory {str(run_dir)!r} cannot be written ({error.strerror}); "
                 "choose another --run-dir."
             ) from error
+
+    @classmethod
+    def _create(cls, run_dir: Path, facts: Mapping[str, Any]) -> RunStore:
+        """Raises a ``FileExistsError`` if there is a run; the others as `create`."""
+        _require_no_run(run_dir)
+        lock = lock_run_dir(run_dir)
         # The database appears whole or not at all, so that whatever is there can be resumed.
         draft = run_dir / _DRAFT
         try:
+            _require_no_run(run_dir)  # that another process has just made
             draft.unlink(missing_ok=True)
-            connection = sqlite3.connect(draft)
-            with contextlib.closing(connection):
-                connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            with contextlib.closing(sqlite3.connect(draft)) as connection:
+                connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
                 store = cls(connection)
                 store.write_facts({"format_version": FORMAT_VERSION, "started": _now(), **facts})
             draft.replace(run_dir / DATABASE)
             return cls(_connect_for_writing(run_dir), lock)
+        except FileExistsError:
+            lock.release()
+            raise
         except (sqlite3.Error, OSError) as error:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
@@ -120,26 +109,23 @@ class RunStore:
 
     @classmethod
     def reopen(cls, run_dir: Path) -> RunStore:
-        """Open a run for writing, to continue it.
+        """Open a run to continue it; nothing changes before the first write.
 
         Raises
         ------
         InputError
             As `open`; also if another process is writing, or the directory cannot be written.
         """
-        cls.open(run_dir).close()
+        store = cls.open(run_dir)
         try:
             lock = lock_run_dir(run_dir)
-            try:
-                return cls(_connect_for_writing(run_dir), lock)
-            except sqlite3.Error:
-                lock.release()
-                raise
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
+            store.close()
             raise InputError(
                 f"The run in {str(run_dir)!r} cannot be continued, as the directory cannot be "
                 f"written ({error})."
             ) from error
+        return cls(store._connection, lock, run_dir)
 
     @classmethod
     def open(cls, run_dir: Path) -> RunStore:
@@ -150,30 +136,27 @@ class RunStore:
         InputError
             If the directory holds no run, a damaged one, or one of another format version.
         """
+        require_run(run_dir)
         path = run_dir / DATABASE
-        if not path.is_file():
-            begun = "; a search ended before it began, so type its command again"
-            raise InputError(
-                f"{str(run_dir)!r} is not a run directory: it holds no {DATABASE}"
-                f"{begun if (run_dir / LOCK).exists() else ''}."
-            )
         # Read-only places have no room for the files beside a database that is read normally.
         ordinary = os.access(run_dir, os.W_OK) or path.with_name(f"{DATABASE}-wal").exists()
         mode = "ro" if ordinary else "ro&immutable=1"
-        try:
+        with reading(run_dir), contextlib.ExitStack() as on_failure:
             store = cls(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
+            on_failure.callback(store.close)
             store.check()
-            facts = store.facts()
-        except (sqlite3.Error, ValueError) as error:
-            raise InputError(f"The run in {str(run_dir)!r} cannot be read: {error}.") from error
-        version = facts.get("format_version")
-        if version != FORMAT_VERSION:
-            writer = facts.get("versions", {}).get("evomal", "another version")
-            raise InputError(
-                f"The run in {str(run_dir)!r} has format version {version}, but this evomal reads "
-                f"version {FORMAT_VERSION}; use the evomal that wrote it ({writer})."
-            )
+            _require_version(store.facts())
+            on_failure.pop_all()
         return store
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside the block is as it was at one moment."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
 
     def check(self) -> None:
         """Raise ``sqlite3.DatabaseError`` if the structure of the database is damaged."""
@@ -191,9 +174,19 @@ class RunStore:
         if self._lock is not None:
             self._lock.release()
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction."""
+        if self._to_write is not None:
+            self._connection.close()
+            self._connection = _connect_for_writing(self._to_write)
+            self._to_write = None
+        with self._connection:
+            yield
+
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Record named JSON values; a name that exists is replaced."""
-        with self._connection:
+        with self._writing():
             self._connection.executemany(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)",
                 [(name, json.dumps(value)) for name, value in facts.items()],
@@ -202,12 +195,12 @@ class RunStore:
     def facts(self) -> dict[str, Any]:
         """All named values."""
         rows = self._connection.execute("SELECT name, value FROM facts")
-        return {name: json.loads(value) for name, value in rows}
+        return {name: from_json(value, f"the fact {name!r}") for name, value in rows}
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Record a finished candidate."""
         proposed = outcome.candidate.loss
-        with self._connection:
+        with self._writing():
             self._connection.execute(
                 "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -230,7 +223,7 @@ class RunStore:
 
     def forget_failures(self, generation: int) -> None:
         """Delete the failed candidates of a generation, and those that took over from them."""
-        with self._connection:
+        with self._writing():
             self._connection.execute(
                 "WITH RECURSIVE gone (number) AS ("
                 "SELECT number FROM candidates WHERE generation = ? AND status = 'failed' UNION "
@@ -248,7 +241,7 @@ class RunStore:
         collects = gc.isenabled()
         gc.disable()  # it would go through all that was read so far, again and again
         try:
-            return [_outcome(*row) for row in rows]
+            return [outcome_of(*row) for row in rows]
         finally:
             if collects:
                 gc.enable()
@@ -257,7 +250,7 @@ class RunStore:
         self, generation: Generation, state: Mapping[str, Any], seconds: float
     ) -> None:
         """Close a generation together with the method's state."""
-        with self._connection:
+        with self._writing():
             self._connection.execute(
                 "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -276,18 +269,18 @@ class RunStore:
         rows = self._connection.execute(
             "SELECT number, best, mean, counts, seconds FROM generations ORDER BY number"
         )
-        return [(Generation(n, best, mean, json.loads(c)), s) for n, best, mean, c, s in rows]
+        return [generation_of(*row) for row in rows]
 
     def last_state(self) -> dict[str, Any] | None:
         """The method's state at the end of the last finished generation."""
         row = self._connection.execute(
             "SELECT state FROM generations ORDER BY number DESC LIMIT 1"
         ).fetchone()
-        return None if row is None else json.loads(row[0])
+        return None if row is None else from_json(row[0], "the state of the method")
 
     def write_printed_forms(self, forms: Mapping[str, PrintedForm]) -> None:
         """Keep formulas, which sympy takes long to find."""
-        with self._connection:
+        with self._writing():
             self._connection.executemany(
                 "INSERT OR REPLACE INTO printed_forms VALUES (?, ?, ?)",
                 [(request, form.formula, form.latex) for request, form in forms.items()],
@@ -296,7 +289,37 @@ class RunStore:
     def printed_forms(self) -> dict[str, PrintedForm]:
         """The formulas kept."""
         rows = self._connection.execute("SELECT request, formula, latex FROM printed_forms")
-        return {request: PrintedForm(formula, latex) for request, formula, latex in rows}
+        what = "a printed formula"
+        return {
+            request: PrintedForm(typed(str, formula, what), typed(str, latex, what))
+            for request, formula, latex in rows
+        }
+
+
+@contextlib.contextmanager
+def reading(run_dir: Path) -> Iterator[None]:
+    """Turns what goes wrong while a run is read into one sentence that names the run."""
+    try:
+        yield
+    except (sqlite3.Error, InputError) as error:
+        reason = str(error).rstrip(".")
+        raise InputError(f"The run in {str(run_dir)!r} cannot be read: {reason}.") from error
+
+
+def _require_version(facts: Mapping[str, Any]) -> None:
+    version, versions = facts.get("format_version"), facts.get("versions")
+    if version != FORMAT_VERSION or type(version) is not int:
+        writer = versions.get("evomal") if isinstance(versions, dict) else None
+        raise InputError(
+            f"it has format version {shown(version)}, but this evomal reads version "
+            f"{FORMAT_VERSION}; use the evomal that wrote it ({shown(writer)})"
+        )
+
+
+def _what_is_there(error: OSError) -> str:
+    """What stands where a folder should be."""
+    path = Path(os.fsdecode(error.filename))
+    return f"{str(path)!r} is {'a file' if path.exists() else 'a link to nothing'}"
 
 
 def _require_no_run(run_dir: Path) -> None:
@@ -314,35 +337,3 @@ def _connect_for_writing(run_dir: Path) -> sqlite3.Connection:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _outcome(
-    number: int,
-    generation: int,
-    proposed: str | None,
-    status: Any,
-    fitness: float | None,
-    loss: str | None,
-    source: int | None,
-    correlation: float | None,
-    gradient_key: str | None,
-    seconds: str,
-    reason: str | None,
-    curves: str,
-    halted: int,
-) -> Outcome:
-    """A row of the table of candidates."""
-    before = None if proposed is None else loss_from_dict(json.loads(proposed))
-    return Outcome(
-        Candidate(number, generation, before),
-        status,
-        math.inf if fitness is None else fitness,
-        None if loss is None else loss_from_dict(json.loads(loss)),
-        source,
-        correlation,
-        gradient_key,
-        json.loads(seconds),
-        reason,
-        tuple(map(tuple, json.loads(curves))),
-        bool(halted),
-    )

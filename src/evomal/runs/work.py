@@ -17,6 +17,7 @@ from evomal.training.numerics import DivergedError
 from evomal.training.screening import Screening, screen
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
+from evomal.training.stages import TRAINING, diverged, stage
 from evomal.training.training import halved_training, partial_training
 
 
@@ -30,10 +31,13 @@ class Training(NamedTuple):
         is infinite if it diverged.
     seconds
         Wall-clock time.
+    reason
+        Why it diverged, if that is known.
     """
 
     curve: Curve
     seconds: float
+    reason: str | None = None
 
 
 def screen_candidates(
@@ -65,26 +69,28 @@ def train_candidates(
     start = time.perf_counter()
     task = tasks[index].in_precision(settings.precision)
     own = [loss for loss in losses if loss is not None]
-    with kept_rng(), products_in(settings.precision):
+    with kept_rng(), products_in(settings.precision), stage(TRAINING):
         if settings.engine == "stacked" and len(own) == len(losses):
             steps, graphs = settings.testing_steps, settings.cuda_graphs
             curves = partial_training_stacked(task, own, steps, seed, bars, graphs=graphs)
+            found = [Training(curve, 0.0) for curve in curves]
         else:
-            curves = [_curve(task, loss or task.task_loss, settings, seed, bars) for loss in losses]
+            found = [_train(task, loss or task.task_loss, settings, seed, bars) for loss in losses]
     seconds = (time.perf_counter() - start) / len(losses)
-    return [Training(curve, seconds) for curve in curves]
+    return [training._replace(seconds=seconds) for training in found]
 
 
-def _curve(
+def _train(
     task: Task,
     loss: TensorLoss,
     settings: EvaluationSettings,
     seed: int,
     bars: Sequence[float] | None,
-) -> Curve:
+) -> Training:
+    steps = settings.testing_steps
     try:
         if bars is None:
-            return (partial_training(task, loss, settings.testing_steps, seed),)
-        return halved_training(task, loss, settings.testing_steps, seed, bars)
-    except DivergedError:
-        return (math.inf,)
+            return Training((partial_training(task, loss, steps, seed),), 0.0)
+        return Training(halved_training(task, loss, steps, seed, bars), 0.0)
+    except DivergedError as error:
+        return Training((math.inf,), 0.0, diverged(TRAINING, error))

@@ -187,5 +187,5 @@ def gradient_norms(
     pred = outputs.inputs.clone().requires_grad_()
     value = loss(pred, outputs.targets, **inputs)
     (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
-    require_finite([value, gradient])
+    require_finite([value, gradient], "the loss", "a gradient")
     return gradient.flatten(1).norm(dim=1) if gradient.ndim > 1 else gradient.abs()

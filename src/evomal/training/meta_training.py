@@ -57,7 +57,7 @@ def optimize_weights(
             gradients = [one.hypergradient(loss, phi, one.step(i)) for one in schedules]
             phi.grad = torch.stack(gradients).mean(dim=0)
             optimizer.step()
-    require_finite([phi])
+    require_finite([phi], "a weight of the loss")
     return phi.detach()
 
 

@@ -15,7 +15,14 @@ from torch import Tensor
 
 
 class DivergedError(ArithmeticError):
-    """A stage met a non-finite weight, loss, prediction, gradient or fitness."""
+    """A stage met a value that is NaN or infinite; the message says which kind of value."""
+
+    def __init__(self, what: str = "a value") -> None:
+        super().__init__(f"{what} became NaN or infinite")
+
+
+METRIC = "the metric"
+"""How a `DivergedError` names a fitness."""
 
 
 class DeadlineError(TimeoutError):
@@ -70,14 +77,21 @@ def draw_batches(
     size = min(batch_size, rows)
     batches = np.empty((steps, size), dtype=np.int64)
     for batch in batches:
+        check_deadline()
         batch[:] = rng.choice(rows, size, replace=False)
     return torch.from_numpy(batches).to(device)
 
 
-def require_finite(tensors: Iterable[Tensor]) -> None:
-    """Raise `DivergedError` if an element is NaN or infinite."""
-    if not all_finite(tensors):
-        raise DivergedError
+def require_finite(tensors: Iterable[Tensor], *names: str) -> None:
+    """Raise `DivergedError` if an element is NaN or infinite.
+
+    `names` say what the tensors are, in their order; the last one stands for all that follow.
+    """
+    tensors = list(tensors)
+    if all_finite(tensors):
+        return
+    bad = next(i for i, tensor in enumerate(tensors) if not all_finite([tensor]))
+    raise DivergedError(*names[min(bad, len(names) - 1) :][:1])
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from evomal.training.filters import correlations, gradient_key
 from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.settings import EvaluationSettings
+from evomal.training.stages import EQUIVALENCE, REJECTION, WEIGHTS, diverged, stage
 from evomal.training.together import optimize_weights_together
 
 
@@ -33,6 +34,8 @@ class Screening:
         metric is defined on the rows of the protocol.
     seconds
         Wall-clock time by stage.
+    reason
+        Where it diverged.
     """
 
     loss: Loss
@@ -40,6 +43,7 @@ class Screening:
     correlation: float | None = None
     gradient_key: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
 
 
 def screen(
@@ -73,13 +77,17 @@ def screen(
     """
     results = [Screening(loss) for loss in losses]
     if optimize and filters and settings.prescreen:
-        _reject_hopeless(results, tasks, settings, seed)
+        with stage(REJECTION):
+            _reject_hopeless(results, tasks, settings, seed)
     if optimize:
-        _optimize(_promising(results), tasks, settings, seed)
+        with stage(WEIGHTS):
+            _optimize(_promising(results), tasks, settings, seed)
     if filters:
-        _reject_hopeless(_promising(results), tasks, settings, seed)
-        for result in _promising(results):
-            _find_key(result, tasks, settings, seed)
+        with stage(REJECTION):
+            _reject_hopeless(_promising(results), tasks, settings, seed)
+        with stage(EQUIVALENCE):
+            for result in _promising(results):
+                _find_key(result, tasks, settings, seed)
     return results
 
 
@@ -95,7 +103,9 @@ def _optimize(
         return
     start = time.perf_counter()
     try:
-        weights = optimized([result.loss for result in results], tasks, settings, seed)
+        weights: Sequence[Tensor | DivergedError | None] | None = optimized(
+            [result.loss for result in results], tasks, settings, seed
+        )
     except (RuntimeError, MemoryError) as error:
         if len(results) == 1 or not is_out_of_memory(error):
             raise
@@ -108,24 +118,24 @@ def _optimize(
     seconds = time.perf_counter() - start
     for result, phi in zip(results, weights, strict=True):
         _add_seconds(result, "local_search", seconds / len(results))
-        if phi is None:
-            result.verdict = "diverged"
-        else:
+        if isinstance(phi, Tensor):
             result.loss = result.loss.with_weights(phi)
+        else:
+            result.verdict, result.reason = "diverged", diverged(WEIGHTS, phi)
 
 
 def optimized(
     losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> list[Tensor | None]:
-    """φ of every loss with the engine of the settings; None for those that diverged."""
+) -> Sequence[Tensor | DivergedError | None]:
+    """φ of every loss with the engine of the settings; for those that diverged why, or None."""
     if settings.engine in ("batched", "stacked"):
         return optimize_weights_together(losses, tasks, settings, seed)
-    weights: list[Tensor | None] = []
+    weights: list[Tensor | DivergedError] = []
     for loss in losses:
         try:
             weights.append(optimize_weights(loss, tasks, settings, seed))
-        except DivergedError:
-            weights.append(None)
+        except DivergedError as error:
+            weights.append(error.with_traceback(None))  # which holds the tensors
     return weights
 
 
@@ -140,7 +150,7 @@ def _reject_hopeless(
     for result, one in zip(results, found, strict=True):
         result.correlation = one.g
         if one.diverged:
-            result.verdict = "diverged"
+            result.verdict, result.reason = "diverged", diverged(REJECTION)
         elif one.rejects:
             result.verdict = "rejected"
         _add_seconds(result, "filters", (time.perf_counter() - start) / len(results))
@@ -153,8 +163,8 @@ def _find_key(
     start = time.perf_counter()
     try:
         result.gradient_key = gradient_key(result.loss, tasks, settings, seed)
-    except DivergedError:
-        result.verdict = "diverged"
+    except DivergedError as error:
+        result.verdict, result.reason = "diverged", diverged(EQUIVALENCE, error)
     _add_seconds(result, "filters", time.perf_counter() - start)
 
 

@@ -18,6 +18,7 @@ from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import SGD, Task
 from evomal.training.halving import Curve, rungs
 from evomal.training.numerics import (
+    METRIC,
     DivergedError,
     check_deadline,
     draw_batches,
@@ -98,8 +99,8 @@ def train(
             judge = judges.get(step)
             if step % _CHECK_EVERY == 0 or step == steps or judge is not None:
                 if not finite:
-                    raise DivergedError
-                require_finite(parameters)  # where a non-finite gradient leaves its mark
+                    raise DivergedError("a prediction or the loss")
+                require_finite(parameters, "a weight of the model")  # or a gradient before
             if judge is not None and not judge(learner):
                 break
     return learner
@@ -154,7 +155,7 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
             batch = task.batch(data, rows)
             pieces.append(learner(batch.inputs))
     pred = torch.cat(pieces)
-    require_finite([pred])
+    require_finite([pred], "a prediction")
     return finite_metric(task, pred, data.targets)
 
 
@@ -176,7 +177,7 @@ def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
     with isolated_rng(task.device, 0):
         value = float(task.metric(pred, target))
     if not math.isfinite(value):
-        raise DivergedError
+        raise DivergedError(METRIC)
     return value
 
 

@@ -28,6 +28,9 @@ from evomal.tasks.data import Data
 from evomal.tasks.task import SGD, Task
 from evomal.training.numerics import require_finite
 
+_NAMES = "a prediction", "the loss", "a gradient"
+_JUDGED = "a prediction after the step", "the task loss after the step", "the hypergradient"
+
 
 @dataclass(frozen=True)
 class MetaStep:
@@ -116,13 +119,13 @@ def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
             gradients = torch.autograd.grad(
                 value, values, create_graph=True, materialize_grads=True
             )
-            require_finite([pred, value, *gradients])
+            require_finite([pred, value, *gradients], *_NAMES)
             values, momenta = sgd_step(step.task.optimizer, values, list(gradients), momenta)
     with step.rng("judging"):
         pred = step.call(dict(zip(names, values, strict=True)), buffers, step.judging.inputs)
     judgement = step.judgement(pred)
     (hypergradient,) = torch.autograd.grad(judgement, phi, materialize_grads=True)
-    require_finite([pred, judgement, hypergradient])
+    require_finite([pred, judgement, hypergradient], *_JUDGED)
     return hypergradient
 
 
@@ -143,7 +146,7 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     value = step.value(loss, pred, batch, phi)
     (u,) = torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)
     gradients = torch.autograd.grad(output, values, u.detach(), materialize_grads=True)
-    require_finite([pred, value, u, *gradients])
+    require_finite([pred, value, u, *gradients], *_NAMES)
     updated = first_step(step.task.optimizer, values, gradients)
     with step.rng("judging"):
         judged = step.call(dict(zip(theta, updated, strict=True)), buffers, step.judging.inputs)
@@ -156,7 +159,7 @@ def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     alpha = first_step_size(step.task.optimizer)
     (slope,) = torch.autograd.grad((u * tangent).sum(), phi, materialize_grads=True)
     hypergradient = -alpha * slope
-    require_finite([judged, judgement, hypergradient])
+    require_finite([judged, judgement, hypergradient], *_JUDGED)
     return hypergradient
 
 

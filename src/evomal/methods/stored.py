@@ -1,0 +1,135 @@
+"""What was stored as JSON, read back as the types that it had, or refused in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from evomal.errors import InputError
+
+_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    bool: "true or false",
+    tuple: "a list",
+    Mapping: "an object",
+    NoneType: "null",
+}
+
+
+def from_json(text: object, what: str) -> Any:
+    """The values of a JSON text; NaN and infinities are the texts that stand for them.
+
+    Raises
+    ------
+    InputError
+        If it is no JSON text, or nested too deeply; `what` names it.
+    """
+    try:
+        return json.loads(typed(str, text, what), parse_constant=str)
+    except RecursionError as error:
+        raise InputError(f"{what} is nested too deeply") from error
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{what} is {shown(text)}, which is no JSON text") from error
+
+
+def typed(kind: Any, value: Any, what: str) -> Any:
+    """A stored value as the type that it must have.
+
+    Parameters
+    ----------
+    kind
+        ``int`` (without bool), ``float`` (finite, or an int), ``str``, ``bool``, ``None``, ``Any``,
+        a literal, ``tuple[X, ...]`` or ``Mapping[str, X]`` (from a list or an object), a dataclass
+        (from an object that holds all its fields and no others), or a union of these.
+    value
+        A JSON value.
+    what
+        Names the value in messages.
+
+    Raises
+    ------
+    InputError
+        If it is of another type.
+    """
+    origin, kinds = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, UnionType):
+        return _one_of(kinds, value, what)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _record(kind, value, what)
+    if origin is tuple and isinstance(value, list):
+        return tuple(typed(kinds[0], item, f"{what}, item {i}") for i, item in enumerate(value))
+    if origin is Mapping and isinstance(value, dict):
+        return {key: typed(kinds[1], item, f"{what}, {key!r}") for key, item in value.items()}
+    if origin is Literal and isinstance(value, str) and value in kinds:
+        return value
+    if kind is float and type(value) in (int, float):
+        with_point = _as_float(value)
+        if math.isfinite(with_point):
+            return with_point
+    elif kind in (int, str, bool, NoneType, None) and type(value) is (kind or NoneType):
+        return value
+    raise InputError(f"{what} is {shown(value)}, not {_name(kind)}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise an `InputError` unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def shown(value: object) -> str:
+    """A stored value on part of a line, control characters escaped."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not NoneType)
+    if len(kinds) == 1:
+        return typed(kinds[0], value, what)
+    for kind in kinds:
+        try:
+            return typed(kind, value, what)
+        except InputError:
+            continue
+    raise InputError(f"{what} is {shown(value)}, not {' or '.join(map(_name, kinds))}")
+
+
+def _record(kind: Any, fields: Mapping[str, Any], what: str) -> Any:
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    missing = next((name for name in names if name not in fields), None)
+    require(missing is None, f"{what} lacks {missing!r}")
+    unknown = next((name for name in fields if name not in names), None)
+    require(unknown is None, f"{what} holds {shown(unknown)}, which this evomal does not know")
+    return kind(**{name: typed(hints[name], fields[name], f"{what}, {name!r}") for name in names})
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _name(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if dataclasses.is_dataclass(kind):
+        return _NAMES[Mapping]
+    return _NAMES[get_origin(kind) or kind]

@@ -1,0 +1,74 @@
+"""Why a search has learned no loss: what was seen, what it means, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evomal.methods.base import Status
+from evomal.training.numerics import METRIC
+from evomal.training.stages import TRAINING, WEIGHTS
+
+_WHERE = {WEIGHTS: "most of them while their weights were optimised", TRAINING: "most in training"}
+
+
+def diagnosis(
+    counts: Mapping[Status, int],
+    reasons: Sequence[str],
+    *,
+    task_loss_diverges: bool,
+    task_loss_reason: str,
+    learning_rate: float,
+    rejection_batch: int,
+) -> str:
+    """Two or three sentences about a run without an evaluated candidate.
+
+    Parameters
+    ----------
+    counts
+        Number of candidates by outcome.
+    reasons
+        Of those that failed or diverged, in the order of the candidates.
+    task_loss_diverges, task_loss_reason
+        Whether a training under the task loss itself diverged, and why.
+    learning_rate
+        Of the base optimiser.
+    rejection_batch
+        Rows of the rejection protocol.
+    """
+    rate = f"the learning rate of the task's optimizer, {learning_rate:g}"
+    scale = f"Standardise the inputs and the targets, or lower {rate}."
+    if task_loss_diverges and METRIC in task_loss_reason:
+        return (
+            "After a training under the task loss itself, the metric is NaN or infinite on the "
+            "validation rows, although the predictions are finite. Check the metric, and that the "
+            "validation rows hold all that it needs, such as every class."
+        )
+    if task_loss_diverges:
+        return (
+            "A training under the task loss itself diverges: its steps are too large for inputs "
+            f"and targets of this scale. {scale}"
+        )
+    own = {status: counts.get(status, 0) for status in ("rejected", "diverged", "failed")}
+    worked_on = sum(own.values())
+    if not worked_on:
+        return "No candidate has been evaluated yet; search on."
+    most = max(own, key=lambda status: own[status])
+    some = f"All {worked_on}" if own[most] == worked_on else f"{own[most]} of {worked_on}"
+    if most == "failed":
+        last = [reason for reason in reasons if " diverged" not in reason][-1:]
+        return f"{some} candidates failed; the last time {''.join(last).rstrip('.')}. Fix that."
+    if most == "diverged":
+        starts = {stage: sum(reason.startswith(stage) for reason in reasons) for stage in _WHERE}
+        stage = max(starts, key=lambda stage: starts[stage])
+        where = f", {_WHERE[stage]}" if 2 * starts[stage] > own[most] else ""
+        return (
+            f"{some} candidates diverged{where}: the steps of the base learner are too large for "
+            f"inputs and targets of this scale. {scale}"
+        )
+    return (
+        f"{some} candidates were rejected: when raw outputs were optimised under them, the metric "
+        f"did not fall on {rejection_batch} training rows. Check that the metric is smallest for a "
+        "perfect prediction (return its negative otherwise), and that it is defined, and changes, "
+        f"on so few rows. If it is and does, {rate}, or the task's rejection_steps may be too "
+        "small to move the raw outputs."
+    )

@@ -1,0 +1,110 @@
+"""What makes a run the run that it is: recorded when it begins, compared when it is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from evomal.errors import InputError
+from evomal.methods.settings import SearchSettings
+from evomal.runs.executors import torch_settings
+from evomal.runs.next_steps import to_resume
+from evomal.runs.record import RunFacts, TaskFacts, common
+from evomal.tasks.functions import function_name
+from evomal.tasks.registry import load_task
+from evomal.tasks.task import Task, as_tasks
+
+
+def begin_facts(
+    tasks: Sequence[Task], method: str, settings: SearchSettings, seed: int
+) -> dict[str, Any]:
+    """What a run records about itself when it begins."""
+    described = [{**task.description(), "origin": task.origin} for task in tasks]
+    return {
+        "task": common([task["name"] for task in described]),
+        "split": common([task["split"] for task in described]),
+        "metric": common([function_name(task.metric) for task in tasks]),
+        "form": tasks[0].form.to_dict(),
+        "tasks": described,
+        "method": method,
+        "seed": seed,
+        "settings": dataclasses.asdict(settings),
+        "status": "running",
+        "device": str(tasks[0].device),
+        "versions": _versions(),
+    }
+
+
+def tasks_of(
+    facts: RunFacts,
+    tasks: Task | Sequence[Task] | None,
+    run_dir: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None,
+) -> list[Task]:
+    """The tasks of a run, checked to be the same as when it was begun."""
+    described = facts.tasks
+    if tasks is None:
+        own = next((task.name for task in described if task.origin is None), None)
+        if own is not None:
+            raise InputError(
+                f"The run was made with a task of your own, {own!r}; resume it in Python: "
+                f"{to_resume(run_dir, described).removesuffix(' in Python')}."
+            )
+        tasks = [_load(task, facts.device, data_dir) for task in described]
+    tasks = as_tasks(tasks)
+    names = [task.name for task in described]
+    if [task.name for task in tasks] != names:
+        given = ", ".join(task.name for task in tasks)
+        raise InputError(
+            f"The run was made with {', '.join(names)}, not with {given}; resume it with the same "
+            "tasks, or begin a new run."
+        )
+    for task, before in zip(tasks, described, strict=True):
+        now = task.description()
+        changed = [name for name in now if before.description.get(name, before) != now[name]]
+        if str(task.device) != facts.device:
+            changed.append("device")
+        if changed:
+            raise InputError(
+                f"The task {task.name!r} is not the one that the run was made with: its "
+                f"{', '.join(changed)} changed; resume it with the same task, or begin a new run."
+            )
+    return tasks
+
+
+def _load(task: TaskFacts, device: str, data_dir: str | os.PathLike[str] | None) -> Task:
+    """A built-in task as it was when the run was begun."""
+    assert task.origin is not None
+    origin = dataclasses.asdict(task.origin)
+    return load_task(
+        task.name, device=device, **origin | ({} if data_dir is None else {"data_dir": data_dir})
+    )
+
+
+def warn_of_versions(before: Mapping[str, str]) -> None:
+    """Warn if something that a run was begun with has another version now."""
+    now = _versions()
+    if before != now:
+        changed = ", ".join(f"{name} {before[name]}" for name in now if before[name] != now[name])
+        warnings.warn(
+            f"The run was begun with {changed}; with other versions, the last digits of the "
+            "results can differ.",
+            stacklevel=3,
+        )
+
+
+def _versions() -> dict[str, str]:
+    import evomal
+
+    return {
+        "evomal": evomal.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "torch settings": " ".join(str(value) for value in torch_settings().values()),
+    }

@@ -1,0 +1,28 @@
+"""What to type next: commands that can be pasted, or calls for a task of the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from evomal.runs.directory import as_argument
+from evomal.runs.record import TaskFacts
+
+
+def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
+    """What continues a run."""
+    if any(task.origin is None for task in tasks):
+        given = "task" if len(tasks) == 1 else "tasks"
+        return f"evomal.resume({os.fspath(run_dir)!r}, {given}) in Python"
+    return f"evomal resume {as_argument(run_dir)}"
+
+
+def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
+    """What trains with the best loss of a run, on the first task's data as in the search."""
+    task = tasks[0]
+    if task.origin is None:
+        return f"evomal.compare(task, evomal.Run({os.fspath(run_dir)!r}).best.loss, [0]) in Python"
+    data_dir = task.origin.data_dir
+    where = "" if data_dir is None else f" --data-dir {as_argument(data_dir)}"
+    split = f" --split {task.split}" if task.split == "published" else ""
+    return f"evomal train {as_argument(task.name)} --loss {as_argument(run_dir)}{where}{split}"

@@ -1,0 +1,321 @@
+"""What a run has stored, read as typed records and checked: the one reader of `run.sqlite`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import torch
+
+from evomal.errors import InputError
+from evomal.expressions.symbolic import PrintedForm
+from evomal.losses.form import Form, class_weights, require_input_name
+from evomal.methods.base import Generation, Method, Outcome
+from evomal.methods.registry import METHODS
+from evomal.methods.settings import SearchSettings
+from evomal.methods.stored import require, shown, typed
+from evomal.runs.store import RunStore
+from evomal.tasks.registry import Split
+from evomal.training.halving import rungs
+
+Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
+
+_DESCRIPTION: dict[str, Any] = {
+    "name": str,
+    "split": str,
+    "form": Form,
+    "progress inputs": tuple[str, ...],
+    "metric": Any,
+    "task loss": Any,
+    "preprocess": Any,
+    "augment": Any,
+    "optimizer": Mapping[str, float | bool],
+    "batch size": int,
+    "rejection steps": int,
+    "model": str,
+    "data": str,
+}
+"""What a task's description held when this format of a run began; it may hold more."""
+
+_VERSIONS = "evomal", "torch", "python", "torch settings"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The arguments of `evomal.load_task` that make a built-in task again."""
+
+    split: Split
+    split_seed: int
+    data_dir: str | None
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task of a run.
+
+    Attributes
+    ----------
+    name, split
+        As the task has them.
+    origin
+        How it is made again; None for a task of the user's own.
+    description
+        What `Task.description` returned.
+    """
+
+    name: str
+    split: str
+    origin: Origin | None
+    description: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run records about itself.
+
+    Attributes
+    ----------
+    tasks, method, settings, form, seed, device, versions
+        What it was begun with.
+    status, stop_reason, seconds
+        How it ended or stands, and how long it has taken.
+    has_own_fitness, task_loss_fitness, task_loss_reason
+        Whether it is known what the task loss itself scores, and that; None if it diverges, and
+        why.
+    stored
+        All of it as JSON values.
+    """
+
+    tasks: Sequence[TaskFacts]
+    method: str
+    settings: SearchSettings
+    form: Form
+    seed: int
+    device: str
+    versions: Mapping[str, str]
+    status: Status
+    stop_reason: str | None
+    seconds: float
+    has_own_fitness: bool
+    task_loss_fitness: float | None
+    task_loss_reason: str | None
+    stored: Mapping[str, Any]
+
+    def new_method(self) -> Method:
+        """The method as it was when the run was begun."""
+        return METHODS[self.method](self.settings, self.form, self.seed)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as it is stored.
+
+    Attributes
+    ----------
+    facts
+        What it records about itself.
+    generations
+        Every finished generation, with its seconds.
+    outcomes
+        Every finished candidate.
+    printed_forms
+        The formulas kept.
+    """
+
+    facts: RunFacts
+    generations: Sequence[tuple[Generation, float]]
+    outcomes: Sequence[Outcome]
+    printed_forms: dict[str, PrintedForm]
+
+
+def read_facts(stored: Mapping[str, Any]) -> RunFacts:
+    """The facts of a run.
+
+    Raises
+    ------
+    InputError
+        If one is missing, of another type, or makes no sense; the message is no whole sentence.
+    """
+
+    def fact(kind: Any, name: str) -> Any:
+        require(name in stored, f"the fact {name!r} is missing")
+        return typed(kind, stored[name], f"the fact {name!r}")
+
+    def optional(kind: Any, name: str, default: Any) -> Any:
+        return fact(kind, name) if name in stored else default
+
+    form = _checked_form(fact(Form, "form"))
+    method = fact(str, "method")
+    require(method in METHODS, f"the method {shown(method)} is unknown")
+    settings: SearchSettings = typed(SearchSettings, fact(Any, "settings"), "the settings")
+    settings.validate(form.inputs)
+    require(settings.engine != "auto", "the engine is 'auto', not the one that was chosen")
+    tasks = [_task(task, form) for task in fact(tuple[Mapping[str, Any], ...], "tasks")]
+    require(bool(tasks), "the run has no task")
+    names = [task.name for task in tasks]
+    require(len(set(names)) == len(names), "two tasks have one name")
+    for name, values in {"task": names, "split": [task.split for task in tasks]}.items():
+        together = common(values)
+        require(fact(Any, name) == together, f"the fact {name!r} is not {shown(together)}")
+    metrics = fact(str | tuple[str, ...], "metric")
+    require(
+        isinstance(metrics, str) or len(metrics) == len(tasks),
+        "there are not as many metrics as tasks",
+    )
+    seconds = optional(float, "seconds", 0.0)
+    require(seconds >= 0, f"the fact 'seconds' is {seconds}")
+    versions = fact(Mapping[str, str], "versions")
+    absent = next((name for name in _VERSIONS if name not in versions), None)
+    require(absent is None, f"the version of {absent} is missing")
+    _require_device(fact(str, "device"))
+    _require_time(fact(str, "started"))
+    return RunFacts(
+        tasks,
+        method,
+        settings,
+        form,
+        fact(int, "seed"),
+        fact(str, "device"),
+        versions,
+        fact(Status, "status"),
+        optional(str | None, "stop_reason", None),
+        seconds,
+        "task_loss_fitness" in stored,
+        optional(float | None, "task_loss_fitness", None),
+        optional(str | None, "task_loss_reason", None),
+        stored,
+    )
+
+
+def read_record(store: RunStore) -> RunRecord:
+    """All of a run but the state of its method.
+
+    Raises
+    ------
+    InputError
+        As `read_facts`; also if a candidate or generation is damaged, or they do not go together.
+    """
+    with store.snapshot():
+        facts = read_facts(store.facts())
+        generations, outcomes = store.generations(), store.outcomes()
+        printed_forms = store.printed_forms()
+    _require_whole(facts, [generation for generation, _ in generations], outcomes)
+    _require_sources(outcomes)
+    _require_curves(facts, outcomes)
+    return RunRecord(facts, generations, outcomes, printed_forms)
+
+
+def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> None:
+    """Check that the method can go on from its state after the last finished generation.
+
+    Raises
+    ------
+    InputError
+        If the state is damaged or does not go with the outcomes, or the candidates of the
+        generation that is under way are not those that the method asks for.
+    """
+    method, outcomes = record.facts.new_method(), record.outcomes
+    if state is not None:
+        method.load_state_dict(state)
+    before = sum(outcome.candidate.generation < method.generation for outcome in outcomes)
+    last = max((outcome.candidate.generation for outcome in outcomes), default=0)
+    require(
+        method.state_dict()["candidates"] == before
+        and len(record.generations) == method.generation >= last,
+        "the state of the method does not go with the finished candidates",
+    )
+    asked = {} if method.finished else {c.number: c.key for c in method.ask()}
+    for candidate in (outcome.candidate for outcome in outcomes[before:]):
+        require(
+            asked.get(candidate.number) == candidate.key,
+            f"candidate {candidate.number} is not one that this evomal would try next",
+        )
+
+
+def common(values: Sequence[str]) -> str | list[str]:
+    """The one value that all have, or all values."""
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _checked_form(form: Form) -> Form:
+    for name in form.inputs:
+        require_input_name(name)
+    if form.weight is not None:
+        class_weights(form.weight, form.link)
+    return form
+
+
+def _task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
+    """A task of a run; all of them share the form."""
+    for name, kind in (*_DESCRIPTION.items(), ("origin", Origin | None)):
+        require(name in stored, f"a task lacks {name!r}")
+        typed(kind, stored[name], f"a task's {name!r}")
+    require(typed(Form, stored["form"], "a task's form") == form, "a task has another form")
+    require("learning_rate" in stored["optimizer"], "a task's optimizer lacks 'learning_rate'")
+    description = {name: value for name, value in stored.items() if name != "origin"}
+    origin = typed(Origin | None, stored["origin"], "a task's origin")
+    return TaskFacts(stored["name"], stored["split"], origin, description)
+
+
+def _require_device(name: str) -> None:
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"the device {shown(name)} is unknown") from error
+
+
+def _require_time(text: str) -> None:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"the fact 'started' is {shown(text)}, not a time") from error
+
+
+def _require_whole(
+    facts: RunFacts, generations: Sequence[Generation], outcomes: Sequence[Outcome]
+) -> None:
+    """Finished generations are all there, and so are their candidates."""
+    wanted, done = facts.new_method().generations, len(generations)
+    numbers = [generation.number for generation in generations]
+    require(numbers == list(range(done)), "a generation is missing")
+    require(
+        done <= wanted and (facts.status != "finished" or done == wanted),
+        f"the run is {facts.status} with {done} of {wanted} generations",
+    )
+    of = [outcome.candidate.generation for outcome in outcomes]
+    require(of == sorted(of) and max(of, default=0) <= done, "a candidate is in a wrong generation")
+    before = sum(generation < done for generation in of)
+    first = [outcome.candidate.number for outcome in outcomes[:before]]
+    require(first == list(range(before)), "a candidate of a finished generation is missing")
+    for generation in generations:
+        counts = Counter(o.status for o in outcomes if o.candidate.generation == generation.number)
+        require(
+            counts == {status: n for status, n in generation.counts.items() if n},
+            f"generation {generation.number} counts other candidates than there are",
+        )
+
+
+def _require_sources(outcomes: Sequence[Outcome]) -> None:
+    by_number = {outcome.candidate.number: outcome for outcome in outcomes}
+    for outcome in (outcome for outcome in outcomes if outcome.source is not None):
+        source = by_number.get(outcome.source)  # type: ignore[arg-type]
+        require(
+            source is not None
+            and (source.fitness, source.halted) == (outcome.fitness, outcome.halted),
+            f"candidate {outcome.candidate.number} does not have the fitness of its source",
+        )
+
+
+def _require_curves(facts: RunFacts, outcomes: Sequence[Outcome]) -> None:
+    """With halving, what was trained has a curve for every task; without it there are none."""
+    most = len(rungs(facts.settings.testing_steps)) + 1
+    for outcome in outcomes:
+        trained = facts.settings.halving and outcome.status in ("evaluated", "halted")
+        require(
+            len(outcome.curves) == (len(facts.tasks) if trained else 0)
+            and all(len(curve) <= most for curve in outcome.curves),
+            f"the curves of candidate {outcome.candidate.number} do not go with the settings",
+        )

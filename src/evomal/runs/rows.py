@@ -1,0 +1,164 @@
+"""Rows of the tables of a run as typed, validated values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from evomal.errors import InputError
+from evomal.losses.base import Loss
+from evomal.losses.files import loss_from_dict, loss_is_finite
+from evomal.methods.base import STATUSES, Candidate, Generation, Outcome, Status
+from evomal.methods.stored import from_json, require, typed
+from evomal.training.halving import Curve
+
+_INHERITED = ("duplicate", "equivalent")
+_UNTRAINED = ("rejected", "diverged", "failed")
+
+
+def outcome_of(
+    number: object,
+    generation: object,
+    proposed: object,
+    status: object,
+    fitness: object,
+    loss: object,
+    source: object,
+    correlation: object,
+    gradient_key: object,
+    seconds: object,
+    reason: object,
+    curves: object,
+    halted: object,
+) -> Outcome:
+    """A row of the table of candidates.
+
+    Raises
+    ------
+    InputError
+        If a value is of another type or out of its range, or they do not go together; the message
+        is no whole sentence.
+    """
+    what = f"candidate {_count(number, 'the number of a candidate')}"
+    before = _loss(proposed, f"the proposed loss of {what}")
+    stored_fitness = typed(float | None, fitness, f"the fitness of {what}")
+    outcome = Outcome(
+        Candidate(_count(number, what), _count(generation, f"the generation of {what}"), before),
+        typed(Status, status, f"the status of {what}"),
+        math.inf if stored_fitness is None else stored_fitness,
+        _loss(loss, f"the loss of {what}"),
+        typed(int | None, source, f"the source of {what}"),
+        _correlation(correlation, f"the correlation of {what}"),
+        typed(str | None, gradient_key, f"the gradient key of {what}"),
+        _seconds(from_json(seconds, f"the times of {what}"), f"the times of {what}"),
+        typed(str | None, reason, f"the reason of {what}"),
+        _curves(curves, f"the curves of {what}"),
+        _flag(halted, f"whether {what} was halted"),
+    )
+    _require_sense(outcome, what)
+    return outcome
+
+
+def generation_of(
+    number: object, best: object, mean: object, counts: object, seconds: object
+) -> tuple[Generation, float]:
+    """A row of the table of generations, with its seconds.
+
+    Raises
+    ------
+    InputError
+        As `outcome_of`.
+    """
+    what = f"generation {_count(number, 'the number of a generation')}"
+    by_status: Mapping[Status, int] = typed(
+        Mapping[str, int], from_json(counts, f"the counts of {what}"), f"the counts of {what}"
+    )
+    require(
+        set(by_status) == set(STATUSES) and min(by_status.values()) >= 0,
+        f"the counts of {what} are not one number for every outcome",
+    )
+    generation = Generation(
+        _count(number, what),
+        typed(float | None, best, f"the best fitness of {what}"),
+        typed(float | None, mean, f"the mean fitness of {what}"),
+        by_status,
+    )
+    return generation, _not_below_0(seconds, f"the time of {what}")
+
+
+def _require_sense(outcome: Outcome, what: str) -> None:
+    """What holds for every outcome, whatever the others are."""
+    status, source = outcome.status, outcome.source
+    require(
+        (source is not None) == (status in _INHERITED),
+        f"{what} is {status}, which does not go with its source",
+    )
+    require(
+        source is None or 0 <= source < outcome.candidate.number,
+        f"{what} has its fitness from candidate {source}, which is not before it",
+    )
+    finite = math.isfinite(outcome.fitness)
+    require(
+        finite or status not in ("evaluated", "halted"),
+        f"{what} is {status}, but has no fitness",
+    )
+    require(not (finite and status in _UNTRAINED), f"{what} is {status}, but has a fitness")
+    require(
+        (status == "halted") <= outcome.halted and not (status == "evaluated" and outcome.halted),
+        f"{what} is {status}, which does not go with its halted training",
+    )
+    require(
+        (outcome.loss is None) == (outcome.candidate.loss is None),
+        f"{what} has a loss before its work or after it, but not both",
+    )
+
+
+def _count(value: object, what: str) -> int:
+    number: int = typed(int, value, what)
+    require(number >= 0, f"{what} is {number}")
+    return number
+
+
+def _not_below_0(value: object, what: str) -> float:
+    number: float = typed(float, value, what)
+    require(number >= 0, f"{what} is {number}")
+    return number
+
+
+def _correlation(value: object, what: str) -> float | None:
+    """It can be infinite, being the difference of two large numbers."""
+    if isinstance(value, float) and math.isinf(value):
+        return value
+    number: float | None = typed(float | None, value, what)
+    return number
+
+
+def _seconds(value: object, what: str) -> dict[str, float]:
+    stages: Mapping[str, Any] = typed(Mapping[str, float], value, what)
+    return {stage: _not_below_0(seconds, what) for stage, seconds in stages.items()}
+
+
+def _flag(value: object, what: str) -> bool:
+    number: int = typed(int, value, what)  # SQLite has no bool
+    require(number in (0, 1), f"{what} is {number}, not 0 or 1")
+    return bool(number)
+
+
+def _curves(text: object, what: str) -> tuple[Curve, ...]:
+    infinity = Literal["Infinity"]
+    curves = typed(tuple[tuple[float | infinity, ...], ...], from_json(text, what), what)
+    require(all(curves), f"{what} hold one without values")
+    return tuple(tuple(map(float, curve)) for curve in curves)
+
+
+def _loss(text: object, what: str) -> Loss | None:
+    if text is None:
+        return None
+    fields = dict(typed(Mapping[str, Any], from_json(text, what), what))
+    try:
+        loss = loss_from_dict(fields)
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{what} is damaged: {error or type(error).__name__}") from error
+    require(loss_is_finite(loss), f"{what} has a weight that is not finite")
+    return loss

@@ -1,0 +1,176 @@
+"""What a search says that has learned no loss."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evomal import InputError, Task, search
+from evomal.analysis.tables import run_overview
+from evomal.cli import main
+from evomal.methods.base import Status
+from evomal.runs.diagnosis import diagnosis
+from evomal.training.numerics import DivergedError, require_finite
+from evomal.training.stages import EQUIVALENCE, TRAINING, WEIGHTS, diverged, stage, stage_of
+from run_helpers import TINY
+from tasks_for_tests import regression_task
+
+IN_WEIGHTS, IN_TRAINING = diverged(WEIGHTS), diverged(TRAINING, DivergedError("the loss"))
+FAILED = "its training failed with ValueError: broken."
+
+
+def found(
+    counts: dict[Status, int], reasons: list[str], own: bool = False, reason: str = ""
+) -> str:
+    return diagnosis(
+        counts,
+        reasons,
+        task_loss_diverges=own,
+        task_loss_reason=reason,
+        learning_rate=0.05,
+        rejection_batch=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "reasons", "start", "remedy"),
+    [
+        (
+            {"diverged": 4, "rejected": 1},
+            [IN_WEIGHTS] * 3 + [IN_TRAINING],
+            "4 of 5 candidates diverged, most of them while their weights were optimised: the ",
+            "Standardise the inputs and the targets, or lower the learning rate of the task's "
+            "optimizer, 0.05.",
+        ),
+        (
+            {"diverged": 2, "duplicate": 9},
+            [IN_TRAINING] * 2,
+            "All 2 candidates diverged, most in training: the steps",
+            "0.05.",
+        ),
+        (
+            {"diverged": 2},
+            [IN_TRAINING, diverged(EQUIVALENCE)],
+            "All 2 candidates diverged: the steps",
+            "0.05.",
+        ),
+        (
+            {"rejected": 3, "diverged": 1},
+            [IN_WEIGHTS],
+            "3 of 4 candidates were rejected: when raw outputs were optimised under them, the "
+            "metric did not fall on 100 training rows. Check that the metric is smallest",
+            "too small to move the raw outputs.",
+        ),
+        (
+            {"failed": 2, "diverged": 1},
+            [FAILED, FAILED, IN_TRAINING],
+            "2 of 3 candidates failed; the last time its training failed with ValueError: broken. ",
+            "Fix that.",
+        ),
+        ({"evaluated": 0}, [], "No candidate has been evaluated yet; ", "search on."),
+    ],
+)
+def test_each_case(counts: dict[Status, int], reasons: list[str], start: str, remedy: str) -> None:
+    text = found(counts, reasons)
+    assert text.startswith(start)
+    assert text.endswith(remedy)
+    assert "another seed" not in text
+
+
+def test_the_task_loss_comes_first() -> None:
+    text = found({"rejected": 9}, [], own=True, reason=IN_TRAINING)
+    assert text.startswith("A training under the task loss itself diverges")
+    assert text.endswith("the learning rate of the task's optimizer, 0.05.")
+    undefined = diverged(TRAINING, DivergedError("the metric"))
+    assert "the metric is NaN or infinite on the validation rows" in found(
+        {"rejected": 9}, [], own=True, reason=undefined
+    )
+
+
+def negative(pred: Tensor, target: Tensor) -> Tensor:
+    return -nn.functional.mse_loss(pred, target)
+
+
+def undefined(pred: Tensor, target: Tensor) -> Tensor:
+    """NaN where there are few rows less than in training."""
+    return nn.functional.mse_loss(pred, target) / (0 if len(pred) == 24 else 1)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Linear(20, 1))
+
+
+def scaled(inputs: float = 1.0, targets: float = 1.0, **settings: Any) -> Task:
+    plain = regression_task()
+    parts = [(part.inputs * inputs, part.targets * targets) for part in (plain.train, plain.test)]  # type: ignore[union-attr]
+    return Task(network, *parts, link="identity", name="scaled", **settings)
+
+
+LEARNERS: dict[str, Any] = {
+    "inputs x1000": (partial(scaled, 1000.0), "task loss itself diverges"),
+    "targets of 3e5": (partial(scaled, 1.0, 3e5), "task loss itself diverges"),
+    "a metric that falls with the error": (
+        partial(scaled, metric=negative),
+        "All 2 candidates were rejected",
+    ),
+    "a metric that is undefined": (
+        partial(scaled, metric=undefined),
+        "the metric is NaN or infinite on the validation rows",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::evomal.errors.TaskWarning")
+@pytest.mark.parametrize("case", LEARNERS)
+def test_a_search_that_learns_nothing(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, message = LEARNERS[case]
+    settings = {**TINY, "population_size": 2, "generations": 1, "testing_steps": 60}
+    losses = ("square(sub(y, f))", "square(square(sub(y, f)))")
+    run = search(make(), run_dir=tmp_path, initial_losses=losses, **settings)
+    assert run.diagnosis is not None
+    assert message in run.diagnosis
+    with pytest.raises(InputError) as error:
+        _ = run.best
+    assert str(error.value).endswith(f"holds no learned loss. {run.diagnosis}")
+    assert run.diagnosis in [str(part) for part in run_overview(run).renderables]
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["diagnosis"] == run.diagnosis
+
+
+def test_reasons_of_divergence_are_stored(tmp_path: Path) -> None:
+    settings = {**TINY, "population_size": 2, "generations": 1, "testing_steps": 60}
+    losses = ("square(sub(y, f))", "square(square(sub(y, f)))")
+    run = search(
+        scaled(1000.0, 3e5), run_dir=tmp_path, engine="loop", initial_losses=losses, **settings
+    )
+    reasons = [outcome.reason for outcome in run.record.outcomes]
+    assert all(reason is not None and " diverged" in reason for reason in reasons)
+    assert run.summary()["failures"] == []
+
+
+def test_require_finite_names_the_first_that_is_not() -> None:
+    ok, bad = torch.zeros(2), torch.tensor([1.0, float("nan")])
+    for tensors, message in [
+        ([bad, ok, ok, ok], "a became NaN or infinite"),
+        ([ok, bad, bad, ok], "b became NaN or infinite"),
+        ([ok, ok, ok, bad], "b became NaN or infinite"),
+    ]:
+        with pytest.raises(DivergedError, match=rf"^{message}$"):
+            require_finite(tensors, "a", "b")
+    with pytest.raises(DivergedError, match=r"^a value became NaN or infinite$"):
+        require_finite([bad])
+
+
+def test_an_error_knows_its_stage() -> None:
+    with pytest.raises(ValueError, match="x") as error, stage(WEIGHTS):
+        raise ValueError("x")
+    assert stage_of(error.value) == WEIGHTS
+    assert stage_of(ValueError("x")) is None
