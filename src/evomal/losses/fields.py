@@ -110,7 +110,9 @@ def optional(reader: Reader) -> Reader:
 
 
 def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
-    """Numbers of a type, without rounding but for decimals that are written out to its digits.
+    """Numbers of a type: each is exact, or a decimal that the nearest one is written as.
+
+    So 0.1 is a float32, and 0.123456789012 is none.
 
     Raises
     ------
