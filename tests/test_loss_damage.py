@@ -169,6 +169,7 @@ def test_what_a_message_says(tmp_path: Path) -> None:
         ({"weight": [0.5, 1e39, 1.0]}, "The weight 1e+39 is no float32; the nearest is inf."),
         ({"weight": [0.5, 1e-60, 1.0]}, "The weight 1e-60 is no float32; the nearest is 0.0."),
         ({"weight": 0.5}, "The field 'weight' must be a list of numbers, but is 0.5."),
+        ({"weight": [0.5, None]}, "The field 'weight' must be a list of numbers, but is [0.5, N"),
         ({"kind": "hinge"}, "The field 'kind' must be one of symbolic, absolute-cross-entropy"),
         ({"gamma": True}, "The field 'gamma' must be a number, but is True."),
         ({"gamma": -1}, "The gamma of a loss must be a number of at least 0, but is -1"),

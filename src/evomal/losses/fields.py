@@ -79,7 +79,7 @@ def integer(value: Any) -> int:
 
 def number(value: Any) -> float:
     """A finite number that is not rounded."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise InputError(f"must be a number, but is {shown(value)}.")
     try:
         exact = float(value)
@@ -92,9 +92,13 @@ def number(value: Any) -> float:
 
 def numbers(value: Any) -> list[float]:
     """A list of finite numbers."""
-    if not isinstance(value, list):
+    if not (isinstance(value, list) and all(map(_is_number, value))):
         raise InputError(f"must be a list of numbers, but is {shown(value)}.")
     return [number(one) for one in value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def dtype(value: Any) -> torch.dtype:
@@ -110,7 +114,9 @@ def optional(reader: Reader) -> Reader:
 
 
 def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
-    """Numbers of a type, without rounding but for decimals that are written out to its digits.
+    """Numbers of a type: each is exact, or a decimal that the nearest one is written as.
+
+    So 0.1 is a float32, and 0.123456789012 is none.
 
     Raises
     ------
