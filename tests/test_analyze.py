@@ -232,6 +232,9 @@ LIMITS: dict[str, tuple[Callable[[float], float], float | None]] = {
     "large": (lambda t: 1e9 + t, 1e9),
     "protected share": (lambda t: -0.09 * t / (t + 1e-7), -0.09),
     "protected sum": (lambda t: 0.9 * t / (1 - t) - 0.09 * t / (t + 1e-7), -0.09),
+    "protected by linear": (lambda t: t - 0.1998 * (1 - t) * t / (t + 1e-7), -0.1998),
+    "protected t log t": (lambda t: t * math.log(t) - 0.3 * t / (t + 1e-7), -0.3),
+    "slow logarithm": (lambda t: 5 + 0.01 * math.log(t), None),
     "late kink": (lambda t: 1.0 if t > 1e-4 else -1.0, None),
     "oscillation": (lambda t: math.cos(math.pi * math.log2(t)), None),
     "too slow": (lambda t: 1 / math.log(t), None),
@@ -247,7 +250,7 @@ def test_limits(name: str) -> None:
     if expected is None or math.isinf(expected):
         assert found == expected
     else:
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 # Closed forms by sympy

@@ -113,11 +113,10 @@ def _limit(values: Array) -> float | None:
         return None
     ratios = (steps[1:] / steps[:-1])[-3:]
     if (ratios >= _DIVERGENT).all():
-        if np.ptp(tail) > _PROTECTION * np.abs(tail).max():
-            return math.copysign(math.inf, steps[-1])
-        calm = int(np.abs(np.diff(values)).argmin())
-        constant = np.ptp(values) <= _PROTECTION * largest  # but for an ε
-        return _rounded(float(values[calm]), largest) if constant else None
+        grows = (
+            np.ptp(tail) > _PROTECTION * np.abs(tail).max()
+        )  # not only where an ε begins to show
+        return math.copysign(math.inf, steps[-1]) if grows else None
     if not (np.abs(ratios) < _CONVERGENT).all():
         return None
     shrinking = (tail[1:] / tail[:-1])[-3:] if (tail != 0).all() else ratios

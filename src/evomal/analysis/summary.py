@@ -12,7 +12,7 @@ _FADED = 0.1  # of the largest slope: below, a slope has faded
 
 
 def summary(fields: Mapping[str, Any]) -> list[str]:
-    """Two to five sentences about a loss; nothing is said of what is not known.
+    """One to five sentences about a loss; nothing is said of what is not known.
 
     Parameters
     ----------
