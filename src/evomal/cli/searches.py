@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from evomal.cli.options import DataOptions, Json, new_console, print_json
+from evomal.cli.options import DataOptions, Json, Switch, new_console, print_json
 from evomal.errors import InputError
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.execution import Execution
@@ -29,16 +29,16 @@ EXECUTION = Execution(workers="auto")
 class Reporting:
     """What a search tells, and where."""
 
-    quiet: bool = False
+    quiet: Switch = False
     """Print nothing but errors."""
 
     json_output: Json = False
     """Print one JSON object, as `evomal show --json` does, and nothing else."""
 
-    tensorboard: bool = False
+    tensorboard: Switch = False
     """Also write TensorBoard's event files, to the folder tensorboard of the run directory."""
 
-    mlflow: str | None = None
+    mlflow: Annotated[str | None, tyro.conf.arg(metavar="URI")] = None
     """Also log to MLflow, at this tracking URI, such as http://host:5000 (or file:mlruns, for which
     newer versions of MLflow want MLFLOW_ALLOW_FILE_STORE=true)."""
 
@@ -81,11 +81,11 @@ class Search:
 
     tasks: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="TASK [TASK ...]", help_behavior_hint=""),
+        tyro.conf.arg(metavar="TASK [TASK ...]"),
     ]
     """Names of tasks, such as diabetes/mlp; `evomal tasks` lists them."""
 
-    method: str = "evomal"
+    method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "evomal"
     """Search method; `evomal methods` lists them."""
 
     preset: Literal["paper", "quick"] = "paper"
@@ -111,16 +111,20 @@ class Search:
                 "Name at least one task before the options, such as diabetes/mlp (`evomal tasks`)."
             )
         tasks = [self.data.load(name) for name in self.tasks]
+        usual = asdict(PRESETS[self.preset])
+        changed = {n: value for n, value in asdict(self.settings).items() if value != usual[n]}
 
         def work(callbacks: Sequence[Callback]) -> Run:
             return search(
                 tasks,
                 method=self.method,
-                settings=self.settings,
+                preset=self.preset,
                 seed=self.seed,
                 run_dir=self.run_dir,
                 execution=self.execution,
                 callbacks=callbacks,
+                progress=False,
+                **changed,
             )
 
         return self.reporting.run(work)
@@ -130,7 +134,7 @@ class Search:
 class Resume:
     """Continue a run that was stopped, interrupted or killed."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Directory of the run."""
 
     generations: int | None = None
@@ -162,6 +166,7 @@ class Resume:
                 data_dir=self.data_dir,
                 execution=self.execution,
                 callbacks=callbacks,
+                progress=False,
             )
 
         return self.reporting.run(work)
@@ -169,21 +174,12 @@ class Resume:
 
 def _print_result(run: Run, console: Console) -> None:
     """The leaderboard, where the best loss is, and what to type next."""
-    from evomal.analysis.tables import run_overview
+    from evomal.analysis.tables import line, next_step, run_overview
     from evomal.runs.directory import BEST_LOSS
 
     console.print(run_overview(run))
     if (run.run_dir / BEST_LOSS).exists():
-        console.print(
-            f"The best loss is saved in {run.run_dir / BEST_LOSS}.\nNext: {_next_command(run)}",
-            soft_wrap=True,
-        )
-
-
-def _next_command(run: Run) -> str:
-    """How to train with the best loss, on the same data as in the search."""
-    task = run.facts["tasks"][0]
-    origin = task["origin"] or {}
-    data_dir = f" --data-dir {origin['data_dir']}" if origin.get("data_dir") else ""
-    split = f" --split {task['split']}" if task["split"] == "published" else ""
-    return f"evomal train {task['name']} --loss {run.run_dir}{data_dir}{split}"
+        console.print(line(f"The best loss is saved in {run.run_dir / BEST_LOSS}."), soft_wrap=True)
+        step = next_step(run)
+        if step is not None:
+            console.print(line(f"Next: {step}"), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted, require_name
 from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
 from evomal.losses.base import Loss
 from evomal.losses.files import load_loss
@@ -130,6 +131,12 @@ class Run:
         return value
 
     @property
+    def beats_task_loss(self) -> bool | None:
+        """Whether the best loss scores better than the task loss; None if one has no score."""
+        best, own = self.archive.best, self.task_loss_fitness
+        return None if best is None or best.loss is None or own is None else best.fitness < own
+
+    @property
     def _best(self) -> BestLoss | None:
         best = [self.archive.best] if self.archive.best else []
         return next(iter(describe(best, self._printed_forms)), None)
@@ -141,6 +148,7 @@ class Run:
         return {
             "best": None if best is None else best.to_dict(),
             "task_loss_fitness": self.task_loss_fitness,
+            "beats_task_loss": self.beats_task_loss,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
             "failures": [
@@ -176,6 +184,12 @@ def is_run_dir(text: str) -> bool:
     return os.path.isdir(text)  # noqa: PTH112 - Path.is_dir raises an error for a long text
 
 
+_LOSSES = (
+    "`evomal losses` lists those with a name, and a loss file, a run directory or an expression in "
+    "quotes will do, too"
+)
+
+
 def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B008 - immutable
     """The loss that a user names: a run directory, a loss file, a known loss, or an expression.
 
@@ -193,21 +207,19 @@ def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B00
     """
     if is_run_dir(text):
         return Run(text).best.loss
-    if os.path.exists(text) or text.endswith(".json") or os.sep in text:  # noqa: PTH110
+    if os.path.exists(text) or text.endswith(".json"):  # noqa: PTH110
         return load_loss(text)
+    if os.sep in text:
+        raise InputError(f"There is no run directory and no loss file {quoted(text)}.")
     if text in KNOWN_LOSSES:
         known = KNOWN_LOSSES[text]
         own = form if known.link in (None, form.link) else Form(known.link)
         return SymbolicLoss.of_form(known.expression, own)
     if text in HANDCRAFTED_LOSSES:
         return handcrafted(text, form)
-    try:
-        return SymbolicLoss.of_form(text, form)
-    except InputError as error:
-        raise InputError(
-            f"{error} (There is no file, run directory or known loss of that name; "
-            "`evomal losses` lists those known.)"
-        ) from error
+    if not re.search(r"[(\d]", text) and text not in ("y", "f", *form.inputs):  # no expression
+        require_name("loss", text, {**KNOWN_LOSSES, **HANDCRAFTED_LOSSES}, _LOSSES)
+    return SymbolicLoss.of_form(text, form)
 
 
 def expression_of(text: str, form: Form) -> str:
@@ -220,7 +232,12 @@ def expression_of(text: str, form: Form) -> str:
     """
     loss = resolve_loss(text, form)
     if not isinstance(loss, SymbolicLoss):
-        raise InputError(f"The loss {text!r} is no expression, so it cannot begin a search.")
+        raise InputError(f"The loss {quoted(text)} is no expression, so it cannot begin a search.")
+    if loss.link != form.link:
+        raise InputError(
+            f"The loss {quoted(text)} is for link {loss.link!r}, but the tasks have link "
+            f"{form.link!r}; leave it out, or give its expression if you mean that."
+        )
     return str(loss.expression)
 
 

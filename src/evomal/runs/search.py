@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import operator
 import os
 import platform
 import sqlite3
@@ -15,21 +14,23 @@ from typing import Any
 
 import torch
 
-from evomal.errors import InputError
+from evomal.errors import InputError, require_name
 from evomal.losses.form import Form
 from evomal.methods.registry import METHODS
-from evomal.methods.settings import PRESETS, SearchSettings
+from evomal.methods.settings import PRESETS, SearchSettings, choose_preset
 from evomal.runs.callbacks import Callback
 from evomal.runs.directory import new_run_dir
 from evomal.runs.dispatch import Dispatcher, open_executor
 from evomal.runs.driver import Driver, cannot_store
-from evomal.runs.execution import Execution
+from evomal.runs.execution import Execution, require_cores
 from evomal.runs.executors import Executor, torch_settings
+from evomal.runs.progress import with_progress
 from evomal.runs.run import Run, expression_of
 from evomal.runs.store import RunStore
 from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task
+from evomal.training.settings import as_seed
 from evomal.training.together import with_engine
 
 
@@ -51,6 +52,7 @@ def search(
     run_dir: str | os.PathLike[str] | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     **overrides: Any,
 ) -> Run:
     """Learn a loss function.
@@ -75,6 +77,9 @@ def search(
         workers, guard the call with ``if __name__ == "__main__":`` in a script.
     callbacks
         Are told about the run's progress.
+    progress
+        Whether to show it, on standard error; None: where someone looks, which is on a terminal
+        and in a notebook.
     **overrides
         Single settings of `SearchSettings` or `Execution` by name, such as ``generations=10``,
         ``workers=2`` or ``max_time=3600``.
@@ -93,10 +98,10 @@ def search(
         After Ctrl-C; everything finished is in the run directory, ``best.json`` included.
     """
     tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
-    seed = operator.index(seed)
-    settings, execution = _apply(
-        settings or choose_preset(preset), execution or Execution(), overrides
-    )
+    callbacks = with_progress(callbacks, progress)
+    seed = as_seed(seed)
+    usual = [choose_preset(preset)] if settings is None else list(PRESETS.values())
+    settings, execution = _apply(settings or usual[0], execution or Execution(), overrides)
     if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError(
             "A search needs tasks with different names and one and the same link, loss inputs, "
@@ -107,8 +112,10 @@ def search(
     settings = dataclasses.replace(settings, initial_losses=initial)
     settings.validate(form.inputs)
     execution.validate()
-    if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
+    require_name("method", method, METHODS, "`evomal methods` lists them")
+    METHODS[method].require_use(settings, usual)
+    if execution.executor == "local":
+        require_cores(settings.threads)
     settings = with_engine(settings, tasks, optimizes=METHODS[method].optimizes_weights)
     facts = _facts(tasks, method, settings, seed)
     with contextlib.closing(_open(tasks, settings, execution)) as executor:
@@ -126,6 +133,7 @@ def resume(
     data_dir: str | os.PathLike[str] | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     **overrides: Any,
 ) -> Run:
     """Continue a run that was stopped, interrupted or killed at any moment.
@@ -148,6 +156,8 @@ def resume(
         does not stop it again.
     callbacks
         Are told about the run's progress.
+    progress
+        As for `search`.
     **overrides
         Single settings of `Execution` by name.
 
@@ -159,6 +169,7 @@ def resume(
     SearchInterrupted
         After Ctrl-C.
     """
+    callbacks = with_progress(callbacks, progress)
     _, execution = _apply(None, execution or Execution(), overrides)
     execution.validate()
     directory = Path(run_dir)
@@ -193,6 +204,7 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
 
 def _open(tasks: Sequence[Task], settings: SearchSettings, execution: Execution) -> Executor:
     """An executor with no more workers than a generation has work for."""
+    execution.require_room(settings.threads)
     most = settings.population_size * len(tasks)
     return open_executor(tasks, settings.threads, execution, most)
 
@@ -212,19 +224,6 @@ def _drive(
         raise SearchInterrupted(Run(directory)) from interruption
 
 
-def choose_preset(name: str) -> SearchSettings:
-    """The settings of a preset.
-
-    Raises
-    ------
-    InputError
-        If there is no such preset.
-    """
-    if name not in PRESETS:
-        raise InputError(f"Unknown preset {name!r}; choose from {', '.join(PRESETS)}.")
-    return PRESETS[name]
-
-
 def _apply(
     settings: SearchSettings | None, execution: Execution, overrides: Mapping[str, Any]
 ) -> tuple[Any, Execution]:
@@ -236,7 +235,7 @@ def _apply(
             execution = dataclasses.replace(execution, **{name: value})
         else:
             known = [*(_names(settings) if settings else []), *_names(execution)]
-            raise InputError(f"Unknown setting {name!r}; choose from {', '.join(known)}.")
+            require_name("setting", name, known, "see SearchSettings and Execution")
     return settings, execution
 
 
