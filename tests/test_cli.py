@@ -333,7 +333,10 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "initial loss": ([*IN_PROCESS, "--initial-losses", "sub(y"], "sub(y"),
     "initial loss without y": ([*IN_PROCESS, "--initial-losses", "abs(f)"], "both y and f"),
     "high initial loss": ([*IN_PROCESS, "--initial-losses", LONG], "max_height"),
-    "too many initial losses": ([*IN_PROCESS, "--initial-losses", *[SQUARED_ERROR] * 5], "5 initial"),
+    "too many initial losses": (
+        [*IN_PROCESS, "--initial-losses", *[SQUARED_ERROR] * 5],
+        "5 initial",
+    ),
     "resume nothing": (["resume", "absent"], "absent"),
     "unknown data set": (["data", "list", "nonsense"], "nonsense"),
     "download nothing": (["data", "download"], "Name the data sets"),

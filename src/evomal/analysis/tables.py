@@ -52,8 +52,6 @@ def run_overview(run: Run) -> Group:
         line(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]
     ]
-    if facts["status"] not in ("finished", "running"):
-        lines.append(line(f"To go on: {_resume_command(run)}"))
     return Group(*lines)
 
 
@@ -101,8 +99,10 @@ def next_step(run: Run) -> str | None:
     return shlex.join(words)
 
 
-def _resume_command(run: Run) -> str:
-    """How to resume a run; Python if one of its tasks is a user's own."""
+def resumption(run: Run) -> str | None:
+    """How to resume a run, in Python if one of its tasks is a user's own; None if it need not."""
+    if run.facts["status"] in ("finished", "running"):
+        return None
     if all(task["origin"] for task in run.facts["tasks"]):
         return shlex.join(["evomal", "resume", str(run.run_dir)])
     return f"evomal.resume({str(run.run_dir)!r}, {'task' if len(run.task_names) == 1 else 'tasks'})"

@@ -18,9 +18,9 @@ class Data:
 
     action: Annotated[
         tyro.conf.Positional[Literal["list", "download", "verify"]],
-        tyro.conf.arg(metavar="{list,download,verify}"),
+        tyro.conf.arg(metavar="ACTION"),
     ]
-    """What to do."""
+    """What to do: list, download or verify."""
 
     names: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
