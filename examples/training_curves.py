@@ -27,8 +27,8 @@ from evomal.losses.base import Loss
 from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.runs.execution import available_cores
 from evomal.runs.executors import WorkError
+from evomal.runs.named_losses import resolve_loss
 from evomal.runs.processes import LocalProcesses
-from evomal.runs.run import resolve_loss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.training.meta_testing import Sample

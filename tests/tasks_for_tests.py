@@ -13,7 +13,8 @@ import evomal
 from evomal import SymbolicLoss
 from evomal.losses.form import Link
 from evomal.tasks.data import Data
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.optimizers import SGD
+from evomal.tasks.task import Task
 
 PLAIN = SGD(learning_rate=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)
 

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from evomal import Task
 from evomal.seeding import derive_generator
-from evomal.tasks.task import SGD
+from evomal.tasks.optimizers import SGD
 from evomal.training.affine import AffineLayer, intercepted
 from evomal.training.group_step import group_hypergradients
 from evomal.training.meta_training import MetaSchedule, optimize_weights

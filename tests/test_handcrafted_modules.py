@@ -27,7 +27,7 @@ from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.losses.form import Form
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
-from evomal.runs.run import expression_of, resolve_loss
+from evomal.runs.named_losses import expression_of, resolve_loss
 from handcrafted_losses import LOSSES, SHAPES, Make, classes, draw, name, with_gradient
 from tasks_for_tests import classification_task, regression_task
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.optimizers import SGD
+from evomal.tasks.task import Task
 from evomal.training.meta_testing import (
     LEARNING_RATE_FACTORS,
     Comparison,

@@ -23,8 +23,9 @@ from evomal.tasks.models.resnet18 import ResNet18
 from evomal.tasks.models.squeezenet import SqueezeNet
 from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
+from evomal.tasks.optimizers import SGD
 from evomal.tasks.registry import TASKS
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.task import Task
 from evomal.training import meta_training
 from evomal.training.meta_training import optimize_weights
 from evomal.training.settings import EvaluationSettings

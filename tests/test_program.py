@@ -1,114 +1,245 @@
-"""Straight-line programs against the plain evaluation of expressions."""
+"""The program around the commands: help, streams, warnings, Ctrl-C while it loads."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
-from evomal import SymbolicLoss, parse
-from evomal.expressions import program
-from evomal.expressions.expression import Expression
-from strategies import PROBABILITIES, STANDARDISED, fast, pairs, weighted_losses
+import evomal
+from evomal import TaskWarning
+from evomal.cli import main
+from evomal.cli.arguments import COMMANDS, parse
+from evomal.cli.lists import Methods
+from evomal.cli.searches import Search
+from run_helpers import contents, run_python
 
-
-def run(expression: Expression, y: Tensor, f: Tensor, weights: Any) -> Tensor:
-    """The value of the program as one tensor."""
-    steps = program.steps_of(expression)
-    factor, tensor = program.evaluate(steps, {"y": y, "f": f}, weights, f)
-    return tensor if factor is None else tensor * factor
+Run = Callable[..., tuple[int, str, str]]
 
 
-def gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    return list(torch.autograd.grad(value.sum(), leaves, materialize_grads=True))
+@pytest.fixture
+def program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Run a command in an empty directory, 80 columns wide: exit status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def program(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status: Any = main(arguments)
+        except SystemExit as end:
+            status = end.code
+        assert contents(tmp_path) == {}, "something was written"
+        return status, *capsys.readouterr()
+
+    return program
 
 
-@pytest.mark.parametrize("values", [PROBABILITIES, STANDARDISED], ids=["unit", "standardised"])
-@fast
-@given(drawn=weighted_losses(5))
-def test_values_and_gradients_are_those_of_the_plain_evaluation(
-    values: list[float], drawn: tuple[Expression, Tensor]
+def test_the_version_is_told(program: Run) -> None:
+    assert program("--version") == (0, f"evomal {evomal.__version__}\n", "")
+
+
+def test_the_programs_help_names_every_command(program: Run) -> None:
+    status, output, errors = program("--help")
+    assert (status, errors) == (0, "")
+    assert all(f"• {name} " in output for name in COMMANDS)
+    assert "evomal search diabetes/mlp --preset quick" in output
+    assert "evomal --version" in output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_help_has_an_example_and_no_ragged_lines(program: Run, command: str) -> None:
+    status, output, errors = program(command, "--help")
+    assert (status, errors) == (0, "")
+    lines = output.splitlines()
+    example = lines.index("Example:") + 1
+    assert lines[example].startswith(f"  evomal {command}")
+    assert max(map(len, lines)) <= 80
+    assert "{None}" not in output
+    assert "default: None" not in output
+    assert "STR" not in output
+    texts = [line.strip("│").rstrip() for line in lines[example + 1 :]]
+    width = max(len(text) for text in texts if text.strip("─- "))
+    for text, following in pairwise(texts):
+        first, *_ = following.split() or [""]
+        goes_on = following.startswith(" " * 9) and " " in text.strip()
+        alone = re.fullmatch(r" +--\S+( \S+)*", text)  # an option with its help below it
+        fits = len(text) + 1 + len(first) <= width
+        assert not (goes_on and not alone and fits), f"ragged: {text!r}, {following!r}"
+
+
+def test_the_help_names_what_it_takes(program: Run) -> None:
+    names = {
+        "search": ["TASK [TASK ...]", "--run-dir PATH", "--workers INT|auto", "--max-time FLOAT"],
+        "train": ["[TRAIN OPTIONS] TASK", "--loss LOSS", "--steps INT"],
+        "show": ["show [-h] LOSS"],
+        "resume": ["RUN", "--generations INT"],
+        "analyze": ["LOSS", "--classes INT", "--link LINK"],
+    }
+    for command, expected in names.items():
+        output = program(command, "--help")[1]
+        assert [text for text in expected if text not in output] == []
+    assert "--prescreen, --no-prescreen" in program("search", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "prescreen"),
+    [
+        ([], False),
+        (["--prescreen"], True),
+        (["--no-prescreen"], False),
+        (["--preset", "quick"], True),
+        (["--preset", "quick", "--prescreen"], True),
+        (["--preset=quick", "--no-prescreen"], False),
+        (["--prescreen", "--preset", "quick", "--prescreen", "--no-prescreen"], False),
+        (["--preset", "quick", "--preset", "paper"], False),
+    ],
+)
+def test_a_flag_can_be_said_again_and_said_off(options: list[str], prescreen: bool) -> None:
+    command = parse(["search", "diabetes/mlp", *options])
+    assert isinstance(command, Search)
+    assert command.settings.prescreen is prescreen
+    assert command.settings.generations == (7 if options[-1:] == ["quick"] else 50) or options
+
+
+def test_an_optional_value_can_be_given_and_taken_back() -> None:
+    options = ["--preset", "quick", "--rejection-steps", "None", "--max-time", "3", "--patience=2"]
+    command = parse(["search", "diabetes/mlp", *options])
+    assert isinstance(command, Search)
+    assert command.settings.rejection_steps is None
+    assert (command.execution.max_time, command.execution.patience) == (3.0, 2)
+    assert command.execution.candidate_timeout is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Error: Name a command: data, tasks, .*evomal --help.*"),
+        (["serch"], r"Error: Unknown command 'serch'; did you mean search\?"),
+        ([""], "Error: Unknown command ''; .*"),
+        (["s\x1b[31mh\n"], r"Error: Unknown command 's\\x1b\[31mh\\n'.*"),
+        (["search", "diabetes/mlp", "--", "--json"], "Error: Unknown task '--json'.*"),
+        (["search", "diabets/mlp", "--json"], r"Error: .* did you mean diabetes/mlp\?"),
+        (["search", ""], "Error: Unknown task ''.*"),
+        (["show", "absent", "--json"], "Error: Unknown loss 'absent'.*"),
+        (["show", "\u202e"], r"Error: Unknown loss '\\u202e'.*"),
+        (["show", "x" * 5000], "Error: .{60,250}"),
+        (["analyze", "focal", "--classes", "100000000"], "Error: --classes must .* to 100000, .*"),
+        (["train", "diabetes/mlp", "--loss", "y", "--threads", "9000"], "Error: There are .*"),
+        (["train", "diabetes/mlp", "--loss", "y", "--seeds", "9" * 30], "Error: --seeds must .*"),
+        (["search", "diabetes/mlp", "--tournament-size", "9" * 20], "Error: .* from 1 to 10000,.*"),
+        (
+            ["search", "diabetes/mlp", "--method", "gp-lfl", "--prescreen"],
+            "Error: .* no use for .*",
+        ),
+    ],
+)
+def test_an_error_is_one_printable_sentence(
+    program: Run, arguments: list[str], message: str
 ) -> None:
-    expression, phi = drawn
-    y, f = pairs(values)
-    leaves = [f.requires_grad_(), phi.requires_grad_()]
-    plain = expression.evaluate(y, f, phi)
-    fused = run(expression, y, f, phi.unbind())
-    scale = plain.detach().abs().max()
-    torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9 * float(scale))
-    for ours, reference in zip(gradients(fused, leaves), gradients(plain, leaves), strict=True):
-        bound = 1e-9 * (1 + float(reference.abs().max()))  # sums can cancel
-        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=bound)
-    numbers = run(expression, y, f, phi.tolist())
-    torch.testing.assert_close(numbers, plain, rtol=1e-9, atol=1e-9 * float(scale))
-    assert numbers.shape == f.shape
+    status, output, errors = program(*arguments)
+    assert (status, output) == (2, "")
+    assert re.fullmatch(f"{message}\n", errors), errors
+    assert errors[:-1].isprintable()
 
 
-@fast
-@given(drawn=weighted_losses(5), link=st.sampled_from(["softmax", "sigmoid", "identity"]))
-def test_single_precision_is_as_near(drawn: tuple[Expression, Tensor], link: Any) -> None:
-    expression, phi = drawn
-    rng = torch.Generator().manual_seed(0)
-    pred = torch.randn(16, 4, generator=rng, dtype=torch.float64)
-    target = torch.rand(16, 4, generator=rng, dtype=torch.float64)
-    loss = SymbolicLoss(expression, phi, link, reduction="none")
-    exact = loss.evaluate(pred, target, loss.weights)
-    single = loss.float()
-    near = single(pred.float(), target.float())
-    y, f, _ = single._arguments(pred.float(), target.float())
-    reference = single.elementwise(y, f, phi.float())
-    reference = reference.sum(dim=1) if link == "softmax" else reference
-    error = (near - exact).abs().max()
-    limit = max(2 * float((reference - exact).abs().max()), 1e-4 * float(exact.abs().max()))
-    assert error <= limit or not exact.isfinite().all()
+@pytest.mark.parametrize(
+    "options",
+    [["--po\x1b[31m", "3"], ["--population-size", "\x1b[31m3"], ["--preset", "\u202e" * 3000]],
+    ids=["option", "number", "choice"],
+)
+def test_what_cannot_be_parsed_is_shown_once_and_not_sent(program: Run, options: list[str]) -> None:
+    status, output, errors = program("search", "diabetes/mlp", *options)
+    assert (status, output) == (2, "")
+    assert errors.replace("\n", "").isprintable()
+    assert errors.count("full helptext") == 1
+    assert len(errors) < 2000
 
 
-def test_weights_of_none_are_ones() -> None:
-    y, f = torch.tensor([0.5, 2.0]), torch.tensor([3.0, -1.0])
-    for text in ["mul(-1, mul(y, log(f)))", "mul(1, -1)", "add(1, square(-1))", "f", "sub(1, 1)"]:
-        expression = parse(text)
-        fused = run(expression, y, f, None)
-        torch.testing.assert_close(fused, expression.evaluate(y, f))
+def test_warnings_are_single_lines(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Methods) -> int:
+        warnings.warn("12 rows\n  are \x1b[31mshared", TaskWarning, stacklevel=1)
+        warnings.warn("of a library", DeprecationWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(Methods, "run", run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # here they are errors otherwise
+        shown = warnings.showwarning
+        assert program("methods") == (0, "", "Warning: 12 rows are \\x1b[31mshared\n")
+        assert warnings.showwarning is shown
 
 
-def test_factors_meet_before_tensors_do() -> None:
-    """-1 and the five weights of cross-entropy are one number, but for that inside the log."""
-    y, f = torch.rand(5), torch.rand(5)
-    factor, tensor = program.evaluate(
-        program.steps_of(parse("mul(-1, mul(y, log(f)))")),
-        {"y": y, "f": f},
-        [2.0, 3.0, 5.0, 7.0, 11.0],
-        f,
-    )
-    assert factor == -2.0 * 3.0 * 5.0 * 7.0
-    torch.testing.assert_close(tensor, y * torch.log(11 * f + 1e-7))
+ASCII = {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
 
 
-TEN_NODES = "sub(mul(y, abs(log(f))), square(sub(y, f)))"
+@pytest.mark.parametrize(
+    ("arguments", "escaped"),
+    [(["losses"], r"(y - f)\xb2"), (["search", "--help"], r"cores \xf7 threads")],
+    ids=["losses", "help"],
+)
+def test_any_encoding_will_do(arguments: list[str], escaped: str) -> None:
+    command = [sys.executable, "-m", "evomal.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **ASCII}, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert escaped in done.stdout.decode("ascii")
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid", "identity"])
-def test_a_loss_compiles_to_one_graph_and_only_once(link: Any) -> None:
-    graphs: list[Any] = []
+def test_output_that_nobody_takes() -> None:
+    full = "Error: The output cannot be written (No space left on device).\n"
+    for command, expected in [
+        ("--help >&-", (0, "")),
+        ("--help <&-", (0, "")),
+        ("--help > /dev/full", (2, full)),
+        ("--version > /dev/full", (2, full)),
+        ("--version | true; exit ${PIPESTATUS[0]}", (141, "")),
+    ]:
+        script = f"{sys.executable} -m evomal.cli {command}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == expected, command
 
-    def backend(graph: Any, _: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
 
-    torch._dynamo.reset()
-    loss = SymbolicLoss(TEN_NODES, torch.rand(9) + 0.5, link=link)
-    compiled = torch.compile(loss, backend=backend, fullgraph=True)
-    for seed in range(3):
-        rng = torch.Generator().manual_seed(seed)
-        pred = torch.randn(8, 3, generator=rng, requires_grad=True)
-        target = torch.rand(8, 3, generator=rng) if link != "softmax" else torch.arange(8) % 3
-        ours, plain = compiled(pred, target), loss(pred, target)
-        torch.testing.assert_close(ours, plain)
-        slopes = [torch.autograd.grad(value, pred)[0] for value in (ours, plain)]
-        torch.testing.assert_close(*slopes)
-    assert len(graphs) == 1
-    torch._dynamo.reset()
+INTERRUPTED = """
+import os, signal, sys
+where, arguments = sys.argv[1], sys.argv[2:]
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == where:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from evomal.cli import main
+sys.exit(main(arguments))
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["evomal.interrupts", "evomal.cli.program", "rich", "tyro", "evomal.runs.search"]
+)
+def test_ctrl_c_while_a_module_is_loaded(module: str) -> None:
+    result = run_python("-c", INTERRUPTED, module, "methods")
+    assert result == (130, "", "Interrupted.\n")
+
+
+def test_deprecations_in_libraries_do_not_matter(tmp_path: Path) -> None:
+    sizes = {"population-size": 2, "generations": 1, "meta-steps": 1, "testing-steps": 1}
+    options = [f"--{name}={size}" for name, size in {**sizes, "rejection-steps": 1}.items()]
+    arguments = ["search", "diabetes/mlp", *options, "--workers=2", "--json"]
+    status, output, errors = run_python("-W", "error", "-m", "evomal.cli", *arguments, cwd=tmp_path)
+    assert (status, errors) == (0, "")
+    assert json.loads(output)["status"] == "finished"
+    assert json.loads(output)["outcomes"]["failed"] == 0
+
+
+def test_a_signal_is_not_lost() -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -21,7 +21,7 @@ from evomal.losses.files import save_loss
 from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.losses.python_form import python_form
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.runs.run import describe_loss
+from evomal.runs.named_losses import describe_loss
 from strategies import expressions, fast
 
 ACE = "mul(y, abs(log(f)))"

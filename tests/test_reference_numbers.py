@@ -10,8 +10,8 @@ from torch.nn import functional
 
 import evomal
 from evomal.tasks.metrics import TensorLoss
+from evomal.tasks.optimizers import SGD
 from evomal.tasks.registry import Split
-from evomal.tasks.task import SGD
 from evomal.training.training import performance, train
 
 

@@ -23,7 +23,7 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.registry import METHODS
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
 from evomal.runs.store import RunStore
-from evomal.tasks.task import SGD
+from evomal.tasks.optimizers import SGD
 from run_helpers import (
     TINY,
     Recorder,

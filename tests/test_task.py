@@ -20,7 +20,8 @@ from evomal.seeding import isolated_rng
 from evomal.tasks.checks import images_channels_last
 from evomal.tasks.data import Data, Source
 from evomal.tasks.metrics import error_rate, mean_squared_error
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.optimizers import SGD
+from evomal.tasks.task import Task
 from tasks_for_tests import TASK_BY_LINK, ConvNet, Perceptron, image_task, regression_task
 
 X = torch.arange(12.0).reshape(4, 3) / 10

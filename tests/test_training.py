@@ -16,7 +16,8 @@ from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.optimizers import SGD
+from evomal.tasks.task import Task
 from evomal.training.filters import _optimize_outputs, correlation, raw_outputs
 from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import (

@@ -19,7 +19,8 @@ from evomal.losses.base import Loss
 from evomal.losses.form import Link
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.optimizers import SGD
+from evomal.tasks.task import Task
 from evomal.training import unrolled
 from evomal.training.meta_training import MetaSchedule, optimize_weights
 from evomal.training.numerics import DivergedError

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evomal.errors import InputError
+    from evomal.errors import InputError, TaskWarning
     from evomal.expressions.expression import Expression, parse
     from evomal.losses.files import load_loss, save_loss
     from evomal.losses.handcrafted import LabelSmoothingLoss
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from evomal.runs.run import Run
     from evomal.runs.search import SearchInterrupted, resume, search
     from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
+    from evomal.tasks.optimizers import SGD
     from evomal.tasks.registry import load_task
-    from evomal.tasks.task import SGD, Task
+    from evomal.tasks.task import Task
     from evomal.training.meta_testing import compare
 
 __version__ = "0.1.0"
@@ -44,13 +45,14 @@ _HOMES = {
     "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
     "RunStart": "evomal.runs.callbacks",
-    "SGD": "evomal.tasks.task",
+    "SGD": "evomal.tasks.optimizers",
     "SearchInterrupted": "evomal.runs.search",
     "SearchSettings": "evomal.methods.settings",
     "SparseLabelSmoothingLoss": "evomal.losses.sparse",
     "SparselySmoothedLoss": "evomal.losses.sparse",
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
+    "TaskWarning": "evomal.errors",
     "TensorBoardTracker": "evomal.runs.trackers",
     "compare": "evomal.training.meta_testing",
     "load_loss": "evomal.losses.files",
@@ -81,6 +83,7 @@ __all__ = [
     "SparselySmoothedLoss",
     "SymbolicLoss",
     "Task",
+    "TaskWarning",
     "TensorBoardTracker",
     "compare",
     "load_loss",

@@ -1,4 +1,11 @@
-"""What a user's own input can cause: an error, or a warning."""
+"""What a user's own input can cause: an error, or a warning; and how messages quote it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+_QUOTED = 100  # characters of an input that a message repeats
 
 
 class InputError(ValueError):
@@ -10,3 +17,58 @@ class InputError(ValueError):
 
 class TaskWarning(UserWarning):
     """Something about a task that is allowed but rarely meant; the message says what to change."""
+
+
+def printable(text: str) -> str:
+    r"""A text whose control characters, and those that turn its direction, are written ``\x1b``.
+
+    A terminal shows them then, and obeys none of them.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def quoted(value: object) -> str:
+    """A value as messages quote it: as Python writes it, at most a line of it."""
+    if isinstance(value, int) and value.bit_length() > 4 * _QUOTED:  # Python may refuse to write it
+        return f"a number of {value.bit_length()} bits"
+    return printable(shortened(repr(value)))
+
+
+def shortened(text: str) -> str:
+    """At most a line of a text."""
+    return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…"
+
+
+def require_name(kind: str, name: object, known: Collection[str], listing: str = "") -> None:
+    """Raise an `InputError` if a name is not among those known; it says which may be meant.
+
+    Parameters
+    ----------
+    kind
+        What is named, such as ``"task"``.
+    name
+        What the user gave.
+    known
+        The names that there are.
+    listing
+        Where all of them can be seen, if they are many, as the end of a sentence.
+    """
+    if isinstance(name, str) and name in known:
+        return
+    wanted = name.lower() if isinstance(name, str) else ""
+    close = difflib.get_close_matches(wanted, known)
+    if close:
+        bar = 0.9 * max(_likeness(wanted, other) for other in close)
+        close = [other for other in close if _likeness(wanted, other) >= bar]
+        *others, last = close
+        remedy = f"did you mean {', '.join(others) + ' or ' if others else ''}{last}?"
+    elif len(known) <= 8 or not listing:
+        remedy = f"choose from {', '.join(known)}."
+    else:
+        remedy = f"{listing}."
+    raise InputError(f"Unknown {kind} {quoted(name)}; {remedy}")
+
+
+def _likeness(first: str, second: str) -> float:
+    """From 0 to 1."""
+    return difflib.SequenceMatcher(None, first, second).ratio()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evomal.runs.next_steps import to_resume
+from evomal.errors import printable
+from evomal.runs.next_steps import to_train
 from evomal.runs.run import BestLoss, Run
 from evomal.training.meta_testing import Comparison, Sample
 
@@ -23,34 +24,65 @@ def run_overview(run: Run) -> Group:
     reason = f" ({facts['stop_reason']})" if facts.get("stop_reason") else ""
     metrics = facts["metric"] if isinstance(facts["metric"], list) else [facts["metric"]]
     lines: list[RenderableType] = [
-        Text(
+        line(
             f"Run {run.run_dir}: {facts['method']} on {', '.join(run.task_names)}, "
             f"seed {facts['seed']}, {facts['status']}{reason}"
             + (f" after {facts['seconds']:.0f} s" if "seconds" in facts else "")
         ),
-        Text(
+        line(
             f"Fitness is the validation {' and '.join(metrics).replace('_', ' ')} after "
             f"{facts['settings']['testing_steps']} training steps"
             + (", mean over the tasks" if len(run.task_names) > 1 else "")
-            + f"; the task loss itself scores {number(run.task_loss_fitness)}."
+            + f"; the task loss itself {_score(run.task_loss_fitness)}."
         ),
     ]
     if "published" in facts["split"]:
         lines.append(Text(PUBLISHED_WARNING))
     if run.hall_of_fame:
         lines += [Text(), leaderboard(run.hall_of_fame), Text()]
+        if run.beats_task_loss is False:
+            lines.append(Text(_verdict(run)))
     elif run.diagnosis is not None:
-        lines.append(Text(run.diagnosis))
-    counts = ", ".join(f"{count} {status}" for status, count in run.archive.counts.items())
-    lines += [Text(_engine(facts["settings"])), Text(f"Candidates: {counts}")]
+        lines.append(line(run.diagnosis))
+    counts = ", ".join(f"{n} {status}" for status, n in run.archive.counts.items() if n) or "none"
+    lines += [line(_engine(facts["settings"])), Text(f"Candidates: {counts}")]
     lines += [
-        Text(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
+        line(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]
     ]
-    if facts["status"] not in ("finished", "running"):
-        onwards = f"To go on: {to_resume(run.run_dir, run.record.facts.tasks)}"
-        lines.append(Text(onwards, no_wrap=True, overflow="ignore"))  # to be pasted
     return Group(*lines)
+
+
+def line(text: str) -> Text:
+    """A text from outside, on one line that a terminal shows and does not obey."""
+    return Text(printable(text))
+
+
+def _score(fitness: float | None) -> str:
+    return "diverges" if fitness is None else f"scores {number(fitness)}"
+
+
+def _verdict(run: Run) -> str:
+    """That nothing was won, with both numbers in as many digits as tell them apart."""
+    best, own = run.best.fitness, run.task_loss_fitness
+    assert own is not None
+    if best == own:
+        return (
+            f"The best loss is no better than the task loss: both score {number(own)}. Search "
+            "longer, or with another seed."
+        )
+    digits = next(n for n in (4, 8, 17) if f"{best:.{n}g}" != f"{own:.{n}g}")
+    return (
+        f"The best loss is worse than the task loss: {best:.{digits}g} against {own:.{digits}g}, "
+        "and less is better. Search longer, or with another seed."
+    )
+
+
+def next_step(run: Run) -> str | None:
+    """How to train with the best loss on the data of the search; None if it is no gain."""
+    if run.beats_task_loss is False:
+        return None
+    return to_train(run.run_dir, run.record.facts.tasks)
 
 
 def _engine(settings: Mapping[str, Any]) -> str:
@@ -68,14 +100,23 @@ PUBLISHED_WARNING = (
 )
 
 
-def leaderboard(entries: list[BestLoss]) -> Table:
-    """The best losses of different size, best first."""
+def pareto_front(entries: Sequence[BestLoss]) -> list[BestLoss]:
+    """Those losses that are better than all smaller ones, best first."""
+    front: list[BestLoss] = []
+    for entry in sorted(entries, key=lambda entry: (entry.nodes, entry.fitness)):
+        if not front or entry.fitness < front[0].fitness:
+            front.insert(0, entry)
+    return front
+
+
+def leaderboard(entries: Sequence[BestLoss]) -> Table:
+    """The best losses for their size, best first."""
     table = Table(box=None, pad_edge=False)
     table.add_column("fitness", justify="right")
     table.add_column("nodes", justify="right")
     table.add_column("formula", overflow="fold")
-    for entry in sorted(entries, key=lambda entry: (entry.fitness, entry.nodes))[:_LEADERS]:
-        table.add_row(number(entry.fitness), str(entry.nodes), Text(entry.formula or "-"))
+    for entry in pareto_front(entries)[:_LEADERS]:
+        table.add_row(number(entry.fitness), str(entry.nodes), line(entry.formula or "-"))
     return table
 
 
@@ -90,7 +131,7 @@ def loss_details(fields: Mapping[str, Any]) -> Table:
         if name == "weights" and value is not None:
             value = ", ".join(f"{weight:.6g}" for weight in value)
         if value is not None:
-            table.add_row(name, Text(number(value) if name == "fitness" else str(value)))
+            table.add_row(name, line(number(value) if name == "fitness" else str(value)))
     return table
 
 
@@ -111,7 +152,7 @@ def comparison_report(comparison: Comparison, metric: str, split: str) -> Group:
 
 def _comparison_table(comparison: Comparison, metric: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"test {metric.replace('_', ' ')}")
+    table.add_column(line(f"test {metric.replace('_', ' ')}"))
     table.add_column("learning rate", justify="right")
     table.add_column("mean", justify="right")
     table.add_column("sd", justify="right")
@@ -139,7 +180,7 @@ def simple_table(columns: list[str], rows: list[list[str]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(line, row))
     return table
 
 

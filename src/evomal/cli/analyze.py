@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from evomal.cli.options import Json, new_console, print_json
-from evomal.errors import InputError
+from evomal.cli.options import Json, new_console, print_json, require_option
+from evomal.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from evomal.losses.form import Link
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 class Analyze:
     """Analyse a loss: how it acts when training begins and ends, and its loss card."""
 
-    what: tyro.conf.Positional[str]
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LOSS")]
     """A run directory, a loss file, the name of a known loss, or an expression in quotes."""
 
     classes: int | None = None
     """Number of classes; default that of a run's task, and none for a regression loss."""
 
-    link: Literal["softmax", "sigmoid", "identity"] | None = None
-    """How an expression reads raw outputs; default softmax with --classes, else identity."""
+    link: Annotated[
+        Literal["softmax", "sigmoid", "identity"] | None,
+        tyro.conf.arg(metavar="LINK"),
+    ] = None
+    """How an expression reads raw outputs: softmax, sigmoid or identity; default softmax with
+    --classes, else identity."""
 
     json_output: Json = False
     """Print one JSON object and nothing else."""
@@ -35,15 +39,14 @@ class Analyze:
         from evomal.analysis.analysis import analyze
         from evomal.analysis.analysis_report import analysis_report
         from evomal.losses.form import Form
-        from evomal.runs.run import resolve_loss
+        from evomal.runs.named_losses import resolve_loss
 
-        if self.classes is not None and self.classes < 2:
-            raise InputError(f"--classes must be at least 2, but is {self.classes}.")
+        require_option("classes", self.classes, 2, 100_000)
         link: Link = self.link or ("identity" if self.classes is None else "softmax")
         loss = resolve_loss(self.what, Form(link))
         own: str = getattr(loss, "link", "softmax")
         if self.link not in (None, own):
-            raise InputError(f"The loss {self.what!r} has link {own!r}, not {self.link!r}.")
+            raise InputError(f"The loss {quoted(self.what)} has link {own!r}, not {self.link!r}.")
         classes = self.classes
         if classes is None and own == "softmax":
             classes = _classes_of(self.what)
@@ -59,12 +62,13 @@ def _classes_of(what: str) -> int:
     """The number of classes of the task of a run."""
     import torch
 
-    from evomal.runs.run import Run, is_run_dir
+    from evomal.runs.named_losses import is_run_dir
+    from evomal.runs.run import Run
     from evomal.tasks.registry import TASKS
 
     names = Run(what).task_names if is_run_dir(what) else []
     if not names or names[0] not in TASKS:
-        raise InputError(f"The loss {what!r} is one of class probabilities; give --classes.")
+        raise InputError(f"The loss {quoted(what)} is one of class probabilities; give --classes.")
     with torch.device("meta"):
         *_, last = TASKS[names[0]].model().parameters()
     return len(last)

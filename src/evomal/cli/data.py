@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from evomal.cli.options import Json, new_console, print_json
-from evomal.errors import InputError
+from evomal.errors import InputError, require_name
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Data:
 
     action: Annotated[
         tyro.conf.Positional[Literal["list", "download", "verify"]],
-        tyro.conf.arg(metavar="{list,download,verify}", help_behavior_hint=""),
+        tyro.conf.arg(metavar="ACTION"),
     ]
-    """What to do."""
+    """What to do: list, download or verify."""
 
     names: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint=""),
+        tyro.conf.arg(metavar="[NAME ...]"),
     ] = ()
     """Data sets; to verify, default all that are present."""
 
@@ -41,8 +41,7 @@ class Data:
 
         folder = data_directory(self.data_dir)
         for name in self.names:
-            if name not in DATASETS:
-                raise InputError(f"Unknown data set {name!r}; choose from {', '.join(DATASETS)}.")
+            require_name("data set", name, DATASETS)
         names = self.names or tuple(DATASETS)
         verified: set[str] = set()
         if self.action == "download":

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
-from evomal.cli.options import DataOptions, Json, new_console, print_json
-from evomal.errors import InputError
+from evomal.cli.options import (
+    DataOptions,
+    Json,
+    Switch,
+    new_console,
+    print_json,
+    print_run,
+    require_option,
+)
+from evomal.runs.execution import require_cores
+from evomal.training.settings import MOST_STEPS, MOST_THREADS
 
 
 @dataclass(frozen=True)
 class Show:
     """Show a run or a loss: leaderboard, formula, LaTeX, outcome counts."""
 
-    what: tyro.conf.Positional[str]
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LOSS")]
     """A run directory, a loss file, the name of a known loss, or an expression in quotes."""
 
     json_output: Json = False
@@ -22,8 +32,9 @@ class Show:
 
     def run(self) -> int:
         """Print it."""
-        from evomal.analysis.tables import loss_details, run_overview
-        from evomal.runs.run import Run, describe_loss, is_run_dir, resolve_loss
+        from evomal.analysis.tables import loss_details
+        from evomal.runs.named_losses import describe_loss, is_run_dir, resolve_loss
+        from evomal.runs.run import Run
 
         console = new_console()
         if is_run_dir(self.what):
@@ -32,7 +43,7 @@ class Show:
             if self.json_output:
                 print_json(summary)
                 return 0
-            console.print(run_overview(run), crop=False)
+            print_run(run, console)
             if summary["best"] is not None:
                 console.print("\nThe best loss")
                 console.print(loss_details(summary["best"]))
@@ -47,12 +58,12 @@ class Show:
 
 @dataclass(frozen=True)
 class Train:
-    """Train fresh models under a loss, beside the task's own loss, and report the test metric."""
+    """Compare a loss with the task's own: train fresh models, report the test metric."""
 
-    task: tyro.conf.Positional[str]
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of a task; `evomal tasks` lists them."""
 
-    loss: str
+    loss: Annotated[str, tyro.conf.arg(metavar="LOSS")]
     """A loss file, a run directory, the name of a known loss, or an expression in quotes."""
 
     seeds: int = 1
@@ -61,13 +72,13 @@ class Train:
     steps: int | None = None
     """Training steps; default the task's own number."""
 
-    tune_baseline: bool = False
+    tune_baseline: Switch = False
     """Also train under the task loss with a learning rate tuned on validation data."""
 
     threads: int = 1
     """CPU threads."""
 
-    quiet: bool = False
+    quiet: Switch = False
     """Print nothing but errors."""
 
     json_output: Json = False
@@ -80,17 +91,14 @@ class Train:
         import torch
 
         from evomal.analysis.tables import comparison_report, number
-        from evomal.runs.run import resolve_loss
+        from evomal.runs.named_losses import resolve_loss
         from evomal.tasks.functions import function_name
         from evomal.training.meta_testing import compare
 
-        for name, value in [
-            ("seeds", self.seeds),
-            ("steps", self.steps),
-            ("threads", self.threads),
-        ]:
-            if value is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, but is {value}.")
+        require_option("seeds", self.seeds, 1, 10_000)
+        require_option("steps", self.steps, 1, MOST_STEPS)
+        require_option("threads", self.threads, 1, MOST_THREADS)
+        require_cores(self.threads)
         task = self.data.load(self.task)
         loss = resolve_loss(self.loss, task.form)
         torch.set_num_threads(self.threads)

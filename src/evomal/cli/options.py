@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from evomal.errors import InputError, printable, quoted
 
 if TYPE_CHECKING:
+    from evomal.runs.run import Run
     from evomal.tasks.task import Task
 
-Json = Annotated[bool, tyro.conf.arg(name="json")]
+Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json")]
+Switch = tyro.conf.FlagCreatePairsOff[bool]
+"""A flag that is off unless it is given."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,10 @@ class DataOptions:
     split: Literal["honest", "published"] = "honest"
     """How tables are split; published repeats the paper's leaking recipe, for its Table 3 only."""
 
-    download: bool = False
+    download: Switch = False
     """Download data that is absent."""
 
-    device: str = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """Where to compute: cpu, cuda, or auto for a GPU if there is one."""
 
     def load(self, name: str) -> Task:
@@ -46,9 +53,40 @@ class DataOptions:
         )
 
 
+class _Terminal(Console):
+    """Shows control characters instead of sending them, whatever is printed."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of a renderable; those that move the cursor are rich's own."""
+        for segment in super().render(renderable, options):
+            text = "\n".join(map(printable, segment.text.split("\n")))
+            yield segment if segment.control else Segment(text, segment.style)
+
+
 def new_console() -> Console:
     """The terminal, or whatever takes its place."""
-    return Console(highlight=False, markup=False)
+    return _Terminal(highlight=False, markup=False)
+
+
+def print_run(run: Run, console: Console) -> None:
+    """The overview of a run, and how it is resumed; a command stays in one piece."""
+    from evomal.analysis.tables import line, run_overview
+    from evomal.runs.next_steps import to_resume
+
+    console.print(run_overview(run))
+    if run.facts["status"] not in ("finished", "running"):
+        onwards = to_resume(run.run_dir, run.record.facts.tasks)
+        console.print(line(f"To go on: {onwards}"), soft_wrap=True)
+
+
+def require_option(name: str, value: int | None, least: int, most: int) -> None:
+    """Raise an `InputError` if an option is given, and outside its range."""
+    if value is not None and not least <= value <= most:
+        raise InputError(
+            f"--{name} must be a whole number from {least} to {most}, but is {quoted(value)}."
+        )
 
 
 def print_json(value: Any) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from evomal.cli.options import DataOptions, Json, new_console, print_json
+from evomal.cli.options import DataOptions, Json, Switch, new_console, print_json, print_run
 from evomal.errors import InputError
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.execution import Execution
@@ -30,16 +30,16 @@ EXECUTION = Execution(workers="auto")
 class Reporting:
     """What a search tells, and where."""
 
-    quiet: bool = False
+    quiet: Switch = False
     """Print nothing but errors."""
 
     json_output: Json = False
     """Print one JSON object, as `evomal show --json` does, and nothing else."""
 
-    tensorboard: bool = False
+    tensorboard: Switch = False
     """Also write TensorBoard's event files, to the folder tensorboard of the run directory."""
 
-    mlflow: str | None = None
+    mlflow: Annotated[str | None, tyro.conf.arg(metavar="URI")] = None
     """Also log to MLflow, at this tracking URI, such as http://host:5000 (or file:mlruns, for which
     newer versions of MLflow want MLFLOW_ALLOW_FILE_STORE=true)."""
 
@@ -88,11 +88,11 @@ class Search:
 
     tasks: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="TASK [TASK ...]", help_behavior_hint=""),
+        tyro.conf.arg(metavar="TASK [TASK ...]"),
     ]
     """Names of tasks, such as diabetes/mlp; `evomal tasks` lists them."""
 
-    method: str = "evomal"
+    method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "evomal"
     """Search method; `evomal methods` lists them."""
 
     preset: Literal["paper", "quick"] = "paper"
@@ -118,16 +118,20 @@ class Search:
                 "Name at least one task before the options, such as diabetes/mlp (`evomal tasks`)."
             )
         tasks = [self.data.load(name) for name in self.tasks]
+        usual = asdict(PRESETS[self.preset])
+        changed = {n: value for n, value in asdict(self.settings).items() if value != usual[n]}
 
         def work(callbacks: Sequence[Callback]) -> Run:
             return search(
                 tasks,
                 method=self.method,
-                settings=self.settings,
+                preset=self.preset,
                 seed=self.seed,
                 run_dir=self.run_dir,
                 execution=self.execution,
                 callbacks=callbacks,
+                progress=False,
+                **changed,
             )
 
         return self.reporting.run(work, self.execution.max_time)
@@ -137,7 +141,7 @@ class Search:
 class Resume:
     """Continue a run that was stopped, interrupted or killed."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Directory of the run."""
 
     generations: int | None = None
@@ -169,6 +173,7 @@ class Resume:
                 data_dir=self.data_dir,
                 execution=self.execution,
                 callbacks=callbacks,
+                progress=False,
             )
 
         return self.reporting.run(work, self.execution.max_time)
@@ -176,14 +181,12 @@ class Resume:
 
 def _print_result(run: Run, console: Console) -> None:
     """The leaderboard, where the best loss is, and what to type next."""
-    from evomal.analysis.tables import run_overview
+    from evomal.analysis.tables import line, next_step
     from evomal.runs.directory import BEST_LOSS
-    from evomal.runs.next_steps import to_train
 
-    console.print(run_overview(run), crop=False)
+    print_run(run, console)
     if (run.run_dir / BEST_LOSS).exists():
-        console.print(
-            f"The best loss is saved in {run.run_dir / BEST_LOSS}.\n"
-            f"Next: {to_train(run.run_dir, run.record.facts.tasks)}",
-            soft_wrap=True,
-        )
+        console.print(line(f"The best loss is saved in {run.run_dir / BEST_LOSS}."), soft_wrap=True)
+        step = next_step(run)
+        if step is not None:
+            console.print(line(f"Next: {step}"), soft_wrap=True)

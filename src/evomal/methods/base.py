@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.losses.form import Form
 from evomal.methods.settings import SearchSettings
@@ -207,6 +208,10 @@ class Method(ABC):
     filters: ClassVar[bool]
     """Whether the rejection protocol and gradient equivalence apply."""
 
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Settings that ask for a part of the search which the method does not have. (Numbers that it
+    does not read do no harm: the same ones can be given to all methods in a comparison.)"""
+
     def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
         self.settings = settings
         self.form = form
@@ -214,6 +219,16 @@ class Method(ABC):
         self.archive = Archive()
         self.generation = 0
         self._candidates = 0
+
+    @classmethod
+    def require_use(cls, settings: SearchSettings, usual: Sequence[SearchSettings]) -> None:
+        """Raise an `InputError` for an `unused` setting that is as in none of the usual ones."""
+        for name in cls.unused:
+            if all(getattr(settings, name) != getattr(other, name) for other in usual):
+                raise InputError(
+                    f"The method {cls.name} has no use for {name}; leave it out, or choose another "
+                    "method."
+                )
 
     @property
     def generations(self) -> int:

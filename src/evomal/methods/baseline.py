@@ -16,6 +16,7 @@ class Baseline(Method):
     description: ClassVar[str] = "the task's own loss, no search"
     optimizes_weights: ClassVar[bool] = False
     filters: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("prescreen", "halving", "activation", "initial_losses")
 
     @property
     def generations(self) -> int:

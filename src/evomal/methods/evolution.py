@@ -193,3 +193,4 @@ class GPLFL(EvoMAL):
     name: ClassVar[str] = "gp-lfl"
     description: ClassVar[str] = "expressions by genetic programming, all weights 1"
     optimizes_weights: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("prescreen",)  # nothing is optimised between the screens

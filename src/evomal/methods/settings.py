@@ -6,9 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted, require_name
 from evomal.expressions.expression import parse
-from evomal.training.settings import EvaluationSettings, require_at_least
+from evomal.training.settings import (
+    MOST_LOSSES,
+    EvaluationSettings,
+    require_choice,
+    require_number,
+    require_whole,
+)
+
+MOST_GROWTH = 20
+"""Height of a tree that is drawn at random: at most, it has a million leaves."""
+
+MOST_HEIGHT = 100
+"""Of any tree."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +64,45 @@ class SearchSettings(EvaluationSettings):
     """Losses that take the first places of generation 0: expressions in quotes, names of known
     losses, loss files or run directories."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given: object = self.initial_losses
+        if isinstance(given, str):
+            given = (given,)
+        if not (isinstance(given, list | tuple) and all(isinstance(text, str) for text in given)):
+            raise InputError(f"The setting initial_losses must be texts, but is {quoted(given)}.")
+        object.__setattr__(self, "initial_losses", tuple(given))
+
     def validate(self, inputs: Sequence[str] = ()) -> None:
         """Raise an `InputError` for the first setting that makes no sense.
 
         `inputs` are the further inputs that the initial losses may use.
         """
         super().validate()
-        require_at_least(self, 1, "population_size", "generations", "tournament_size")
-        heights = "min_initial_height", "max_initial_height", "max_mutation_height", "max_height"
-        require_at_least(self, 0, *heights)
+        require_whole(self, 1, MOST_LOSSES, "population_size")
+        require_whole(self, 1, 1_000_000, "generations")
+        require_whole(self, 1, 10_000, "tournament_size")
+        require_whole(
+            self, 0, MOST_GROWTH, "min_initial_height", "max_initial_height", "max_mutation_height"
+        )
+        require_whole(self, 0, MOST_HEIGHT, "max_height")
         if not 1 <= self.max_initial_height <= self.max_height:
             raise InputError("The setting max_initial_height must lie in 1 to max_height.")
         if self.min_initial_height > self.max_initial_height:
             raise InputError("The setting min_initial_height must not exceed max_initial_height.")
-        rates = self.crossover_rate, self.mutation_rate, self.elitism_rate
-        if not (
-            all(0 <= rate <= 1 for rate in rates)
-            and self.crossover_rate + self.mutation_rate <= 1
-            and self.elitism_rate < 1
-        ):
+        require_number(self, 1, "crossover_rate", "mutation_rate", "elitism_rate", zero=True)
+        if self.crossover_rate + self.mutation_rate > 1 or self.elitism_rate == 1:
             raise InputError(
-                "The rates must not be negative, crossover_rate + mutation_rate must not exceed 1, "
-                "and elitism_rate must be below 1."
+                "The rates crossover_rate and mutation_rate must not exceed 1 together, and "
+                "elitism_rate must be below 1."
             )
-        if self.activation not in ("identity", "softplus"):
-            raise InputError("The setting activation must be identity or softplus.")
+        if self.generations > 1 and self.elites >= self.population_size:
+            raise InputError(
+                f"A population_size of {self.population_size} is carried over as it is, so that "
+                "nothing new is searched after the first generation; raise population_size, or "
+                "set generations to 1."
+            )
+        require_choice(self, "activation", "identity", "softplus")
         self._validate_initial_losses(tuple(inputs))
 
     def _validate_initial_losses(self, inputs: tuple[str, ...]) -> None:
@@ -88,11 +114,11 @@ class SearchSettings(EvaluationSettings):
         for text in self.initial_losses:
             expression = parse(text, inputs)
             if not expression.uses_both_arguments():
-                raise InputError(f"The initial loss {text} must use both y and f.")
+                raise InputError(f"The initial loss {quoted(text)} must use both y and f.")
             if expression.height > self.max_height:
                 raise InputError(
-                    f"The initial loss {text} has height {expression.height}, but max_height is "
-                    f"{self.max_height}."
+                    f"The initial loss {quoted(text)} has height {expression.height}, but "
+                    f"max_height is {self.max_height}."
                 )
 
     @property
@@ -113,3 +139,15 @@ PRESETS: dict[str, SearchSettings] = {
     ),
 }
 """`paper`: the published values. `quick`: a first look, in about two minutes on two cores."""
+
+
+def choose_preset(name: str) -> SearchSettings:
+    """The settings of a preset.
+
+    Raises
+    ------
+    InputError
+        If there is no such preset.
+    """
+    require_name("preset", name, PRESETS, "evomal.methods.settings.PRESETS lists them")
+    return PRESETS[name]

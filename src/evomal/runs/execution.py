@@ -8,10 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
+from evomal.training.settings import (
+    require_choice,
+    require_number,
+    require_whole,
+    take_plain_numbers,
+)
 
 if TYPE_CHECKING:
     from evomal.methods.base import Archive, Generation
+
+_MOST_SECONDS = 1e8
+"""Of any limit: three years."""
+
+_THREADS_PER_CORE = 4
+"""Of all workers together, at most: more would only take turns, and take memory."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,7 @@ class Execution:
 
     workers: int | Literal["auto"] = 1
     """Pieces of work on candidates at a time, or auto: as many as there are cores ÷ threads, or
-    GPUs; the result does not change."""
+    GPUs. The result does not change. On this machine their threads may be four times its cores."""
 
     executor: Literal["local", "ray"] = "local"
     """Where the workers are: processes on this machine, or actors of a Ray cluster."""
@@ -47,26 +59,39 @@ class Execution:
     patience: int | None = None
     """Stop when the best fitness has not improved for that many generations."""
 
+    def __post_init__(self) -> None:
+        take_plain_numbers(self)
+
     def validate(self) -> None:
         """Raise an `InputError` for the first setting that makes no sense."""
-        if self.executor not in ("local", "ray"):
-            raise InputError(f"Unknown executor {self.executor!r}; choose from local, ray.")
+        require_choice(self, "executor", "local", "ray")
         if self.ray_address is not None and self.executor != "ray":
             raise InputError("A ray_address goes with the executor ray; add --executor ray.")
-        whole = "max_evaluations", "patience"
-        for name in (*whole, *(["workers"] if self.workers != "auto" else [])):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise InputError(
-                    f"The setting {name} must be a whole number of at least 1, but is {value}."
-                )
-        for name in ("candidate_timeout", "max_time"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                raise InputError(f"The setting {name} must be seconds above 0, but is {value}.")
+        if self.workers != "auto":
+            require_whole(self, 1, 10_000, "workers")
+        require_whole(self, 1, 10**9, "max_evaluations", "patience")
+        require_number(self, _MOST_SECONDS, "candidate_timeout", "max_time")
         target = self.target_fitness
-        if target is not None and not (_is_number(target) and not math.isnan(target)):
-            raise InputError("The setting target_fitness must be a number.")
+        if target is not None and not (type(target) in (int, float) and abs(target) < 1e308):
+            raise InputError(
+                f"The setting target_fitness must be a finite number, but is {quoted(target)}."
+            )
+
+    def require_room(self, threads: int) -> None:
+        """Raise an `InputError` if workers of so many threads are far too many for this machine.
+
+        A Ray cluster looks after itself.
+        """
+        if self.executor == "ray" or self.workers == "auto":
+            return
+        cores = available_cores()
+        most = max(1, _THREADS_PER_CORE * cores // threads)
+        if self.workers > most:
+            raise InputError(
+                f"{self.workers} workers, each with {threads} {_plural('thread', threads)}, are "
+                f"too many for the {cores} {_plural('core', cores)} here; take at most {most}, or "
+                "auto."
+            )
 
 
 class SearchStopped(Exception):  # noqa: N818 - not an error
@@ -113,8 +138,18 @@ class StopConditions:
             raise SearchStopped(f"patience of {patience} generations is over")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+def require_cores(threads: int) -> None:
+    """Raise an `InputError` if a candidate is to have more threads than there are cores here."""
+    cores = available_cores()
+    if threads > cores:
+        raise InputError(
+            f"There are {cores} {_plural('core', cores)} here, too few for {threads} threads; set "
+            f"threads to at most {cores}."
+        )
+
+
+def _plural(noun: str, number: int) -> str:
+    return noun if number == 1 else f"{noun}s"
 
 
 def available_cores() -> int:

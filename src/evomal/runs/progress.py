@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from evomal.errors import printable
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.base import Generation, Method, Outcome
+from evomal.methods.base import Generation, Method, Outcome, Status
 from evomal.runs.callbacks import Callback, RunStart
 
 
@@ -26,10 +29,9 @@ class PlainProgress(Callback):
         """Say where the run is and what there is to beat."""
         self._done_before = method.archive.counts.total()
         done = f", {self._done_before} candidates are finished" if self._done_before else ""
-        self._print(
-            f"Run {start.run_dir}{done}. The task loss itself scores "
-            f"{_number(start.task_loss_fitness)}."
-        )
+        own = start.task_loss_fitness
+        verdict = "diverges" if own is None else f"scores {_number(own)}"
+        self._print(f"Run {start.run_dir}{done}. The task loss itself {verdict}.")
 
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
         """Say why a candidate failed."""
@@ -39,15 +41,14 @@ class PlainProgress(Callback):
     def on_generation(self, method: Method, generation: Generation) -> None:
         """Say how it goes."""
         seconds = time.monotonic() - self._start
-        counts = ", ".join(f"{n} {status}" for status, n in generation.counts.items() if n)
         self._print(
             f"Generation {generation.number + 1}/{method.generations}: "
-            f"best {_number(generation.best)}, {counts}; {_duration(seconds)}, "
+            f"best {_number(generation.best)}, {_counts(generation.counts)}; {_duration(seconds)}, "
             f"about {_duration(_time_left(method, seconds, self._done_before))} left"
         )
 
     def _print(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True)
+        self._console.print(printable(line), soft_wrap=True)
         self._console.file.flush()
 
 
@@ -60,21 +61,26 @@ class LiveProgress(Callback):
         self._method: Method | None = None
         self._task_loss_fitness: float | None = None
         self._done_before = 0
-        self._live = Live(console=console, transient=True, get_renderable=self._render)
+        self._live = Live(
+            console=console,
+            transient=True,
+            get_renderable=self._render,
+            redirect_stdout=sys.stdout.isatty(),  # what goes to a file is not for the display
+        )
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
         """Begin to draw."""
         self._method = method
         self._done_before = method.archive.counts.total()
         self._task_loss_fitness = start.task_loss_fitness
-        self._console.print(f"Run {start.run_dir}", soft_wrap=True)
+        self._console.print(printable(f"Run {start.run_dir}"), soft_wrap=True)
         self._live.start(refresh=True)
 
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
         """Say, above the display, why a candidate failed."""
         if outcome.status == "failed":
-            number, reason = outcome.candidate.number, outcome.reason
-            self._console.print(f"Candidate {number} failed: {reason}", soft_wrap=True)
+            line = f"Candidate {outcome.candidate.number} failed: {outcome.reason}"
+            self._console.print(printable(line), soft_wrap=True)
 
     def on_run_end(self, method: Method) -> None:
         """Give the terminal back."""
@@ -82,8 +88,8 @@ class LiveProgress(Callback):
 
     def _render(self) -> Table:
         table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_column(style="bold")
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(style="bold", no_wrap=True)  # only the other one gives way
+        table.add_column()
         method = self._method
         if method is None:
             return table
@@ -95,19 +101,40 @@ class LiveProgress(Callback):
             f"{min(method.generation + 1, method.generations)} of {method.generations}, "
             f"candidate {done} of about {expected}",
         )
+        own = self._task_loss_fitness
         table.add_row(
             "best fitness",
             f"{_number(best.fitness if best else None)}   "
-            f"(task loss {_number(self._task_loss_fitness)})",
+            f"(task loss {'diverges' if own is None else _number(own)})",
         )
         if best is not None and isinstance(best.loss, SymbolicLoss):
-            table.add_row("best loss", Text(str(best.loss.expression)))
-        counts = ", ".join(f"{n} {status}" for status, n in method.archive.counts.items())
-        table.add_row("outcomes", counts)
+            text = str(best.loss.expression)
+            table.add_row("best loss", Text(text, no_wrap=True, overflow="ellipsis"))
+        table.add_row("outcomes", _counts(method.archive.counts) or "-")
         time_left = _duration(_time_left(method, seconds, self._done_before))
         left = f", about {time_left} left" if done > self._done_before else ""
         table.add_row("time", _duration(seconds) + left)
         return table
+
+
+def with_progress(callbacks: Sequence[Callback], progress: bool | None) -> list[Callback]:
+    """The callbacks, and one that shows the progress on standard error.
+
+    None stands for: on a terminal or in a notebook, unless one of them shows it already.
+    """
+    shown = any(isinstance(callback, PlainProgress | LiveProgress) for callback in callbacks)
+    console = Console(stderr=True, highlight=False, markup=False)
+    on_terminal = sys.stderr.isatty()
+    if progress is None:
+        progress = not shown and (on_terminal or console.is_jupyter)
+    if not progress:
+        return list(callbacks)
+    return [*callbacks, LiveProgress(console) if on_terminal else PlainProgress(console)]
+
+
+def _counts(counts: Mapping[Status, int]) -> str:
+    """How many of each kind, without those that there are none of."""
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
 def _candidates(method: Method) -> tuple[int, int]:

@@ -15,10 +15,6 @@ from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm, PrintRequest, prefix_form, printed_forms
 from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.losses.base import Loss
-from evomal.losses.files import load_loss
-from evomal.losses.form import Form
-from evomal.losses.handcrafted import HandcraftedLoss
-from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted
 from evomal.losses.python_form import python_form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
@@ -170,6 +166,12 @@ class Run:
         return self.record.facts.task_loss_fitness
 
     @property
+    def beats_task_loss(self) -> bool | None:
+        """Whether the best loss scores better than the task loss; None if one has no score."""
+        best, own = self.archive.best, self.task_loss_fitness
+        return None if best is None or best.loss is None or own is None else best.fitness < own
+
+    @property
     def _best(self) -> BestLoss | None:
         best = [self.archive.best] if self.archive.best else []
         return next(iter(describe(best, self._printed_forms, self.formula_seconds)), None)
@@ -182,6 +184,7 @@ class Run:
             "best": None if best is None else best.to_dict(),
             "diagnosis": self.diagnosis,
             "task_loss_fitness": self.task_loss_fitness,
+            "beats_task_loss": self.beats_task_loss,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
             "failures": [
@@ -210,83 +213,6 @@ class Run:
                 "generations": [seconds for _, seconds in self.generations],
             },
         }
-
-
-def is_run_dir(text: str) -> bool:
-    """Whether a text names a directory; a text too long for a name, as of a formula, does not."""
-    return os.path.isdir(text)  # noqa: PTH112 - Path.is_dir raises an error for a long text
-
-
-def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B008 - immutable
-    """The loss that a user names: a run directory, a loss file, a known loss, or an expression.
-
-    Parameters
-    ----------
-    text
-        Any of the four.
-    form
-        The form of an expression; files and most known losses have their own.
-
-    Raises
-    ------
-    InputError
-        If it is none of the four.
-    """
-    if is_run_dir(text):
-        return Run(text).best.loss
-    if os.path.exists(text) or text.endswith(".json") or os.sep in text:  # noqa: PTH110
-        return load_loss(text)
-    if text in KNOWN_LOSSES:
-        known = KNOWN_LOSSES[text]
-        own = form if known.link in (None, form.link) else Form(known.link)
-        return SymbolicLoss.of_form(known.expression, own)
-    if text in HANDCRAFTED_LOSSES:
-        return handcrafted(text, form)
-    try:
-        return SymbolicLoss.of_form(text, form)
-    except InputError as error:
-        raise InputError(
-            f"{error} (There is no file, run directory or known loss of that name; "
-            "`evomal losses` lists those known.)"
-        ) from error
-
-
-def expression_of(text: str, form: Form) -> str:
-    """The prefix form of a loss that a user names, as in `resolve_loss`; its weights are dropped.
-
-    Raises
-    ------
-    InputError
-        If it is no loss, or one without an expression.
-    """
-    loss = resolve_loss(text, form)
-    if not isinstance(loss, SymbolicLoss):
-        raise InputError(f"The loss {text!r} is no expression, so it cannot begin a search.")
-    return str(loss.expression)
-
-
-def describe_loss(loss: Loss) -> dict[str, Any]:
-    """A loss outside any run, with its printed forms, as JSON values."""
-    if isinstance(loss, HandcraftedLoss):
-        settings = {name: getattr(loss, name) for name in loss.setting_names}
-        return {
-            "formula": loss.formula,
-            "python": python_form(loss),
-            "link": loss.link,
-            "inputs": [],
-            "parameters": settings,
-        }
-    fields: dict[str, Any] = {
-        "nodes": loss.size,
-        "link": loss.link,
-        "inputs": list(loss.inputs),
-        "python": python_form(loss),
-        "weights": loss.weights.tolist(),
-    }
-    if isinstance(loss, SymbolicLoss):
-        (form,) = printed_forms([print_request(loss)])
-        fields |= {"expression": str(loss.expression), "formula": form.formula, "latex": form.latex}
-    return fields
 
 
 def print_key(request: PrintRequest) -> str:

@@ -12,21 +12,23 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from evomal.errors import InputError
+from evomal.errors import InputError, require_name
 from evomal.interrupts import Terminated, termination_interrupts
 from evomal.methods.registry import METHODS
-from evomal.methods.settings import PRESETS, SearchSettings
+from evomal.methods.settings import PRESETS, SearchSettings, choose_preset
 from evomal.runs.callbacks import Callback, require_callbacks
 from evomal.runs.directory import ROOT, named_run_dir, new_run_dir, taken_back
 from evomal.runs.dispatch import Dispatcher, open_executor
 from evomal.runs.driver import Driver, cannot_store
-from evomal.runs.execution import Execution
+from evomal.runs.execution import Execution, require_cores
 from evomal.runs.executors import Executor
 from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
+from evomal.runs.named_losses import expression_of
+from evomal.runs.progress import with_progress
 from evomal.runs.record import RunFacts, read_facts, read_record, require_continuable
-from evomal.runs.run import Run, expression_of
+from evomal.runs.run import Run
 from evomal.runs.store import RunStore, reading
-from evomal.tasks.arguments import choice, instance, whole_number
+from evomal.tasks.arguments import instance, whole_number
 from evomal.tasks.task import Task, as_tasks
 from evomal.training.together import with_engine
 
@@ -58,6 +60,7 @@ def search(
     run_dir: str | os.PathLike[str] | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     **overrides: Any,
 ) -> Run:
     """Learn a loss function.
@@ -82,6 +85,9 @@ def search(
         workers, guard the call with ``if __name__ == "__main__":`` in a script.
     callbacks
         Are told about the run's progress.
+    progress
+        Whether to show it, on standard error; None: where someone looks, which is on a terminal
+        and in a notebook.
     **overrides
         Single settings of `SearchSettings` or `Execution` by name, such as ``generations=10``,
         ``workers=2`` or ``max_time=3600``.
@@ -102,11 +108,13 @@ def search(
     start = time.monotonic()
     tasks = as_tasks(tasks)
     seed = whole_number(seed, "seed", 0)
-    choice(method, "method", METHODS)
+    require_name("method", method, METHODS, "`evomal methods` lists them")
     require_callbacks(callbacks)
+    callbacks = with_progress(callbacks, progress)
     directory = None if run_dir is None else named_run_dir(run_dir)
-    settings = choose_preset(preset) if settings is None else settings
-    settings, execution = _apply(settings, execution or Execution(), overrides)
+    usual = [choose_preset(preset)] if settings is None else list(PRESETS.values())
+    chosen = usual[0] if settings is None else settings
+    settings, execution = _apply(chosen, execution or Execution(), overrides)
     if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError(
             "A search needs tasks with different names and one and the same link, loss inputs, "
@@ -117,6 +125,9 @@ def search(
     settings = dataclasses.replace(settings, initial_losses=initial)
     settings.validate(form.inputs)
     execution.validate()
+    METHODS[method].require_use(settings, usual)
+    if execution.executor == "local":
+        require_cores(settings.threads)
     settings = with_engine(settings, tasks, optimizes=METHODS[method].optimizes_weights)
     facts = begin_facts(tasks, method, settings, seed)
     with contextlib.closing(_open(tasks, settings, execution)) as executor:
@@ -134,6 +145,7 @@ def resume(
     data_dir: str | os.PathLike[str] | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     **overrides: Any,
 ) -> Run:
     """Continue a run that was stopped, interrupted or killed at any moment.
@@ -156,6 +168,8 @@ def resume(
         does not stop it again.
     callbacks
         Are told about the run's progress.
+    progress
+        As for `search`.
     **overrides
         Single settings of `Execution` by name.
 
@@ -169,6 +183,7 @@ def resume(
     """
     start = time.monotonic()
     require_callbacks(callbacks)
+    callbacks = with_progress(callbacks, progress)
     _, execution = _apply(None, execution or Execution(), overrides)
     execution.validate()
     directory = Path(run_dir)
@@ -223,6 +238,7 @@ def _create(run_dir: Path | None, facts: Mapping[str, Any]) -> tuple[Path, RunSt
 
 def _open(tasks: Sequence[Task], settings: SearchSettings, execution: Execution) -> Executor:
     """An executor with no more workers than a generation has work for."""
+    execution.require_room(settings.threads)
     most = settings.population_size * len(tasks)
     return open_executor(tasks, settings.threads, execution, most)
 
@@ -242,17 +258,6 @@ def _drive(
         raise SearchInterrupted(Run(directory), number) from interruption
 
 
-def choose_preset(name: str) -> SearchSettings:
-    """The settings of a preset.
-
-    Raises
-    ------
-    InputError
-        If there is no such preset.
-    """
-    return PRESETS[choice(name, "preset", PRESETS)]
-
-
 def _apply(
     settings: SearchSettings | None, execution: Execution, overrides: Mapping[str, Any]
 ) -> tuple[Any, Execution]:
@@ -267,7 +272,7 @@ def _apply(
             execution = dataclasses.replace(execution, **{name: value})
         else:
             known = [*(_names(settings) if settings else []), *_names(execution)]
-            raise InputError(f"Unknown setting {name!r}; choose from {', '.join(known)}.")
+            require_name("setting", name, known, "see SearchSettings and Execution")
     return settings, execution
 
 

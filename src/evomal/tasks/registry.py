@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from evomal.errors import InputError
+from evomal.errors import InputError, require_name
 from evomal.tasks.arguments import whole_number
 from evomal.tasks.data import Data
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
@@ -30,8 +30,9 @@ from evomal.tasks.models.resnet18 import ResNet18
 from evomal.tasks.models.squeezenet import SqueezeNet
 from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
+from evomal.tasks.optimizers import SGD
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.task import Task
 
 Split = Literal["honest", "published"]
 
@@ -142,9 +143,11 @@ def load_task(
     InputError
         If there is no such task or split, or the data is absent or damaged.
     """
-    if name not in TASKS:
-        raise InputError(f"Unknown task {name!r}; choose from {', '.join(TASKS)}.")
+    require_name("task", name, TASKS, "`evomal tasks` lists them")
+    require_name("split", split, get_args(Split))
     split_seed = whole_number(split_seed, "split seed", 0)
+    if split_seed >= 2**32:
+        raise InputError(f"The split seed must be below 2^32, but is {split_seed}.")
     info = TASKS[name]
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
     facts = DATASETS[info.dataset].images
@@ -185,11 +188,9 @@ def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]
     if split == "honest":
         train, rest = train_test_split(rows, test_size=0.4, random_state=seed)
         validation, test = train_test_split(rest, test_size=0.5, random_state=seed)
-    elif split == "published":
+    else:
         _, test = train_test_split(rows, test_size=0.4, random_state=0)
         train, validation = train_test_split(test, test_size=0.5, random_state=0)
-    else:
-        raise InputError(f"Unknown split {split!r}; choose from honest, published.")
     table = np.column_stack([features, targets])
     table = (table - table[train].mean(axis=0)) / table[train].std(axis=0)
     return [

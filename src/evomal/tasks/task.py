@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -33,33 +32,9 @@ from evomal.tasks.data import Data, Source, read_class_weights, read_extras, rea
 from evomal.tasks.fit import require_parts_fit
 from evomal.tasks.functions import identity
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
+from evomal.tasks.optimizers import SGD
 from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
-
-
-@arguments.with_known_arguments
-@dataclass(frozen=True)
-class SGD:
-    """Settings of the base optimiser, ``torch.optim.SGD``; the defaults are the paper's."""
-
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    dampening: float = 0.0
-
-    def __post_init__(self) -> None:
-        checked = {
-            "learning_rate": arguments.positive(self.learning_rate, "learning rate"),
-            "momentum": arguments.not_negative(self.momentum, "momentum"),
-            "nesterov": arguments.flag(self.nesterov, "setting nesterov"),
-            "weight_decay": arguments.not_negative(self.weight_decay, "weight decay"),
-            "dampening": arguments.number(self.dampening, "dampening"),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)  # a number of Python's, for records in JSON
-        if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
-            raise InputError("Nesterov momentum needs a momentum above 0 and no dampening.")
 
 
 @arguments.with_known_arguments

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 
 Precision = Literal["full", "tf32", "bfloat16"]  # as in `evomal.tasks`, which needs torch
+
+MOST_STEPS = 10_000_000
+"""Of any training: weeks, even for a small model."""
+
+MOST_LOSSES = 100_000
+"""In a generation or a group: all of them are held in memory."""
+
+MOST_THREADS = 1_000_000
+"""Of one candidate, on any machine; a local search takes no more than there are cores."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class EvaluationSettings:
     """Training instances of the rejection protocol and of gradient equivalence (B)."""
 
     rejection_steps: int | None = None
-    """Steps of the rejection protocol; none: the task's own number (100 or 1000)."""
+    """Steps of the rejection protocol; None stands for the task's own number (100 or
+    1000)."""
 
     prescreen: bool = False
     """Also apply the rejection protocol before the weights are optimised, which saves most of the
@@ -65,29 +74,75 @@ class EvaluationSettings:
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
 
+    def __post_init__(self) -> None:
+        take_plain_numbers(self)
+
     def validate(self) -> None:
         """Raise an `InputError` for the first setting that makes no sense."""
-        require_at_least(self, 1, "rejection_steps", "group_size")
-        require_at_least(
-            self, 1, "meta_steps", "base_steps", "rejection_batch", "testing_steps", "threads"
-        )
-        if not 0 < self.meta_learning_rate < math.inf:
-            raise InputError("The setting meta_learning_rate must be a number above 0.")
-        if self.meta_batch not in ("validation", "training"):
-            raise InputError("The setting meta_batch must be validation or training.")
-        if self.engine not in ("auto", "loop", "batched", "stacked"):
-            raise InputError("The setting engine must be auto, loop, batched or stacked.")
-        if self.precision not in get_args(Precision):
-            raise InputError("The setting precision must be full, tf32 or bfloat16.")
+        steps = "meta_steps", "rejection_steps", "testing_steps"
+        require_whole(self, 1, MOST_STEPS, *steps, "rejection_batch")
+        require_whole(self, 1, 10_000, "base_steps")
+        require_whole(self, 1, MOST_LOSSES, "group_size")
+        require_whole(self, 1, MOST_THREADS, "threads")
+        require_number(self, 1e6, "meta_learning_rate")
+        require_choice(self, "meta_batch", "validation", "training")
+        require_choice(self, "engine", "auto", "loop", "batched", "stacked")
+        require_choice(self, "precision", *get_args(Precision))
+        for name in ("prescreen", "halving", "cuda_graphs"):
+            require_choice(self, name, True, False)
         if self.engine in ("batched", "stacked") and self.base_steps != 1:
             raise InputError(f"The engine {self.engine} works with base_steps of 1 only; use loop.")
 
 
-def require_at_least(settings: object, least: int, *names: str) -> None:
-    """Raise an `InputError` naming the first of these settings that is below `least`."""
+def take_plain_numbers(settings: Any) -> None:
+    """Replace numbers of NumPy and torch in a new dataclass by Python's, which JSON can hold."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if getattr(value, "shape", None) == ():
+            object.__setattr__(settings, field.name, value.item())
+
+
+def require_whole(settings: object, least: int, most: int, *names: str) -> None:
+    """Raise an `InputError` for the first of these settings that is no whole number in a range.
+
+    None passes where it is the default.
+    """
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not (isinstance(value, int) and value >= least):
+        if not _is_default_none(settings, name) and not (
+            type(value) is int and least <= value <= most
+        ):
             raise InputError(
-                f"The setting {name} must be a whole number of at least {least}, but is {value}."
+                f"The setting {name} must be a whole number from {least} to {most}, but is "
+                f"{quoted(value)}."
             )
+
+
+def require_number(settings: object, most: float, *names: str, zero: bool = False) -> None:
+    """Raise an `InputError` for the first of these settings that is no number above 0 in a range.
+
+    None passes where it is the default, and 0 with `zero`.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not _is_default_none(settings, name) and not (
+            type(value) in (int, float) and 0 <= value <= most and (zero or value > 0)
+        ):
+            least = "from 0" if zero else "above 0 and up"
+            raise InputError(
+                f"The setting {name} must be a number {least} to {most:g}, but is {quoted(value)}."
+            )
+
+
+def require_choice(settings: object, name: str, *choices: object) -> None:
+    """Raise an `InputError` if a setting is not one of these values."""
+    value = getattr(settings, name)
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        *others, last = map(str, choices)
+        raise InputError(
+            f"The setting {name} must be {', '.join(others)} or {last}, but is {quoted(value)}."
+        )
+
+
+def _is_default_none(settings: object, name: str) -> bool:
+    return getattr(settings, name) is None and getattr(type(settings), name) is None

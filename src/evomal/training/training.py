@@ -15,7 +15,8 @@ from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.metrics import TensorLoss
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.optimizers import SGD
+from evomal.tasks.task import Task
 from evomal.training.halving import Curve, rungs
 from evomal.training.numerics import (
     METRIC,

@@ -25,7 +25,8 @@ from torch.func import functional_call
 from evomal.losses.base import Loss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
-from evomal.tasks.task import SGD, Task
+from evomal.tasks.optimizers import SGD
+from evomal.tasks.task import Task
 from evomal.training.numerics import require_finite
 
 _NAMES = "a prediction", "the loss", "a gradient"

@@ -1,0 +1,199 @@
+"""From arguments to a command, and the help on both: tyro, told how to write it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Protocol, Union, get_args
+
+import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
+
+from evomal.cli.analyze import Analyze
+from evomal.cli.data import Data
+from evomal.cli.lists import Losses, Methods, Tasks
+from evomal.cli.losses import Show, Train
+from evomal.cli.searches import Resume, Search
+from evomal.errors import printable, shortened
+from evomal.methods.settings import PRESETS
+
+
+class Command(Protocol):
+    """What the arguments are made into."""
+
+    def run(self) -> int:
+        """Do it; the exit status."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A command and how it is typed."""
+
+    command: type[Command]
+    example: str
+
+
+COMMANDS: dict[str, _Entry] = {
+    "data": _Entry(Data, "evomal data list"),
+    "tasks": _Entry(Tasks, "evomal tasks"),
+    "methods": _Entry(Methods, "evomal methods"),
+    "losses": _Entry(Losses, "evomal losses"),
+    "search": _Entry(Search, "evomal search diabetes/mlp --preset quick"),
+    "resume": _Entry(Resume, "evomal resume runs/0001"),
+    "show": _Entry(Show, "evomal show runs/0001"),
+    "train": _Entry(Train, "evomal train diabetes/mlp --loss runs/0001 --seeds 3"),
+    "analyze": _Entry(Analyze, "evomal analyze cross-entropy --classes 10"),
+}
+"""Every command, by its name."""
+
+_PROGRAM = """\
+Learn a symbolic loss function for a PyTorch model and data set.
+
+Examples:
+  evomal search diabetes/mlp --preset quick      learn a loss, in minutes
+  evomal show runs/0001                          look at what was found
+  evomal train diabetes/mlp --loss runs/0001     test it on new data
+  evomal COMMAND --help                          what a command takes
+  evomal --version                               which version this is"""
+
+_METAVARS = {
+    "workers": "INT|auto",
+    "ray_address": "HOST:PORT",
+    "initial_losses": "LOSS [LOSS ...]",
+}
+"""Of settings whose classes know nothing of a command line."""
+
+_TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    int: ("INT", int),
+    float: ("FLOAT", float),
+    str: ("TEXT", str),
+    Path: ("PATH", Path),
+}
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments stand for.
+
+    Raises
+    ------
+    SystemExit
+        With status 2 if they stand for none, which has been said; with 0 after help.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return _parse(arguments, tell=False)
+    except SystemExit:  # again, to tell what is wrong, or give help, without what a terminal obeys
+        return _parse([printable(shortened(text)) for text in arguments], tell=True)
+
+
+def _parse(arguments: Sequence[str], *, tell: bool) -> Command:
+    """The command with its options; the defaults of the settings are those of the preset."""
+    search = Search(tasks=tyro.MISSING, settings=PRESETS[_preset(arguments)])
+    subcommands: Any = Union[  # noqa: UP007
+        tuple(
+            Annotated[
+                entry.command,
+                tyro.conf.subcommand(
+                    name,
+                    description=_description(entry, alone=name in arguments[:1]),
+                    default=search if name == "search" else tyro.MISSING_NONPROP,
+                ),
+            ]
+            for name, entry in COMMANDS.items()
+        )
+    ]
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_optional)
+    registry.struct_rule(_Options())
+    command: Command = tyro.cli(
+        subcommands,
+        prog="evomal",
+        description=_PROGRAM,
+        args=arguments,
+        console_outputs=tell,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+        registry=registry,
+    )
+    return command
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    """The preset that is asked for, before anything else is parsed."""
+    name = "paper"
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option.startswith("--preset="):
+            value = option.removeprefix("--preset=")
+        elif option != "--preset":
+            continue
+        name = value
+    return name if name in PRESETS else "paper"  # the parser will say so
+
+
+def _description(entry: _Entry, *, alone: bool) -> str:
+    """What a command does, with an example where it stands alone."""
+    text = entry.command.__doc__ or ""
+    return f"{text}\n\nExample:\n  {entry.example}" if alone else text
+
+
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A type or None, written as the type; "None" still stands for the default."""
+    known = [kind for kind in get_args(info.type) if kind in _TYPES]
+    if not (len(known) == 1 and set(get_args(info.type)) == {known[0], NoneType}):
+        return None
+    metavar, convert = _TYPES[known[0]]
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda texts: None if texts[0] == "None" else convert(texts[0]),
+        is_instance=lambda value: value is None or isinstance(value, known[0]),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+class _Options:
+    """The rule for dataclasses: as tyro has it, with the help texts on one line."""
+
+    def __init__(self) -> None:
+        self._busy: list[Any] = []
+
+    def __call__(self, info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not is_dataclass(info.type) or info.type in self._busy:
+            return None
+        self._busy.append(info.type)  # so that tyro's own rule comes to its turn
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            self._busy.remove(info.type)
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        return replace(spec, fields=tuple(map(_tidy, spec.fields)))
+
+
+def _tidy(field: StructFieldSpec) -> StructFieldSpec:
+    if is_dataclass(field.default):
+        return field
+    hint = tyro.conf.arg(metavar=_METAVARS.get(field.name), help_behavior_hint=_hint)
+    kind: Any = Annotated[field.type, hint]
+    return replace(field, type=kind, helptext=lambda: _one_line(field.helptext))
+
+
+def _one_line(helptext: str | Callable[[], str | None] | None) -> str:
+    return " ".join(((helptext() if callable(helptext) else helptext) or "").split())
+
+
+def _hint(default: str) -> str:
+    """What the help says of a default: nothing where the text does, or where a flag is off."""
+    shown = {"None": "", "": "", "()": "", "False": "", "True": "(default: on)"}
+    return shown.get(default, f"(default: {default})")
