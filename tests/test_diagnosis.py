@@ -112,6 +112,13 @@ def scaled(inputs: float = 1.0, targets: float = 1.0, **settings: Any) -> Task:
     return Task(network, *parts, link="identity", name="scaled", **settings)
 
 
+def undefined_in_training() -> Task:
+    """The metric is judged when a task is made, and then refused."""
+    task = scaled()
+    task.metric = undefined
+    return task
+
+
 LEARNERS: dict[str, Any] = {
     "inputs x1000": (partial(scaled, 1000.0), "task loss itself diverges"),
     "targets of 3e5": (partial(scaled, 1.0, 3e5), "task loss itself diverges"),
@@ -120,7 +127,7 @@ LEARNERS: dict[str, Any] = {
         "All 2 candidates were rejected",
     ),
     "a metric that is undefined": (
-        partial(scaled, metric=undefined),
+        undefined_in_training,
         "the metric is NaN or infinite on the validation rows",
     ),
 }
@@ -145,6 +152,7 @@ def test_a_search_that_learns_nothing(
     assert json.loads(capsys.readouterr().out)["diagnosis"] == run.diagnosis
 
 
+@pytest.mark.filterwarnings("ignore::evomal.errors.TaskWarning")
 def test_reasons_of_divergence_are_stored(tmp_path: Path) -> None:
     settings = {**TINY, "population_size": 2, "generations": 1, "testing_steps": 60}
     losses = ("square(sub(y, f))", "square(square(sub(y, f)))")

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 import evomal
 from evomal import SymbolicLoss
+from evomal.errors import TaskWarning
 from evomal.runs.work import screen_candidates, train_candidates
 from evomal.tasks.task import Task
 from evomal.training.settings import EvaluationSettings
@@ -127,7 +128,8 @@ class Jittered(Dataset[Any]):
 
 
 def test_a_data_set_that_draws_is_read_alike_every_time() -> None:
-    one, two = (Task(Perceptron, Jittered(), Jittered(), link="identity") for _ in range(2))
+    with pytest.warns(TaskWarning, match="Two reads of a row"):
+        one, two = (Task(Perceptron, Jittered(), Jittered(), link="identity") for _ in range(2))
     assert one.fingerprint() == two.fingerprint()
     assert not torch.equal(one.train.inputs, one.validation.inputs)
     assert len({row[0] for row in one.train.inputs.tolist()}) == 12

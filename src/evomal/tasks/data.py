@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from evomal.errors import InputError, TaskWarning
 from evomal.losses.form import Form, Link, class_weights
-from evomal.seeding import isolated_rng
+from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.arguments import shown
 from evomal.tasks.arrays import read_array
 from evomal.tasks.checks import OWN_CODE_ERRORS, named
@@ -128,7 +128,7 @@ def _read_dataset(source: Dataset[Any], part: str) -> tuple[list[Tensor], list[T
             f"The {part} data set has no length; give it a __len__, or pass a pair "
             "(inputs, targets) of arrays."
         ) from error
-    with isolated_rng(torch.device("cpu"), 0):
+    with isolated_rng(torch.device("cpu"), derive_seed("read", part)):
         rows = [_read_row(source, index, part) for index in range(count)]
         twice = range(0, count, math.ceil(count / _ROWS_READ_TWICE)) if count else []
         changed = [i for i in twice if not _same(rows[i], _read_row(source, i, part))]
