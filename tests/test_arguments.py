@@ -247,7 +247,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a misspelt argument": (
         lambda: make(optimiser=SGD()),
-        "Task has no argument 'optimiser'; did you mean 'optimizer'?",
+        "Task has no argument 'optimiser'; did you mean optimizer?",
     ),
     "no link": (
         lambda: Task(Perceptron, (X, Y), (X, Y)),  # type: ignore[call-arg]
@@ -263,7 +263,10 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "class weights by name": (lambda: make(**SOFTMAX, weight="balanced"), "but are 'balanced'"),
     "no class counts": (lambda: make(**SOFTMAX, weight=[0, 0, 0]), "class weights are all 0"),
-    "a misspelt link": (lambda: make(link="softmx"), "Unknown link 'softmx'; did you mean 'softm"),
+    "a misspelt link": (
+        lambda: make(link="softmx"),
+        "Unknown link 'softmx'; did you mean softmax?",
+    ),
     "a class as a task loss": (
         lambda: make(task_loss=nn.MSELoss),
         "is called as (pred, target), but is the class MSELoss; pass an instance, MSELoss().",

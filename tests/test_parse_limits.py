@@ -16,8 +16,8 @@ from evomal.expressions.expression import (
     MOST_CHARACTERS,
     MOST_EDGES,
     Expression,
+    excerpt,
     parse,
-    quoted,
 )
 from evomal.expressions.primitives import PRIMITIVES, TERMINALS
 from strategies import fast
@@ -48,7 +48,7 @@ def test_any_text_is_an_expression_or_one_printable_line(text: str) -> None:
 @given(st.text(), st.integers(0, 300))
 def test_a_quotation_is_one_printable_line_with_its_place(text: str, place: int) -> None:
     place = min(place, len(text))
-    shown = quoted(text, place)
+    shown = excerpt(text, place)
     assert shown.isprintable()
     assert len(text) > 60 or shown == repr(text)
     around = text[max(0, place - 20) : place + 20]

@@ -28,10 +28,18 @@ def printable(text: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as messages quote it: as Python writes it, at most a line of it."""
+    """A value as messages quote it: as Python writes it, if that is a line, and at most that."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if isinstance(value, int) and value.bit_length() > 4 * _QUOTED:  # Python may refuse to write it
         return f"a number of {value.bit_length()} bits"
-    return printable(shortened(repr(value)))
+    try:
+        text = repr(value)
+    except RecursionError:  # lists in lists in lists
+        text = "\n"
+    if "\n" in text:
+        return f"an object of type {type(value).__name__}"
+    return printable(shortened(text))
 
 
 def shortened(text: str) -> str:
@@ -55,18 +63,22 @@ def require_name(kind: str, name: object, known: Collection[str], listing: str =
     """
     if isinstance(name, str) and name in known:
         return
+    remedy = meant(name, known)
+    if remedy is None:
+        few = len(known) <= 8 or not listing
+        remedy = f"choose from {', '.join(known)}." if few else f"{listing}."
+    raise InputError(f"Unknown {kind} {quoted(name)}; {remedy}")
+
+
+def meant(name: object, known: Collection[str]) -> str | None:
+    """A question that names what is most like a name that is not known; None if nothing is."""
     wanted = name.lower() if isinstance(name, str) else ""
     close = difflib.get_close_matches(wanted, known)
-    if close:
-        bar = 0.9 * max(_likeness(wanted, other) for other in close)
-        close = [other for other in close if _likeness(wanted, other) >= bar]
-        *others, last = close
-        remedy = f"did you mean {', '.join(others) + ' or ' if others else ''}{last}?"
-    elif len(known) <= 8 or not listing:
-        remedy = f"choose from {', '.join(known)}."
-    else:
-        remedy = f"{listing}."
-    raise InputError(f"Unknown {kind} {quoted(name)}; {remedy}")
+    if not close:
+        return None
+    bar = 0.9 * max(_likeness(wanted, other) for other in close)
+    *others, last = (other for other in close if _likeness(wanted, other) >= bar)
+    return f"did you mean {', '.join(others) + ' or ' if others else ''}{last}?"
 
 
 def _likeness(first: str, second: str) -> float:

@@ -57,13 +57,13 @@ class Expression:
         missing = 1  # arguments still to come
         for index, node in enumerate(self.nodes):
             if not (node in PRIMITIVES or node in TERMINALS or is_input_name(node)):
-                name = quoted(str(node))
+                name = excerpt(str(node))
                 raise InputError(f"Unknown name {name} in the expression; known are {_KNOWN}.")
             missing += arity(node) - 1
             if missing == 0 and index + 1 < len(self.nodes):
                 raise InputError(f"The expression is complete before {self.nodes[index + 1]!r}.")
         if missing:
-            nodes = quoted(" ".join(self.nodes))
+            nodes = excerpt(" ".join(self.nodes))
             raise InputError(f"The expression {nodes} lacks {missing} arguments.")
 
     def __len__(self) -> int:
@@ -207,7 +207,7 @@ def parse(text: str, inputs: Sequence[str] = ()) -> Expression:
         raise InputError(f"An expression is read from a text, but this is a {type(text).__name__}.")
     if len(text) > MOST_CHARACTERS:
         raise InputError(
-            f"The expression {quoted(text)} has {len(text)} characters, but at most "
+            f"The expression {excerpt(text)} has {len(text)} characters, but at most "
             f"{MOST_CHARACTERS} are read."
         )
     return _parse(text, tuple(inputs))
@@ -224,7 +224,7 @@ def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
             if token not in PRIMITIVES and token not in TERMINALS and token not in inputs:
                 known = ", ".join([_KNOWN, *inputs])
                 raise InputError(
-                    f"Unknown name {quoted(token)} {_place(text, match)}; known are {known}."
+                    f"Unknown name {excerpt(token)} {_place(text, match)}; known are {known}."
                 )
             nodes.append(token)
             if arity(token):
@@ -232,7 +232,7 @@ def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
                 expected = "("
                 if len(waiting) > MOST_EDGES:
                     raise InputError(
-                        f"The expression is nested too deeply: {quoted(token)} "
+                        f"The expression is nested too deeply: {excerpt(token)} "
                         f"{_place(text, match)} is {MOST_EDGES} edges below the first name, and "
                         f"an expression may have {MOST_EDGES} edges from top to bottom."
                     )
@@ -246,11 +246,11 @@ def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
                 expected = "name"
         else:
             wanted = {"name": "a name", "end": "the end"}.get(expected, repr(expected))
-            found = quoted(token)
+            found = excerpt(token)
             raise InputError(f"Expected {wanted} but found {found} {_place(text, match)}.")
     if expected != "end":
         wanted = "a name" if expected == "name" else repr(expected)
-        end = quoted(text, len(text))
+        end = excerpt(text, len(text))
         raise InputError(f"The expression {end} ends too early; expected {wanted}.")
     return Expression(tuple(nodes))
 
@@ -258,10 +258,10 @@ def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
 def _place(text: str, match: re.Match[str]) -> str:
     """Where a token is."""
     start = match.start(match.lastgroup or 0)
-    return f"at position {start + 1} of {quoted(text, start)}"
+    return f"at position {start + 1} of {excerpt(text, start)}"
 
 
-def quoted(text: str, place: int = 0) -> str:
+def excerpt(text: str, place: int = 0) -> str:
     """A text in quotation marks, control characters escaped; of a long one, what is around a place.
 
     Parameters

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomal.errors import InputError
-from evomal.losses.form import FLOATS, HALVES, shown
+from evomal.errors import InputError, quoted
+from evomal.losses.form import FLOATS, HALVES
 
 
 def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
@@ -51,7 +51,7 @@ def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
 def _require_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise InputError(
-            f"A loss takes tensors, but {name} is {shown(value)} of type {type(value).__name__}; "
+            f"A loss takes tensors, but {name} is {quoted(value)} of type {type(value).__name__}; "
             f"convert arrays and lists with torch.as_tensor({name})."
         )
 
@@ -87,5 +87,5 @@ def further_input(name: str, given: Any, like: Tensor) -> Tensor:
         pass  # it is told below
     raise InputError(
         f"The input {name!r} of the loss must be a number or a tensor of real numbers, but is "
-        f"{shown(given)} of type {type(given).__name__}; convert it with torch.as_tensor."
+        f"{quoted(given)} of type {type(given).__name__}; convert it with torch.as_tensor."
     )

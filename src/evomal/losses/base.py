@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError
+from evomal.errors import InputError, require_name
 from evomal.losses.arguments import computed, further_input
 from evomal.losses.classes import class_dim, one_hot, sample_weights
 from evomal.losses.form import (
@@ -24,7 +24,6 @@ from evomal.losses.form import (
     input_names,
     real_numbers,
     require_ignore_index,
-    shown,
 )
 
 Activation = Literal["identity", "softplus"]
@@ -84,8 +83,7 @@ class Loss(nn.Module, ABC):
             ("activation", activation, _ACTIVATIONS),
             ("reduction", reduction, _REDUCTIONS),
         ):
-            if value not in known:
-                raise InputError(f"Unknown {name} {shown(value)}; choose from {', '.join(known)}.")
+            require_name(name, value, known)
         self.link = link
         self.activation = activation
         self.reduction = reduction

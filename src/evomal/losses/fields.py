@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomal.errors import InputError
-from evomal.losses.form import FLOATS, shown
+from evomal.errors import InputError, quoted
+from evomal.losses.form import FLOATS
 
 Reader = Callable[[Any], Any]
 """The value of a field from its JSON value; raises an `InputError` that says what it must be."""
@@ -32,7 +32,7 @@ def read_fields(fields: Mapping[str, Any], readers: Mapping[str, Reader]) -> dic
     """
     for name in fields:
         if name not in readers:
-            raise InputError(f"There is no field {shown(name)}; those known: {', '.join(readers)}.")
+            raise InputError(f"There is no field {quoted(name)}; known are {', '.join(readers)}.")
     values = {}
     for name, reader in readers.items():
         if name not in fields:
@@ -52,48 +52,48 @@ def anything(value: Any) -> Any:
 def text(value: Any) -> str:
     """Text."""
     if not isinstance(value, str):
-        raise InputError(f"must be text, but is {shown(value)}.")
+        raise InputError(f"must be text, but is {quoted(value)}.")
     return value
 
 
 def texts(value: Any) -> tuple[str, ...]:
     """A list of texts."""
     if not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
-        raise InputError(f"must be a list of texts, but is {shown(value)}.")
+        raise InputError(f"must be a list of texts, but is {quoted(value)}.")
     return tuple(value)
 
 
 def flag(value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):
-        raise InputError(f"must be true or false, but is {shown(value)}.")
+        raise InputError(f"must be true or false, but is {quoted(value)}.")
     return value
 
 
 def integer(value: Any) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"must be a whole number, but is {shown(value)}.")
+        raise InputError(f"must be a whole number, but is {quoted(value)}.")
     return value
 
 
 def number(value: Any) -> float:
     """A finite number that is not rounded."""
     if not _is_number(value):
-        raise InputError(f"must be a number, but is {shown(value)}.")
+        raise InputError(f"must be a number, but is {quoted(value)}.")
     try:
         exact = float(value)
     except OverflowError:
         exact = math.inf
     if not math.isfinite(exact) or exact != value:
-        raise InputError(f"has the number {shown(value)}, which is not finite or too large.")
+        raise InputError(f"has the number {quoted(value)}, which is not finite or too large.")
     return exact
 
 
 def numbers(value: Any) -> list[float]:
     """A list of finite numbers."""
     if not (isinstance(value, list) and all(map(_is_number, value))):
-        raise InputError(f"must be a list of numbers, but is {shown(value)}.")
+        raise InputError(f"must be a list of numbers, but is {quoted(value)}.")
     return [number(one) for one in value]
 
 
@@ -104,7 +104,7 @@ def _is_number(value: Any) -> bool:
 def dtype(value: Any) -> torch.dtype:
     """A type of weights."""
     if not (isinstance(value, str) and value in DTYPES):
-        raise InputError(f"must be one of {', '.join(DTYPES)}, but is {shown(value)}.")
+        raise InputError(f"must be one of {', '.join(DTYPES)}, but is {quoted(value)}.")
     return DTYPES[value]
 
 

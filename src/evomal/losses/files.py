@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 from evomal.losses.base import Loss
-from evomal.losses.form import FLOATS, IGNORE_INDEX, shown
+from evomal.losses.form import FLOATS, IGNORE_INDEX
 from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 
@@ -55,11 +55,11 @@ def loss_from_dict(fields: Any) -> Loss:
         range, or a weight is not finite or no number of the stored type.
     """
     if not isinstance(fields, dict):
-        raise InputError(f"A stored loss must be a dictionary, but is {shown(fields)}.")
+        raise InputError(f"A stored loss must be a dictionary, but is {quoted(fields)}.")
     kind = fields.get("kind")
     if not (isinstance(kind, str) and kind in LOSS_KINDS):
         raise InputError(
-            f"The field 'kind' must be one of {', '.join(LOSS_KINDS)}, but is {shown(kind)}."
+            f"The field 'kind' must be one of {', '.join(LOSS_KINDS)}, but is {quoted(kind)}."
         )
     return LOSS_KINDS[kind].from_dict({k: v for k, v in fields.items() if k != "kind"})
 
@@ -110,7 +110,7 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
     version = fields.pop("version", None)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise InputError(
-            f"{str(path)!r} has format version {shown(version)}, but this evomal reads "
+            f"{str(path)!r} has format version {quoted(version)}, but this evomal reads "
             f"versions up to {FORMAT_VERSION}; upgrade evomal."
         )
     if version == 1:
@@ -124,7 +124,7 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
 def _path(path: str | os.PathLike[str]) -> Path:
     """A path that can be opened, or an `InputError`."""
     if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
-        raise InputError(f"A loss file is named by a path, but not by {shown(path)}.")
+        raise InputError(f"A loss file is named by a path, but not by {quoted(path)}.")
     return Path(path)
 
 

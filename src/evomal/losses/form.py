@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted, require_name
 from evomal.expressions.primitives import is_input_name
 
 Link = Literal["softmax", "sigmoid", "identity"]
@@ -26,7 +26,6 @@ FLOATS = (*HALVES, torch.float32, torch.float64)
 IGNORE_INDEX = -100
 """The class index that torch's losses ignore by default."""
 
-_LONGEST_QUOTE = 60
 
 NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -59,12 +58,9 @@ class Form:
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, Mapping) or set(fields) != set(names):
-            raise InputError(f"A form has the fields {', '.join(names)}, but is {shown(fields)}.")
+            raise InputError(f"A form has the fields {', '.join(names)}, but is {quoted(fields)}.")
         link, inputs, weight = fields["link"], fields["inputs"], fields["weight"]
-        if link not in get_args(Link):
-            raise InputError(
-                f"Unknown link {shown(link)}; choose from {', '.join(get_args(Link))}."
-            )
+        require_name("link", link, get_args(Link))
         if weight is not None:
             class_weights(weight, link)
             weight = tuple(map(float, weight))
@@ -72,20 +68,11 @@ class Form:
         return cls(link, input_names(inputs), weight, index)
 
 
-def shown(value: object) -> str:
-    """A value as a message quotes it: on one line, and cut off where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # an integer of thousands of digits
-        return "a number"
-    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
-
-
 def require_input_name(name: object) -> None:
     """Raise an `InputError` if a further input of a loss cannot be called so."""
     if not (isinstance(name, str) and is_input_name(name)):
         raise InputError(
-            f"A further input of a loss cannot be called {shown(name)}; choose a word that is no "
+            f"A further input of a loss cannot be called {quoted(name)}; choose a word that is no "
             "primitive, not y and not f."
         )
 
@@ -93,7 +80,7 @@ def require_input_name(name: object) -> None:
 def input_names(names: Sequence[str]) -> tuple[str, ...]:
     """The names of further inputs, or an `InputError`."""
     if isinstance(names, str | Mapping) or not isinstance(names, Iterable):
-        raise InputError(f"The inputs of a loss are a list of names, but are {shown(names)}.")
+        raise InputError(f"The inputs of a loss are a list of names, but are {quoted(names)}.")
     for name in (names := tuple(names)):
         require_input_name(name)
     return tuple(dict.fromkeys(names))
@@ -108,7 +95,7 @@ def class_weights(weight: Tensor | Sequence[float], link: Link) -> Tensor:
         If they are no finite numbers of at least 0, or the link is not ``"softmax"``.
     """
     if link != "softmax":
-        raise InputError(f"Class weights need the link 'softmax', not {shown(link)}.")
+        raise InputError(f"Class weights need the link 'softmax', not {quoted(link)}.")
     tensor = real_numbers("class weights", weight)
     if tensor.ndim != 1 or not bool(((tensor >= 0) & tensor.isfinite()).all()):
         raise InputError("The class weights must be finite numbers of at least 0, one per class.")
@@ -132,7 +119,7 @@ def real_numbers(what: str, values: Any, like: Tensor | None = None) -> Tensor:
         tensor = torch.as_tensor(values, **own).detach().clone()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(
-            f"The {what} must be a tensor or a list of numbers, but are {shown(values)}."
+            f"The {what} must be a tensor or a list of numbers, but are {quoted(values)}."
         ) from error
     if not (tensor.is_floating_point() or tensor.is_complex()):
         tensor = tensor.to(torch.get_default_dtype())
@@ -148,7 +135,7 @@ def require_number(name: str, value: object, what: str, holds: Any) -> float:
         with contextlib.suppress(OverflowError):
             number = float(value)
     if not math.isfinite(number) or not holds(number):
-        raise InputError(f"The {name} of a loss must be a number {what}, but is {shown(value)}.")
+        raise InputError(f"The {name} of a loss must be a number {what}, but is {quoted(value)}.")
     return number
 
 
@@ -158,13 +145,13 @@ def require_ignore_index(value: object) -> int:
         index = int(value)
         if -(2**63) <= index < 2**63:
             return index
-    raise InputError(f"The ignore_index must be an integer of 64 bits, but is {shown(value)}.")
+    raise InputError(f"The ignore_index must be an integer of 64 bits, but is {quoted(value)}.")
 
 
 def require_flag(name: str, value: object) -> bool:
     """True or False, or an `InputError`."""
     if not isinstance(value, bool):
-        raise InputError(f"The setting {name} must be True or False, but is {shown(value)}.")
+        raise InputError(f"The setting {name} must be True or False, but is {quoted(value)}.")
     return value
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 from evomal.expressions import program
-from evomal.expressions.expression import Expression, parse, quoted
+from evomal.expressions.expression import Expression, excerpt, parse
 from evomal.losses import fields as read
 from evomal.losses.arguments import is_plain
 from evomal.losses.base import Activation, Loss, Reduction
@@ -24,7 +24,6 @@ from evomal.losses.form import (
     Link,
     input_names,
     real_numbers,
-    shown,
 )
 
 INITIAL_DEVIATION = 1e-3
@@ -69,14 +68,14 @@ class SymbolicLoss(Loss):
             expression = parse(expression, inputs)
         if not isinstance(expression, Expression):
             raise InputError(
-                f"An expression is text such as 'square(sub(y, f))', not {shown(expression)}."
+                f"An expression is text such as 'square(sub(y, f))', not {quoted(expression)}."
             )
         inputs = tuple(dict.fromkeys([*inputs, *expression.inputs]))
         edges = len(expression) - 1
         phi = torch.ones(edges) if weights is None else real_numbers("weights", weights)
         if phi.shape != (edges,):
             raise InputError(
-                f"The expression {quoted(str(expression))} takes {edges} weights, one per edge, "
+                f"The expression {excerpt(str(expression))} takes {edges} weights, one per edge, "
                 f"but the weights given have shape {tuple(phi.shape)}."
             )
         super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)

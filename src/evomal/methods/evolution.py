@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
 from evomal.losses.form import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Method, Outcome
 from evomal.methods.settings import SearchSettings
-from evomal.methods.stored import require, shown, typed
+from evomal.methods.stored import require, typed
 from evomal.seeding import derive_generator
 
 
@@ -139,7 +139,7 @@ class EvoMAL(Method):
             f"the expression of {what} is none that the method could have made",
         )
         require(
-            0 <= stored.number < self._candidates, f"{what} is candidate {shown(stored.number)}"
+            0 <= stored.number < self._candidates, f"{what} is candidate {quoted(stored.number)}"
         )
         fitness = math.inf if stored.fitness is None else stored.fitness
         return Individual(expression, fitness, stored.number, stored.halted)

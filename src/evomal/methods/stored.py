@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 
 _NAMES: dict[Any, str] = {
     int: "a whole number",
@@ -37,7 +37,7 @@ def from_json(text: object, what: str) -> Any:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{what} is {shown(text)}, which is no JSON text") from error
+        raise InputError(f"{what} is {quoted(text)}, which is no JSON text") from error
 
 
 def typed(kind: Any, value: Any, what: str) -> Any:
@@ -78,22 +78,13 @@ def typed(kind: Any, value: Any, what: str) -> Any:
             return with_point
     elif kind in (int, str, bool, NoneType, None) and type(value) is (kind or NoneType):
         return value
-    raise InputError(f"{what} is {shown(value)}, not {_name(kind)}")
+    raise InputError(f"{what} is {quoted(value)}, not {_name(kind)}")
 
 
 def require(condition: bool, message: str) -> None:
     """Raise an `InputError` unless the condition holds."""
     if not condition:
         raise InputError(message)
-
-
-def shown(value: object) -> str:
-    """A stored value on part of a line, control characters escaped."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
@@ -107,7 +98,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
             return typed(kind, value, what)
         except InputError:
             continue
-    raise InputError(f"{what} is {shown(value)}, not {' or '.join(map(_name, kinds))}")
+    raise InputError(f"{what} is {quoted(value)}, not {' or '.join(map(_name, kinds))}")
 
 
 def _record(kind: Any, fields: Mapping[str, Any], what: str) -> Any:
@@ -116,7 +107,7 @@ def _record(kind: Any, fields: Mapping[str, Any], what: str) -> Any:
     missing = next((name for name in names if name not in fields), None)
     require(missing is None, f"{what} lacks {missing!r}")
     unknown = next((name for name in fields if name not in names), None)
-    require(unknown is None, f"{what} holds {shown(unknown)}, which this evomal does not know")
+    require(unknown is None, f"{what} holds {quoted(unknown)}, which this evomal does not know")
     return kind(**{name: typed(hints[name], fields[name], f"{what}, {name!r}") for name in names})
 
 

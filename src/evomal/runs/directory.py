@@ -11,8 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from evomal.errors import InputError
-from evomal.methods.stored import shown
+from evomal.errors import InputError, quoted
 
 DATABASE = "run.sqlite"
 BEST_LOSS = "best.json"
@@ -29,7 +28,7 @@ def named_run_dir(run_dir: object) -> Path:
         If it is no path, or one that nobody could type again.
     """
     if not isinstance(run_dir, str | os.PathLike):
-        raise InputError(f"The run directory must be a path, not {shown(run_dir)}.")
+        raise InputError(f"The run directory must be a path, not {quoted(run_dir)}.")
     text = os.fsdecode(run_dir)
     if not text:
         raise InputError(
@@ -38,7 +37,7 @@ def named_run_dir(run_dir: object) -> Path:
         )
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise InputError(
-            f"The run directory {shown(text)} holds a control character; choose another --run-dir."
+            f"The run directory {quoted(text)} holds a control character; choose another --run-dir."
         )
     return Path(text)
 
@@ -91,7 +90,7 @@ def require_run(run_dir: Path) -> None:
         ) from error
     except (OSError, ValueError) as error:  # no permission, a name that is too long, a NUL
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"The run in {shown(str(run_dir))} cannot be read: {reason}.") from error
+        raise InputError(f"The run in {quoted(str(run_dir))} cannot be read: {reason}.") from error
 
 
 def is_in_use(run_dir: Path) -> bool:

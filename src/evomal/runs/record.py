@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import torch
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 from evomal.expressions.symbolic import PrintedForm
 from evomal.losses.form import Form, class_weights, require_input_name
 from evomal.methods.base import Generation, Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
-from evomal.methods.stored import require, shown, typed
+from evomal.methods.stored import require, typed
 from evomal.runs.store import RunStore
 from evomal.tasks.registry import Split
 from evomal.training.halving import rungs
@@ -149,7 +149,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
 
     form = _checked_form(fact(Form, "form"))
     method = fact(str, "method")
-    require(method in METHODS, f"the method {shown(method)} is unknown")
+    require(method in METHODS, f"the method {quoted(method)} is unknown")
     settings: SearchSettings = typed(SearchSettings, fact(Any, "settings"), "the settings")
     settings.validate(form.inputs)
     require(settings.engine != "auto", "the engine is 'auto', not the one that was chosen")
@@ -159,7 +159,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     require(len(set(names)) == len(names), "two tasks have one name")
     for name, values in {"task": names, "split": [task.split for task in tasks]}.items():
         together = common(values)
-        require(fact(Any, name) == together, f"the fact {name!r} is not {shown(together)}")
+        require(fact(Any, name) == together, f"the fact {name!r} is not {quoted(together)}")
     metrics = fact(str | tuple[str, ...], "metric")
     require(
         isinstance(metrics, str) or len(metrics) == len(tasks),
@@ -264,14 +264,14 @@ def _require_device(name: str) -> None:
     try:
         torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"the device {shown(name)} is unknown") from error
+        raise InputError(f"the device {quoted(name)} is unknown") from error
 
 
 def _require_time(text: str) -> None:
     try:
         datetime.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"the fact 'started' is {shown(text)}, not a time") from error
+        raise InputError(f"the fact 'started' is {quoted(text)}, not a time") from error
 
 
 def _require_whole(

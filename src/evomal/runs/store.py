@@ -15,11 +15,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 from evomal.expressions.symbolic import PrintedForm
 from evomal.losses.files import loss_to_dict
 from evomal.methods.base import Generation, Outcome
-from evomal.methods.stored import from_json, shown, typed
+from evomal.methods.stored import from_json, typed
 from evomal.runs.directory import (
     BEST_LOSS,
     DATABASE,
@@ -311,8 +311,8 @@ def _require_version(facts: Mapping[str, Any]) -> None:
     if version != FORMAT_VERSION or type(version) is not int:
         writer = versions.get("evomal") if isinstance(versions, dict) else None
         raise InputError(
-            f"it has format version {shown(version)}, but this evomal reads version "
-            f"{FORMAT_VERSION}; use the evomal that wrote it ({shown(writer)})"
+            f"it has format version {quoted(version)}, but this evomal reads version "
+            f"{FORMAT_VERSION}; use the evomal that wrote it ({quoted(writer)})"
         )
 
 

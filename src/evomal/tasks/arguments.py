@@ -5,48 +5,29 @@ All raise an `InputError` of one sentence that begins with what the argument is 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import nn
 
-from evomal.errors import InputError
+from evomal.errors import InputError, meant, quoted
 
 T = TypeVar("T")
-
-_LONGEST = 60  # characters of a value that a message quotes
-
-
-def shown(value: object) -> str:
-    """A value as a message quotes it: on one line, and cut where it is long."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if isinstance(value, nn.Module):  # its text is a page
-        return f"a module, {type(value).__name__}"
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of more digits than Python writes
-        text = "\n"
-    if "\n" in text:
-        return f"an object of type {type(value).__name__}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def whole_number(value: Any, name: str, least: int | None = None) -> int:
     """A whole number of 64 bits, of at least `least`; Python's or numpy's."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(f"The {name} must be a whole number, but is {shown(value)}.")
+        raise InputError(f"The {name} must be a whole number, but is {quoted(value)}.")
     whole = int(value)
     if least is not None and whole < least:
-        raise InputError(f"The {name} must be at least {least}, but is {shown(value)}.")
+        raise InputError(f"The {name} must be at least {least}, but is {quoted(value)}.")
     if not -(2**63) <= whole < 2**63:
-        raise InputError(f"The {name} must fit into 64 bits, but is {shown(value)}.")
+        raise InputError(f"The {name} must fit into 64 bits, but is {quoted(value)}.")
     return whole
 
 
@@ -58,13 +39,13 @@ def whole_numbers(values: Any, name: str, least: int) -> list[int]:
 def number(value: Any, name: str) -> float:
     """A finite number, of Python's or numpy's."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputError(f"The {name} must be a number, but is {shown(value)}.")
+        raise InputError(f"The {name} must be a number, but is {quoted(value)}.")
     try:
         converted = float(value)
     except OverflowError:
         converted = math.inf
     if not math.isfinite(converted):
-        raise InputError(f"The {name} must be a finite number, but is {shown(value)}.")
+        raise InputError(f"The {name} must be a finite number, but is {quoted(value)}.")
     return converted
 
 
@@ -72,7 +53,7 @@ def positive(value: Any, name: str) -> float:
     """A finite number above 0."""
     converted = number(value, name)
     if converted <= 0:
-        raise InputError(f"The {name} must be above 0, but is {shown(value)}.")
+        raise InputError(f"The {name} must be above 0, but is {quoted(value)}.")
     return converted
 
 
@@ -80,14 +61,14 @@ def not_negative(value: Any, name: str) -> float:
     """A finite number of at least 0."""
     converted = number(value, name)
     if converted < 0:
-        raise InputError(f"The {name} must be at least 0, but is {shown(value)}.")
+        raise InputError(f"The {name} must be at least 0, but is {quoted(value)}.")
     return converted
 
 
 def flag(value: Any, name: str) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"The {name} must be True or False, but is {shown(value)}.")
+        raise InputError(f"The {name} must be True or False, but is {quoted(value)}.")
     return bool(value)
 
 
@@ -96,7 +77,7 @@ def increasing_shares(values: Any, name: str) -> tuple[float, ...]:
     shares = tuple(number(value, name) for value in listed(values, f"{name}s"))
     if not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
         raise InputError(
-            f"The {name}s must be shares between 0 and 1 that increase, but are {shown(values)}."
+            f"The {name}s must be shares between 0 and 1 that increase, but are {quoted(values)}."
         )
     return shares
 
@@ -104,23 +85,8 @@ def increasing_shares(values: Any, name: str) -> tuple[float, ...]:
 def text(value: Any, name: str) -> str:
     """A line of text that is not empty."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise InputError(f"The {name} must be a line of text, but is {shown(value)}.")
+        raise InputError(f"The {name} must be a line of text, but is {quoted(value)}.")
     return value
-
-
-def choice(value: Any, name: str, choices: Iterable[str]) -> str:
-    """One of these texts."""
-    known = list(choices)
-    if isinstance(value, str) and value in known:
-        return value
-    meant = _meant(value, known) or f"choose from {', '.join(known)}."
-    raise InputError(f"Unknown {name} {shown(value)}; {meant}")
-
-
-def _meant(value: object, known: Sequence[str]) -> str | None:
-    """A question that names the text that is like a value, if there is one."""
-    near = difflib.get_close_matches(value, known, n=1) if isinstance(value, str) else []
-    return f"did you mean {near[0]!r}?" if near else None
 
 
 def function(value: Callable[..., T] | None, name: str, called: str) -> Callable[..., T] | None:
@@ -128,11 +94,11 @@ def function(value: Callable[..., T] | None, name: str, called: str) -> Callable
     if isinstance(value, type):
         raise InputError(
             f"The {name} must be a function that is called as {called}, but is "
-            f"{shown(value)}; pass an instance, {value.__name__}()."
+            f"{quoted(value)}; pass an instance, {value.__name__}()."
         )
     if value is not None and not callable(value):
         raise InputError(
-            f"The {name} must be a function that is called as {called}, but is {shown(value)}."
+            f"The {name} must be a function that is called as {called}, but is {quoted(value)}."
         )
     return value
 
@@ -141,21 +107,21 @@ def listed(values: Any, name: str) -> list[Any]:
     """The elements of a list, a tuple, a range or a one-dimensional array."""
     is_array = isinstance(values, np.ndarray) and values.ndim == 1
     if not (is_array or isinstance(values, Sequence)) or isinstance(values, str | bytes):
-        raise InputError(f"The {name} must be a list, but is {shown(values)}.")
+        raise InputError(f"The {name} must be a list, but is {quoted(values)}.")
     return list(values)
 
 
 def mapping(value: Any, name: str) -> Mapping[Any, Any]:
     """A dict or the like."""
     if not isinstance(value, Mapping):
-        raise InputError(f"The {name} must be a dict, but is {shown(value)}.")
+        raise InputError(f"The {name} must be a dict, but is {quoted(value)}.")
     return value
 
 
 def instance(value: Any, name: str, kind: type[T], remedy: str) -> T:
     """An instance of a class; `remedy` says how to get one."""
     if not isinstance(value, kind):
-        raise InputError(f"The {name} must be {remedy}, but is {shown(value)}.")
+        raise InputError(f"The {name} must be {remedy}, but is {quoted(value)}.")
     return value
 
 
@@ -173,8 +139,8 @@ def with_known_arguments(cls: type[T]) -> type[T]:
         takes = f"it takes {', '.join(known)}."
         for name in kwargs:
             if name not in known:
-                meant = _meant(name, known) or takes
-                raise InputError(f"{cls.__name__} has no argument {name!r}; {meant}")
+                remedy = meant(name, known) or takes
+                raise InputError(f"{cls.__name__} has no argument {name!r}; {remedy}")
         try:
             signature.bind(self, *args, **kwargs)
         except TypeError as error:

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError
-from evomal.tasks.arguments import shown
+from evomal.errors import InputError, quoted
 from evomal.tasks.functions import function_name
 
 _LONGEST = 250  # characters of an error that a message quotes
@@ -31,7 +30,7 @@ OWN_CODE_ERRORS = (
 def available_device(device: str | torch.device) -> torch.device:
     """The device, if torch can compute on it; ``"auto"`` means a GPU if there is one."""
     if not isinstance(device, str | torch.device):
-        raise InputError(f"The device must be text such as 'cuda:0', but is {shown(device)}.")
+        raise InputError(f"The device must be text such as 'cuda:0', but is {quoted(device)}.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -40,10 +39,10 @@ def available_device(device: str | torch.device) -> torch.device:
             torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"The device {shown(str(device))} cannot be used: {first_line(error)}"
+            f"The device {quoted(str(device))} cannot be used: {first_line(error)}"
         ) from error
     if found.type not in ("cpu", "cuda"):
-        raise InputError(f"The device {shown(str(device))} cannot be used; only cpu and cuda can.")
+        raise InputError(f"The device {quoted(str(device))} cannot be used; only cpu and cuda can.")
     return found
 
 
@@ -57,7 +56,7 @@ def model_factory(model: object) -> Callable[[], nn.Module]:
     if not callable(model):
         raise InputError(
             "The model must be a function that returns a new network, such as "
-            f"`lambda: Net(...)`, but is {shown(model)}."
+            f"`lambda: Net(...)`, but is {quoted(model)}."
         )
     try:
         parameters = inspect.signature(model).parameters.values()

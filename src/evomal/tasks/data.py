@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from evomal.errors import InputError, TaskWarning
+from evomal.errors import InputError, TaskWarning, quoted
 from evomal.losses.form import Form, Link, class_weights
 from evomal.seeding import derive_seed, isolated_rng
-from evomal.tasks.arguments import shown
 from evomal.tasks.arrays import read_array
 from evomal.tasks.checks import OWN_CODE_ERRORS, named
 
@@ -156,7 +155,7 @@ def _read_row(source: Dataset[Any], index: int, part: str) -> tuple[Tensor, Tens
     if isinstance(row, tuple | list) and len(row) == 2:
         return read_array(row[0], f"The {part} inputs"), read_array(row[1], f"The {part} targets")
     if isinstance(row, Mapping):
-        seen = f"dicts with the keys {shown(list(row))}"
+        seen = f"dicts with the keys {quoted(list(row))}"
     elif isinstance(row, tuple | list):
         seen = f"of {len(row)} values"
     else:
@@ -192,7 +191,7 @@ def read_extras(given: Mapping[str, Any], train: Data, dtype: torch.dtype) -> di
         if isinstance(source, str):
             raise InputError(
                 f"The loss input {name!r} must be 'progress' or an array with one value per "
-                f"training row, but is {shown(source)}."
+                f"training row, but is {quoted(source)}."
             )
         values = read_array(source, f"The values of the loss input {name!r}").to(dtype)
         if values.ndim == 0 or values.shape != train.targets.shape[: values.ndim]:
@@ -218,7 +217,7 @@ def read_class_weights(weight: Any, link: Link) -> tuple[float, ...] | None:
     if isinstance(weight, Mapping | str):
         raise InputError(
             "The class weights must be a list of numbers, one per class in the order of the class "
-            f"indices, but are {shown(weight)}."
+            f"indices, but are {quoted(weight)}."
         )
     weights = class_weights(read_array(weight, "The class weights"), link)
     if not weights.any():

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError
+from evomal.errors import InputError, quoted
 from evomal.losses.base import Loss
 from evomal.losses.form import Form
 from evomal.seeding import isolated_rng
-from evomal.tasks.arguments import shown
 from evomal.tasks.checks import OWN_CODE_ERRORS, named
 from evomal.tasks.data import Data
 
@@ -65,7 +64,7 @@ def _try_transforms(task: Task, data: Data, part: str) -> None:
                 f"{tuple(inputs.shape)}: {named(error)}"
             ) from error
         if not isinstance(result, Tensor):
-            raise InputError(f"The function {name} must return a tensor, not {shown(result)}.")
+            raise InputError(f"The function {name} must return a tensor, not {quoted(result)}.")
         if result.ndim == 0 or len(result) != rows:
             raise InputError(
                 f"The function {name} must return as many rows as it gets, but returns shape "
@@ -142,7 +141,7 @@ def _try_task_loss(task: Task, learner: nn.Module) -> None:
     value = _try_function("task loss", call, task, learner, task.train)
     if not isinstance(value, Tensor):
         raise InputError(
-            f"The task loss must return a tensor, but returns {shown(value)}; compute it with "
+            f"The task loss must return a tensor, but returns {quoted(value)}; compute it with "
             "torch's operations, without .item() or numpy."
         )
     if value.ndim > 0:
@@ -173,7 +172,7 @@ def _try_metric(task: Task, learner: nn.Module) -> None:
         is_number = isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0)
     if not is_number:
         is_array = isinstance(value, Tensor | np.ndarray)
-        seen = f"an array of shape {tuple(value.shape)}" if is_array else shown(value)
+        seen = f"an array of shape {tuple(value.shape)}" if is_array else quoted(value)
         raise InputError(f"The metric must return one number, but returns {seen}.")
 
 

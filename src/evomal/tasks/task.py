@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError, TaskWarning
+from evomal.errors import InputError, TaskWarning, quoted, require_name
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, require_input_name
 from evomal.seeding import isolated_rng
@@ -138,7 +138,7 @@ class Task:
         origin: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        arguments.choice(link, "link", get_args(Link))
+        require_name("link", link, get_args(Link))
         loss_inputs = {} if loss_inputs is None else loss_inputs
         given = arguments.mapping(loss_inputs, "argument loss_inputs")
         for input_name in given:
@@ -236,7 +236,7 @@ class Task:
         if not isinstance(loss, Loss):
             raise InputError(
                 "The loss must be one of evomal's, such as run.best.loss, evomal.load_loss(path) "
-                f"or evomal.SymbolicLoss(...), but is {arguments.shown(loss)}."
+                f"or evomal.SymbolicLoss(...), but is {quoted(loss)}."
             )
         if loss.link != self.link:
             raise InputError(
