@@ -97,7 +97,7 @@ def test_a_search_prints_its_progress_and_result(finished: tuple[Path, str]) -> 
     assert lines[-2].startswith("Candidates: ")
     assert lines[-1] == f"The best loss is saved in {run_dir / 'best.json'}."
     own = Run(run_dir).task_loss_fitness  # a few steps of a few losses do not beat it
-    verdict = f"is worse than the task loss: {best['fitness']:.4g} against {own:.4g}, and less is"
+    verdict = f"is worse than the task loss: {best['fitness']:.4g} against {own:.4g}, and lower"
     assert verdict in " ".join(output.split())
 
 
@@ -333,7 +333,10 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "initial loss": ([*IN_PROCESS, "--initial-losses", "sub(y"], "sub(y"),
     "initial loss without y": ([*IN_PROCESS, "--initial-losses", "abs(f)"], "both y and f"),
     "high initial loss": ([*IN_PROCESS, "--initial-losses", LONG], "max_height"),
-    "too many initial losses": ([*IN_PROCESS, "--initial-losses", *[SQUARED_ERROR] * 5], "5 initial"),
+    "too many initial losses": (
+        [*IN_PROCESS, "--initial-losses", *[SQUARED_ERROR] * 5],
+        "5 initial",
+    ),
     "resume nothing": (["resume", "absent"], "absent"),
     "unknown data set": (["data", "list", "nonsense"], "nonsense"),
     "download nothing": (["data", "download"], "Name the data sets"),

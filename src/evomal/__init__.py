@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evomal.errors import InputError
+    from evomal.errors import InputError, TaskWarning
     from evomal.expressions.expression import Expression, parse
     from evomal.losses.files import load_loss, save_loss
     from evomal.losses.handcrafted import LabelSmoothingLoss
@@ -51,6 +51,7 @@ _HOMES = {
     "SparselySmoothedLoss": "evomal.losses.sparse",
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
+    "TaskWarning": "evomal.errors",
     "TensorBoardTracker": "evomal.runs.trackers",
     "compare": "evomal.training.meta_testing",
     "load_loss": "evomal.losses.files",
@@ -81,6 +82,7 @@ __all__ = [
     "SparselySmoothedLoss",
     "SymbolicLoss",
     "Task",
+    "TaskWarning",
     "TensorBoardTracker",
     "compare",
     "load_loss",

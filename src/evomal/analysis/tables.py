@@ -33,7 +33,7 @@ def run_overview(run: Run) -> Group:
             f"Fitness is the validation {' and '.join(metrics).replace('_', ' ')} after "
             f"{facts['settings']['testing_steps']} training steps"
             + (", mean over the tasks" if len(run.task_names) > 1 else "")
-            + f"; the task loss itself {_score(run.task_loss_fitness)}."
+            + f"; the task loss itself {_score(run)}."
         ),
     ]
     if "published" in facts["split"]:
@@ -52,8 +52,6 @@ def run_overview(run: Run) -> Group:
         line(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]
     ]
-    if facts["status"] not in ("finished", "running"):
-        lines.append(line(f"To go on: {_resume_command(run)}"))
     return Group(*lines)
 
 
@@ -62,8 +60,12 @@ def line(text: str) -> Text:
     return Text(printable(text))
 
 
-def _score(fitness: float | None) -> str:
-    return "diverges" if fitness is None else f"scores {number(fitness)}"
+def _score(run: Run) -> str:
+    """What the task loss does."""
+    if "task_loss_fitness" not in run.facts:
+        return "has not been trained yet"
+    own = run.task_loss_fitness
+    return "diverges" if own is None else f"scores {number(own)}"
 
 
 def _verdict(run: Run) -> str:
@@ -78,7 +80,7 @@ def _verdict(run: Run) -> str:
     digits = next(n for n in (4, 8, 17) if f"{best:.{n}g}" != f"{own:.{n}g}")
     return (
         f"The best loss is worse than the task loss: {best:.{digits}g} against {own:.{digits}g}, "
-        "and less is better. Search longer, or with another seed."
+        "and lower is better. Search longer, or with another seed."
     )
 
 
@@ -101,8 +103,10 @@ def next_step(run: Run) -> str | None:
     return shlex.join(words)
 
 
-def _resume_command(run: Run) -> str:
-    """How to resume a run; Python if one of its tasks is a user's own."""
+def resumption(run: Run) -> str | None:
+    """How to resume a run, in Python if one of its tasks is a user's own; None if it need not."""
+    if run.facts["status"] in ("finished", "running"):
+        return None
     if all(task["origin"] for task in run.facts["tasks"]):
         return shlex.join(["evomal", "resume", str(run.run_dir)])
     return f"evomal.resume({str(run.run_dir)!r}, {'task' if len(run.task_names) == 1 else 'tasks'})"

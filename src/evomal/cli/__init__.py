@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from evomal.interrupts import interrupts_held
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 2 after bad input, 130 after Ctrl-C."""
     try:
+        from evomal.interrupts import interrupts_held
+
         with interrupts_held():  # an interrupted import ends in a traceback
             from evomal.cli.program import run
         return run(sys.argv[1:] if arguments is None else arguments)

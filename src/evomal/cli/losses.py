@@ -7,7 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from evomal.cli.options import DataOptions, Json, Switch, new_console, print_json, require_option
+from evomal.cli.options import (
+    DataOptions,
+    Json,
+    Switch,
+    new_console,
+    print_json,
+    print_run,
+    require_option,
+)
 from evomal.runs.execution import require_cores
 from evomal.training.settings import MOST_STEPS, MOST_THREADS
 
@@ -24,7 +32,7 @@ class Show:
 
     def run(self) -> int:
         """Print it."""
-        from evomal.analysis.tables import loss_details, run_overview
+        from evomal.analysis.tables import loss_details
         from evomal.runs.run import Run, describe_loss, is_run_dir, resolve_loss
 
         console = new_console()
@@ -34,7 +42,7 @@ class Show:
             if self.json_output:
                 print_json(summary)
                 return 0
-            console.print(run_overview(run))
+            print_run(run, console)
             if summary["best"] is not None:
                 console.print("\nThe best loss")
                 console.print(loss_details(summary["best"]))

@@ -16,6 +16,7 @@ from rich.segment import Segment
 from evomal.errors import InputError, printable, quoted
 
 if TYPE_CHECKING:
+    from evomal.runs.run import Run
     from evomal.tasks.task import Task
 
 Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json")]
@@ -67,6 +68,16 @@ class _Terminal(Console):
 def new_console() -> Console:
     """The terminal, or whatever takes its place."""
     return _Terminal(highlight=False, markup=False)
+
+
+def print_run(run: Run, console: Console) -> None:
+    """The overview of a run, and how it is resumed; a command stays in one piece."""
+    from evomal.analysis.tables import line, resumption, run_overview
+
+    console.print(run_overview(run))
+    command = resumption(run)
+    if command is not None:
+        console.print(line(f"To go on: {command}"), soft_wrap=True)
 
 
 def require_option(name: str, value: int | None, least: int, most: int) -> None:

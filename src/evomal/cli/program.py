@@ -23,6 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status; `KeyboardInterrupt` is left to the caller."""
     _prepare_streams()
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # for developers, even under -W error
         warnings.showwarning = _show_warning
         try:
             status = _run(arguments)
@@ -53,8 +54,7 @@ def _run(arguments: Sequence[str]) -> int:
     if not arguments[0].startswith("-"):
         require_name("command", arguments[0], COMMANDS, "`evomal --help` lists them")
     command = parse(arguments)
-    with interrupts_held(), warnings.catch_warnings():  # an interrupted import can leave a library
-        warnings.simplefilter("ignore", DeprecationWarning)  # in pieces, and -W error end in one
+    with interrupts_held():  # an interrupted import can leave a library in pieces
         import_module("evomal.runs.search")
     return command.run()
 

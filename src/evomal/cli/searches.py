@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from evomal.cli.options import DataOptions, Json, Switch, new_console, print_json
+from evomal.cli.options import DataOptions, Json, Switch, new_console, print_json, print_run
 from evomal.errors import InputError
 from evomal.methods.settings import PRESETS, SearchSettings
 from evomal.runs.execution import Execution
@@ -148,14 +148,17 @@ class Resume:
 
     def run(self) -> int:
         """Search on, show progress, print the leaderboard."""
+        from evomal.analysis.tables import line
         from evomal.runs.search import is_finished, resume
 
         if is_finished(self.run_dir, self.generations) and not (
             self.reporting.quiet or self.reporting.json_output
         ):
             new_console().print(
-                f"The run in {self.run_dir} is finished; nothing is left to do. To search on, "
-                "raise --generations.",
+                line(
+                    f"The run in {self.run_dir} is finished; nothing is left to do. To search on, "
+                    "raise --generations."
+                ),
                 soft_wrap=True,
             )
 
@@ -174,10 +177,10 @@ class Resume:
 
 def _print_result(run: Run, console: Console) -> None:
     """The leaderboard, where the best loss is, and what to type next."""
-    from evomal.analysis.tables import line, next_step, run_overview
+    from evomal.analysis.tables import line, next_step
     from evomal.runs.directory import BEST_LOSS
 
-    console.print(run_overview(run))
+    print_run(run, console)
     if (run.run_dir / BEST_LOSS).exists():
         console.print(line(f"The best loss is saved in {run.run_dir / BEST_LOSS}."), soft_wrap=True)
         step = next_step(run)

@@ -11,6 +11,7 @@ import ctypes
 import pickle
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -120,6 +121,7 @@ def torch_settings() -> dict[str, Any]:
 
 def prepare_worker(threads: int, settings: Mapping[str, Any]) -> None:
     """In a worker process: torch as it is in the coordinator, and memory that is kept."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own code, even under -W error
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.set_default_dtype(settings["default_dtype"])
