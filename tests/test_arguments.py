@@ -345,8 +345,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a model": (
         lambda: evomal.search(SHARED),  # type: ignore[arg-type]
-        "The task must be made with evomal.load_task(name) or evomal.Task(...), but is a module, "
-        "Linear.",
+        "The task must be made with evomal.load_task(name) or evomal.Task(...), but is Linear(",
     ),
     "seed": (lambda: evomal.search(make(), seed=-1), "The seed must be at least 0, but is -1."),
     "a callback that is no list": (

@@ -33,7 +33,7 @@ def run_overview(run: Run) -> Group:
             f"Fitness is the validation {' and '.join(metrics).replace('_', ' ')} after "
             f"{facts['settings']['testing_steps']} training steps"
             + (", mean over the tasks" if len(run.task_names) > 1 else "")
-            + f"; the task loss itself {_score(run.task_loss_fitness)}."
+            + f"; the task loss itself {_score(run)}."
         ),
     ]
     if "published" in facts["split"]:
@@ -58,8 +58,12 @@ def line(text: str) -> Text:
     return Text(printable(text))
 
 
-def _score(fitness: float | None) -> str:
-    return "diverges" if fitness is None else f"scores {number(fitness)}"
+def _score(run: Run) -> str:
+    """What the task loss does."""
+    if "task_loss_fitness" not in run.facts:
+        return "has not been trained yet"
+    own = run.task_loss_fitness
+    return "diverges" if own is None else f"scores {number(own)}"
 
 
 def _verdict(run: Run) -> str:
@@ -74,7 +78,7 @@ def _verdict(run: Run) -> str:
     digits = next(n for n in (4, 8, 17) if f"{best:.{n}g}" != f"{own:.{n}g}")
     return (
         f"The best loss is worse than the task loss: {best:.{digits}g} against {own:.{digits}g}, "
-        "and less is better. Search longer, or with another seed."
+        "and lower is better. Search longer, or with another seed."
     )
 
 

@@ -36,7 +36,7 @@ class Data:
 
     def run(self) -> int:
         """Do it, and print what there is."""
-        from evomal.analysis.tables import simple_table
+        from evomal.analysis.tables import line, simple_table
         from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 
         folder = data_directory(self.data_dir)
@@ -71,6 +71,6 @@ class Data:
             for row in rows
         ]
         console = new_console()
-        console.print(f"In {folder}:", soft_wrap=True)
+        console.print(line(f"In {folder}:"), soft_wrap=True)
         console.print(simple_table(["data set", "data", "files"], cells))
         return 0

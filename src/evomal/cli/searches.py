@@ -155,14 +155,17 @@ class Resume:
 
     def run(self) -> int:
         """Search on, show progress, print the leaderboard."""
+        from evomal.analysis.tables import line
         from evomal.runs.search import is_finished, resume
 
         if is_finished(self.run_dir, self.generations) and not (
             self.reporting.quiet or self.reporting.json_output
         ):
             new_console().print(
-                f"The run in {self.run_dir} is finished; nothing is left to do. To search on, "
-                "raise --generations.",
+                line(
+                    f"The run in {self.run_dir} is finished; nothing is left to do. To search on, "
+                    "raise --generations."
+                ),
                 soft_wrap=True,
             )
 
