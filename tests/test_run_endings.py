@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -344,3 +346,35 @@ def test_what_to_type_next() -> None:
 def test_files_of_a_run(tmp_path: Path) -> None:
     search(regression_task(), run_dir=tmp_path, **SEARCH)
     assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS, LOCK}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_cannot_be_written_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["methods"], ["show", "square(sub(y, f))", "--json"]):
+        with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert main(arguments) == 2
+        assert capsys.readouterr().err == (
+            "Error: The output cannot be written (No space left on device).\n"
+        )
+
+
+def test_a_closed_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["methods"]) == 0
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_480, 60_000])
+def test_a_limit_of_the_size_of_files(limit: int, tmp_path: Path) -> None:
+    """As ``ulimit -f`` sets it, before the search and so low that it does not come far."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"No run can be stored|cannot be stored any more"):
+            search(regression_task(), run_dir=tmp_path / "run", **SEARCH)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    if (tmp_path / "run").exists():
+        assert resume(tmp_path / "run", regression_task()).facts["status"] == "finished"
