@@ -361,11 +361,6 @@ def test_output_that_cannot_be_written_is_told(
         )
 
 
-def test_a_closed_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    assert main(["methods"]) == 0
-
-
 @pytest.mark.parametrize("limit", [2_000, 20_480, 60_000])
 def test_a_limit_of_the_size_of_files(limit: int, tmp_path: Path) -> None:
     """As ``ulimit -f`` sets it, before the search and so low that it does not come far."""
