@@ -123,8 +123,15 @@ def test_signals_wait_while_a_worker_is_started() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             seen.append("the end of the block")
 
-    with pytest.raises(Terminated):
-        terminated()
+    idle = threading.Event()
+    other = threading.Thread(target=idle.wait)  # it can be given the signal instead
+    other.start()
+    try:
+        with pytest.raises(Terminated):
+            terminated()
+    finally:
+        idle.set()
+        other.join()
     assert seen == ["the end of the block"]
 
 
@@ -338,7 +345,8 @@ def test_what_to_type_next() -> None:
     assert to_train("a b", [BUILT_IN]) == (
         "evomal train diabetes/mlp --loss 'a b' --data-dir '/my data' --split published"
     )
-    assert to_train("r", [OWN]) == "evomal.compare(task, evomal.Run('r').best.loss, [0]) in Python"
+    compare = "evomal.compare(task, evomal.Run('r').best.loss, seeds=range(3)) in Python"
+    assert to_train("r", [OWN]) == compare
     assert shlex.split(as_argument("a; b$c")) == ["a; b$c"]
     assert named_run_dir("é/ü") == Path("é/ü")
 

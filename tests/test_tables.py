@@ -119,11 +119,12 @@ def test_what_is_printed_can_be_pasted(
     assert shlex.split(command)[-2:] == ["--loss", str(run.run_dir)]
     text, _ = shown(run, capsys)
     assert f"To go on: {shlex.join(['evomal', 'resume', str(run.run_dir)])}" in text
-    tasks = [
-        {**task, "origin": {**task["origin"], "data_dir": "/a b"}} for task in run.facts["tasks"]
-    ]
+    (task,) = run.facts["tasks"]
+    origin = {**task["origin"], "data_dir": "/a b", "split": "published"}
     store = RunStore.reopen(run.run_dir)
-    store.write_facts({"tasks": [{**tasks[0], "split": "published"}]})
+    store.write_facts(
+        {"split": "published", "tasks": [{**task, "origin": origin, "split": "published"}]}
+    )
     store.close()
     command = next_step(Run(run.run_dir))
     assert command is not None
@@ -138,7 +139,7 @@ def test_a_task_of_ones_own_goes_on_in_python(
     assert f"To go on: evomal.resume('{run.run_dir}', task)" in shown(run, capsys)[0]
     assert run.beats_task_loss
     assert next_step(run) == (
-        f"evomal.compare(task, evomal.Run('{run.run_dir}').best.loss, seeds=range(3))"
+        f"evomal.compare(task, evomal.Run('{run.run_dir}').best.loss, seeds=range(3)) in Python"
     )
 
 
@@ -146,10 +147,18 @@ NASTY = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m"
 
 
 def test_stored_texts_do_not_reach_the_terminal(
-    altered: Altered, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    original: Run,
+    altered: Altered,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (task,) = original.facts["tasks"]
     run = altered(
-        task=NASTY, metric=NASTY, stop_reason=f"{NASTY}\nforged", status="stopped", device=NASTY
+        tasks=[{**task, "name": NASTY}],
+        task=NASTY,
+        metric=NASTY,
+        stop_reason=f"{NASTY}\nforged",
+        status="stopped",
     )
     monkeypatch.setattr(BestLoss, "formula", NASTY, raising=False)
     monkeypatch.setenv("COLUMNS", "200")

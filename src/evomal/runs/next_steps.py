@@ -21,7 +21,8 @@ def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str
     """What trains with the best loss of a run, on the first task's data as in the search."""
     task = tasks[0]
     if task.origin is None:
-        return f"evomal.compare(task, evomal.Run({os.fspath(run_dir)!r}).best.loss, [0]) in Python"
+        loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"
+        return f"evomal.compare(task, {loss}, seeds=range(3)) in Python"
     data_dir = task.origin.data_dir
     where = "" if data_dir is None else f" --data-dir {as_argument(data_dir)}"
     split = f" --split {task.split}" if task.split == "published" else ""
