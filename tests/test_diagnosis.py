@@ -64,7 +64,7 @@ def found(
             {"rejected": 3, "diverged": 1},
             [IN_WEIGHTS],
             "3 of 4 candidates were rejected: when raw outputs were optimised under them, the "
-            "metric did not fall on 100 training rows. Check that the metric is smallest",
+            "metric did not fall on a few training rows (at most 100). Check that the metric is",
             "too small to move the raw outputs.",
         ),
         (

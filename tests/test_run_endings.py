@@ -19,12 +19,13 @@ import pytest
 import torch
 
 import evomal.runs.run as run_module
-from evomal import InputError, Run, SearchInterrupted, resume, search
+from evomal import Callback, InputError, Run, SearchInterrupted, resume, search
 from evomal.cli import main
 from evomal.expressions.symbolic import PrintedForm, prefix_form
 from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.interrupts import Terminated, interrupts_held, termination_interrupts
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.methods.base import Method, Outcome
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, as_argument, named_run_dir
 from evomal.runs.next_steps import to_resume, to_train
 from evomal.runs.record import Origin, TaskFacts
@@ -72,6 +73,17 @@ def test_a_signal_ends_a_search_as_ctrl_c_does(number: signal.Signals, tmp_path:
     with pytest.raises(SearchInterrupted):
         resume(tmp_path, regression_task(), callbacks=[Kill(number, 2)])
     assert resume(tmp_path, regression_task()).facts["status"] == "finished"
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_candidate(self, method: Method, outcome: Outcome) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SearchInterrupted) as error:
+        search(regression_task(), run_dir=tmp_path / "run", callbacks=[Stop()], **SEARCH)
+    onwards = f"evomal.resume('{tmp_path / 'run'}', task) in Python"
+    assert str(error.value) == f"The search was interrupted; to go on: {onwards}"
 
 
 def test_a_handler_of_the_program_stays(tmp_path: Path) -> None:

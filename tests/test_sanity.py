@@ -99,6 +99,46 @@ def test_a_warning_points_to_the_line_that_makes_the_task() -> None:
     assert {warning.filename for warning in caught} == {__file__}
 
 
+# Classes
+
+
+def test_classes_that_the_training_rows_lack() -> None:
+    first, second = torch.zeros(80).long(), torch.arange(40) % 3
+    only(
+        ["No training row holds class 2, which the validation rows hold", "shuffle"],
+        lambda: make("softmax", targets=torch.cat([torch.arange(80) % 2, second[:20], first[:20]])),
+    )
+    only(
+        ["No training row holds class 1, class 2, which the test rows hold"],
+        lambda: make(
+            "softmax",
+            targets=torch.cat([first - 0, first[:20], second[:20]]).where(
+                torch.arange(120) != 0, 3
+            ),
+            model=partial(Net, 3, 4),
+        ),
+    )
+    only(
+        ["All training rows hold class 0, so that there is nothing to learn"],
+        lambda: make("softmax", targets=torch.cat([first, second])),
+    )
+
+
+def test_targets_that_the_default_metric_does_not_take() -> None:
+    soft = draw(120, 1).sigmoid()
+    only(
+        ["100.0% of the training targets lie between 0 and 1"],
+        lambda: make("sigmoid", targets=soft),
+    )
+    metric = nn.functional.binary_cross_entropy_with_logits
+    assert messages(lambda: make("sigmoid", targets=soft, metric=metric)) == []
+
+
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(InputError, match="returns NaN or infinity for training inputs; check its"):
+        make(preprocess=lambda x: x / 0 * 0)
+
+
 # Metrics
 
 

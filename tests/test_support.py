@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from evomal.training import support, trial
 from evomal.training.group_step import group_hypergradients
 from evomal.training.meta_training import MetaSchedule
 from evomal.training.numerics import quiet_vmap
+from evomal.training.screening import optimized
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stacked import partial_training_stacked
 from evomal.training.support import Way, forward_mode_problem, group_problem, group_way
@@ -88,6 +90,20 @@ def test_every_layer_in_every_engine_that_takes_it(name: str, transposed: bool) 
         trained = partial_training_stacked(task, losses, 3, 0)
         for curve, loss in zip(trained, losses, strict=True):
             assert list(curve) == [pytest.approx(partial_training(task, loss, 3, 0), rel=1e-9)]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_is_taken_in_single_precision_raises_nothing(name: str) -> None:
+    """It is tried in double precision, too, where torch takes other ways, as for LSTMs."""
+    if name == "cdist":
+        return
+    task = layer_task(name, dtype=torch.float32)
+    settings = EvaluationSettings(meta_steps=2)
+    chosen = with_engine(SearchSettings(), [task], optimizes=True)
+    losses = [SymbolicLoss(text) for text in TEXTS]
+    for engine in {chosen.engine, "loop"}:
+        found = optimized(losses, [task], replace(settings, engine=engine), 0)
+        assert all(isinstance(phi, Tensor) and phi.isfinite().all() for phi in found)
 
 
 class Weights(nn.Module):

@@ -18,7 +18,7 @@ from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
-from evomal.training.filters import _optimize_outputs, correlation, raw_outputs
+from evomal.training.filters import _optimize_outputs, correlation, correlations, raw_outputs
 from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import (
     DeadlineError,
@@ -27,6 +27,7 @@ from evomal.training.numerics import (
     draw_batches,
     require_finite,
 )
+from evomal.training.screening import optimized
 from evomal.training.settings import EvaluationSettings
 from evomal.training.training import new_sgd, partial_training, performance, train
 from tasks_for_tests import (
@@ -375,5 +376,39 @@ def test_raw_outputs_are_optimised_in_every_type(dtype: torch.dtype) -> None:
     task = regression_task(dtype, model=partial(Perceptron, 1, dtype))
     outputs = raw_outputs(task, 32, 0)
     (found,) = _optimize_outputs([SymbolicLoss("square(sub(y, f))")], task, outputs, 3)
-    assert found.dtype == dtype
+    assert found.dtype == (dtype if dtype == torch.float64 else torch.float32)
+    assert bool((found - outputs.inputs).isfinite().all())
     assert bool((found != outputs.inputs).all())
+
+
+def test_a_metric_that_works_in_place_changes_nothing() -> None:
+    def spoiling(pred: Tensor, target: Tensor) -> float:
+        error = float((pred - target).square().mean())
+        pred.zero_()
+        target.fill_(7.0)
+        return error
+
+    plain, task = regression_task(), regression_task(metric=spoiling)
+    learner = task.new_model(0)
+    assert [performance(task, learner, task.validation) for _ in range(2)] == [
+        pytest.approx(performance(plain, learner, plain.validation))
+    ] * 2
+    assert torch.equal(task.validation.targets, plain.validation.targets)
+    losses = [SQUARED_ERROR, SymbolicLoss("abs(sub(y, f))")]
+    settings = EvaluationSettings(rejection_steps=5)
+    ours, theirs = (correlations(losses, [one], settings, 0) for one in (task, plain))
+    assert [one.g for one in ours] == [pytest.approx(one.g) for one in theirs]
+
+
+def test_a_task_loss_that_works_in_place_judges_all_losses_of_a_group_alike() -> None:
+    def spoiling(pred: Tensor, target: Tensor) -> Tensor:
+        error = (pred - target).square().mean()
+        target.fill_(7.0)
+        return error
+
+    losses = [SQUARED_ERROR, SymbolicLoss("abs(sub(y, f))")]
+    settings = EvaluationSettings(meta_steps=3, engine="batched")
+    tasks = regression_task(task_loss=spoiling), regression_task()
+    ours, theirs = (optimized(losses, [task], settings, 0) for task in tasks)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)

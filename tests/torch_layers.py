@@ -137,14 +137,16 @@ class Around(nn.Module):
     With `transposed`, the memory of what the layer takes is in the order of another shape.
     """
 
-    def __init__(self, shape: tuple[int, ...], layer: Layer, transposed: bool) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], layer: Layer, transposed: bool, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.transposed = transposed
         self.first = nn.Linear(3, FEATURES)
         self.layer = layer()
         self.last = nn.Linear(self._middle(torch.zeros(2, 3)).shape[1], 1)
-        self.double()
+        self.to(dtype)
 
     def _middle(self, x: Tensor) -> Tensor:
         x = self.first(x).tanh()
@@ -162,11 +164,11 @@ class Around(nn.Module):
         return outputs
 
 
-def layer_task(name: str, *, transposed: bool = False) -> Task:
-    """A small regression in double precision."""
+def layer_task(name: str, *, transposed: bool = False, dtype: torch.dtype = torch.float64) -> Task:
+    """A small regression."""
     draw = torch.Generator().manual_seed(1)
-    x = torch.randn(32, 3, generator=draw, dtype=torch.float64)
+    x = torch.randn(32, 3, generator=draw, dtype=torch.float64).to(dtype)
     y = 0.5 * x[:, :1] + x[:, 1:2].square()
     shape, layer = LAYERS[name]
-    model = partial(Around, shape, layer, transposed)
+    model = partial(Around, shape, layer, transposed, dtype)
     return Task(model, (x[:16], y[:16]), (x[16:], y[16:]), link="identity", batch_size=8)

@@ -72,8 +72,9 @@ def _verdict(run: Run) -> str:
     assert own is not None
     if best == own:
         return (
-            f"The best loss is no better than the task loss: both score {number(own)}. Search "
-            "longer, or with another seed."
+            f"The best loss is no better than the task loss: both score {number(own)}. If that is "
+            "what a constant prediction scores, neither has learned: raise --testing-steps, or "
+            "take a metric that tells more. Else search longer, or with another seed."
         )
     digits = next(n for n in (4, 8, 17) if f"{best:.{n}g}" != f"{own:.{n}g}")
     return (

@@ -67,8 +67,8 @@ def diagnosis(
         )
     return (
         f"{some} candidates were rejected: when raw outputs were optimised under them, the metric "
-        f"did not fall on {rejection_batch} training rows. Check that the metric is smallest for a "
-        "perfect prediction (return its negative otherwise), and that it is defined, and changes, "
-        f"on so few rows. If it is and does, {rate}, or the task's rejection_steps may be too "
-        "small to move the raw outputs."
+        f"did not fall on a few training rows (at most {rejection_batch}). Check that the metric "
+        "is smallest for a perfect prediction (return its negative otherwise), and that it is "
+        f"defined, and changes, on so few rows. If it is and does, {rate}, or the task's "
+        "rejection_steps may be too small to move the raw outputs."
     )

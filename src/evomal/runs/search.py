@@ -24,6 +24,7 @@ from evomal.runs.execution import Execution, require_cores
 from evomal.runs.executors import Executor
 from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
 from evomal.runs.named_losses import expression_of
+from evomal.runs.next_steps import to_resume
 from evomal.runs.progress import with_progress
 from evomal.runs.record import RunFacts, read_facts, read_record, require_continuable
 from evomal.runs.run import Run
@@ -45,7 +46,8 @@ class SearchInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run: Run, signal: int = SIGINT) -> None:
-        super().__init__()
+        onwards = to_resume(run.run_dir, run.record.facts.tasks)
+        super().__init__(f"The search was interrupted; to go on: {onwards}")
         self.run = run
         self.signal = signal
 
@@ -255,7 +257,7 @@ def _drive(
         raise cannot_store(directory, (), error) from error
     except KeyboardInterrupt as interruption:
         number = interruption.signal if isinstance(interruption, Terminated) else SIGINT
-        raise SearchInterrupted(Run(directory), number) from interruption
+        raise SearchInterrupted(Run(directory), number) from None
 
 
 def _apply(

@@ -45,6 +45,15 @@ class Data:
         extras = {name: values.to(device) for name, values in self.extras.items()}
         return Data(self.inputs.to(device), self.targets.to(device), extras)
 
+    def to_dtype(self, dtype: torch.dtype) -> Data:
+        """The same rows with all floating values in another type."""
+
+        def converted(values: Tensor) -> Tensor:
+            return values.to(dtype) if values.is_floating_point() else values
+
+        extras = {name: converted(values) for name, values in self.extras.items()}
+        return Data(converted(self.inputs), converted(self.targets), extras)
+
     def clone(self) -> Data:
         """The same rows in memory of their own."""
         extras = {name: values.clone() for name, values in self.extras.items()}

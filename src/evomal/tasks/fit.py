@@ -89,6 +89,11 @@ def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
         raise InputError(f"The model must return one tensor, not a {type(pred).__name__}.")
     if not pred.is_floating_point():
         raise InputError(f"The model must return raw outputs as floats, not as {pred.dtype}.")
+    if not pred.isfinite().all():
+        raise InputError(
+            f"The untrained model returns NaN or infinity for {part} inputs; check its "
+            "initialisation, the scale of the inputs, and preprocess."
+        )
     return pred
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evomal.losses.base import Loss
-from evomal.losses.form import NO_INPUTS
+from evomal.losses.form import HALVES, NO_INPUTS
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.classes import held_classes, with_every_class
@@ -39,7 +39,8 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
 
     Fixed for a run. The rows are a random sample, but for a few of every class
     (`evomal.tasks.classes.with_every_class`), without which many a metric is undefined. The
-    learner is in train mode; it is discarded, statistics and all.
+    learner is in train mode; it is discarded, statistics and all. Outputs and targets of 16 bits
+    are given in single precision: steps of Adam are lost in 16.
     """
     stream = (seed, "raw-outputs", task.name)
     rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
@@ -49,7 +50,8 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
     learner = task.new_model(derive_seed(*stream, "theta"))
     with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
         batch = task.batch(task.train, rows)
-        return Data(learner(batch.inputs), batch.targets, batch.extras)
+        outputs = Data(learner(batch.inputs), batch.targets, batch.extras)
+    return outputs.to_dtype(torch.float32) if outputs.inputs.dtype in HALVES else outputs
 
 
 @dataclass(frozen=True)

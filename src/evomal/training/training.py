@@ -170,13 +170,15 @@ def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
 def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
     """L_P of raw outputs; a metric that draws sees the same draws at every call.
 
+    It is given copies, as it may work in place.
+
     Raises
     ------
     DivergedError
         If it is not finite.
     """
     with isolated_rng(task.device, 0):
-        value = float(task.metric(pred, target))
+        value = float(task.metric(pred.clone(), target.clone()))
     if not math.isfinite(value):
         raise DivergedError(METRIC)
     return value

@@ -129,22 +129,23 @@ def difference(task: Task, way: MetaWay) -> str | None:
     """
     for seed in range(DRAWS if _draws(task) else 1):
         step = probe_step(task, seed)
-        problem = _difference_at(step, way)
-        if problem is not None and _tolerance(step) == TOLERANCES[torch.float32]:
-            problem = _difference_at(_in_double(probe_step(task, seed)), way)
-        if problem is not None:
-            return problem
+        found = _difference_at(step, way)
+        if isinstance(found, str) and _tolerance(step) == TOLERANCES[torch.float32]:
+            found = _difference_at(_in_double(probe_step(task, seed)), way)
+        if found is not None:
+            return found.reason if isinstance(found, Failed) else found
     return None
 
 
-def _difference_at(step: MetaStep, way: MetaWay) -> str | None:
+def _difference_at(step: MetaStep, way: MetaWay) -> str | Failed | None:
+    """Where the numbers differ, or the error that is raised; None if neither."""
     losses, phis = zip(*probe_losses(step), strict=True)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with all derivatives
         expected = tried(lambda: _plain(step, losses, phis))
         found = tried(lambda: way(step, losses, phis))
     for one in (expected, found):
         if isinstance(one, Failed):
-            return one.reason
+            return one
     assert isinstance(expected, Results)
     assert isinstance(found, Results)
     tolerance = _tolerance(step)
@@ -295,18 +296,11 @@ def _tolerance(step: MetaStep) -> float:
 
 def _in_double(step: MetaStep) -> MetaStep:
     """The same step in double precision."""
-
-    def double(data: Data) -> Data:
-        inputs, targets, *extras = (
-            tensor.double() if tensor.is_floating_point() else tensor for tensor in data.tensors()
-        )
-        return Data(inputs, targets, dict(zip(data.extras, extras, strict=True)))
-
     return replace(
         step,
         learner=copy.deepcopy(step.learner).double(),
-        training=[double(batch) for batch in step.training],
-        judging=double(step.judging),
+        training=[batch.to_dtype(torch.float64) for batch in step.training],
+        judging=step.judging.to_dtype(torch.float64),
     )
 
 

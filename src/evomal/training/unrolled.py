@@ -90,9 +90,12 @@ class MetaStep:
         return out
 
     def judgement(self, pred: Tensor) -> Tensor:
-        """L_T of an updated learner's outputs for the batch that judges it."""
+        """L_T of an updated learner's outputs for the batch that judges it.
+
+        It is given a copy of the targets, as it may work in place and they judge others, too.
+        """
         with self.rng("task loss"):
-            return self.task.task_loss(pred, self.judging.targets)
+            return self.task.task_loss(pred, self.judging.targets.clone())
 
     def rng(
         self, part: Literal["training", "judging", "task loss"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from evomal.seeding import isolated_rng, kept_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
+from evomal.tasks.sanity.classes import check_classes
 from evomal.tasks.sanity.metric import check_metric
 from evomal.tasks.sanity.outputs import check_outputs
 from evomal.tasks.sanity.scale import check_scale
@@ -38,6 +39,7 @@ def suspicions(task: Task, learner: nn.Module, other: nn.Module) -> list[str]:
         pred = _few_outputs(task, learner)
         return [
             *check_metric(task, pred),
+            *check_classes(task),
             *_check_seeds(task, learner, other),
             *check_outputs(task, pred),
             *check_scale(task, other),

@@ -1,0 +1,56 @@
+"""Whether the training rows hold the classes that the other parts hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from evomal.tasks.classes import class_name, held_classes
+from evomal.tasks.metrics import error_rate
+
+if TYPE_CHECKING:
+    from evomal.tasks.task import Task
+
+_NAMES = 5
+"""Classes that a message names."""
+
+
+def check_classes(task: Task) -> Iterator[str]:
+    """Whether there is more than one class to learn, and no class is met in other parts first."""
+    training = held_classes(task.train.targets, task.form)
+    if training is None:
+        return
+    labels = task.train.targets.shape[1] if task.train.targets.ndim == 2 else 1
+    own = _present(training)
+    if task.link == "softmax" and len(own) == 1:
+        yield (
+            f"All training rows hold {class_name(own.pop(), task.form, labels)}, so that there is "
+            "nothing to learn; check the targets, and shuffle the rows before they are split."
+        )
+        return
+    parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
+    for part, data in parts.items():
+        classes = held_classes(data.targets, task.form)
+        assert classes is not None
+        missing = sorted(_present(classes) - own)
+        if missing:
+            names = ", ".join(class_name(one, task.form, labels) for one in missing[:_NAMES])
+            more = f" and {len(missing) - _NAMES} more" if len(missing) > _NAMES else ""
+            yield (
+                f"No training row holds {names}{more}, which the {part} rows hold; shuffle the "
+                "rows before they are split."
+            )
+    targets = task.train.targets
+    fractions = ((targets > 0) & (targets < 1)).double().mean()
+    if task.link == "sigmoid" and task.metric is error_rate and fractions > 0:
+        yield (
+            f"{float(fractions):.1%} of the training targets lie between 0 and 1, but the default "
+            "metric counts predictions that do not equal a target of 0 or 1; give a metric for "
+            "such targets."
+        )
+
+
+def _present(classes: Tensor) -> set[int]:
+    return set(classes[classes >= 0].tolist())
