@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,16 @@ FAILED = "its training failed with ValueError: broken."
 
 
 def found(
-    counts: dict[Status, int], reasons: list[str], own: bool = False, reason: str = ""
+    counts: dict[Status, int],
+    reasons: list[str],
+    own: bool = False,
+    reason: str = "",
+    failures: Sequence[str] = (),
 ) -> str:
     return diagnosis(
         counts,
         reasons,
+        failures,
         task_loss_diverges=own,
         task_loss_reason=reason,
         learning_rate=0.05,
@@ -71,13 +77,14 @@ def found(
             {"failed": 2, "diverged": 1},
             [FAILED, FAILED, IN_TRAINING],
             "2 of 3 candidates failed; the last time its training failed with ValueError: broken. ",
-            "Fix that.",
+            "Fix the cause.",
         ),
         ({"evaluated": 0}, [], "No candidate has been evaluated yet; ", "search on."),
     ],
 )
 def test_each_case(counts: dict[Status, int], reasons: list[str], start: str, remedy: str) -> None:
-    text = found(counts, reasons)
+    failures = [reason for reason in reasons if reason == FAILED]
+    text = found(counts, reasons, failures=failures)
     assert text.startswith(start)
     assert text.endswith(remedy)
     assert "another seed" not in text

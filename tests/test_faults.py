@@ -106,7 +106,7 @@ def test_a_run_in_which_nothing_works_any_more_ends_and_can_be_resumed(tmp_path:
             if method.archive.counts.total() == 2:
                 metric.mark.touch()
 
-    with pytest.raises(InputError, match=r"10 candidates in a row failed; .*broken\. Fix that"):
+    with pytest.raises(InputError, match=r"10 candidates .*broken\. Fix the cause, then"):
         search(task, run_dir=tmp_path / "run", callbacks=[Breaker()], **arguments)
     broken = Run(tmp_path / "run")
     assert broken.archive.counts["failed"] >= 10

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +274,19 @@ def test_the_undamaged_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
     path.write_text(json.dumps(FIELDS))
     assert load_loss(path).weights.tolist() == FIELDS["weights"]
+
+
+def test_a_pipe_is_written_to_and_a_link_stays_one(tmp_path: Path) -> None:
+    loss = SymbolicLoss("square(sub(y, f))")
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(pipe.read_text)
+        save_loss(loss, pipe)
+        written = received.result()
+    assert pipe.is_fifo()
+    link.symlink_to(target)
+    save_loss(loss, link)
+    assert link.is_symlink()
+    assert target.read_text() == written
+    assert str(load_loss(target)) == str(loss)

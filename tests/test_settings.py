@@ -92,15 +92,17 @@ def test_numbers_of_numpy_and_torch_are_taken_by_value() -> None:
 
 @pytest.mark.parametrize("losses", [3, [b"x"], None, [1]])
 def test_initial_losses_are_texts(losses: Any) -> None:
-    with pytest.raises(InputError, match="initial_losses must be texts"):
+    with pytest.raises(InputError, match="initial_losses must be a list of texts"):
         SearchSettings(initial_losses=losses)
 
 
 def test_a_population_without_offspring_is_refused() -> None:
-    SearchSettings(population_size=1, generations=1).validate()
-    SearchSettings(population_size=2, generations=2).validate()
+    SearchSettings(population_size=1, generations=1).require_offspring()
+    SearchSettings(population_size=2, generations=2).require_offspring()
+    alone = SearchSettings(population_size=1, generations=2)
+    alone.validate()  # a run that was begun with it can be read
     with pytest.raises(InputError, match="nothing new is searched after the first generation"):
-        SearchSettings(population_size=1, generations=2).validate()
+        alone.require_offspring()
 
 
 def test_a_machine_is_not_asked_for_more_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

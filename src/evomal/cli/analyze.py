@@ -36,12 +36,12 @@ class Analyze:
 
     def run(self) -> int:
         """Analyse it and print the result."""
-        from evomal.analysis.analysis import analyze
+        from evomal.analysis.analysis import MOST_CLASSES, analyze
         from evomal.analysis.analysis_report import analysis_report
         from evomal.losses.form import Form
         from evomal.runs.named_losses import resolve_loss
 
-        require_option("classes", self.classes, 2, 100_000)
+        require_option("classes", self.classes, 2, MOST_CLASSES)
         link: Link = self.link or ("identity" if self.classes is None else "softmax")
         loss = resolve_loss(self.what, Form(link))
         own: str = getattr(loss, "link", "softmax")

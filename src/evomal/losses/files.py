@@ -65,7 +65,9 @@ def loss_from_dict(fields: Any) -> Loss:
 
 
 def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
-    """Write a loss as JSON; an existing file is replaced in one step.
+    """Write a loss as JSON; an existing file is replaced in one step, a link's target too.
+
+    A device or a pipe, such as ``/dev/stdout``, is written to.
 
     Raises
     ------
@@ -79,8 +81,12 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
     text = json.dumps(fields, indent=2)
     if not path.name:
         raise InputError(f"Cannot write the loss to {str(path)!r} (it is a folder).")
+    path = Path(os.path.realpath(path))
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_text(text + "\n", encoding="utf-8")
+            return
         with draft.open("w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()

@@ -70,7 +70,9 @@ class SearchSettings(EvaluationSettings):
         if isinstance(given, str):
             given = (given,)
         if not (isinstance(given, list | tuple) and all(isinstance(text, str) for text in given)):
-            raise InputError(f"The setting initial_losses must be texts, but is {quoted(given)}.")
+            raise InputError(
+                f"The setting initial_losses must be a list of texts, but is {quoted(given)}."
+            )
         object.__setattr__(self, "initial_losses", tuple(given))
 
     def validate(self, inputs: Sequence[str] = ()) -> None:
@@ -96,14 +98,17 @@ class SearchSettings(EvaluationSettings):
                 "The rates crossover_rate and mutation_rate must not exceed 1 together, and "
                 "elitism_rate must be below 1."
             )
+        require_choice(self, "activation", "identity", "softplus")
+        self._validate_initial_losses(tuple(inputs))
+
+    def require_offspring(self) -> None:
+        """Raise an `InputError` if later generations hold nothing new: not wrong, but no search."""
         if self.generations > 1 and self.elites >= self.population_size:
             raise InputError(
                 f"A population_size of {self.population_size} is carried over as it is, so that "
                 "nothing new is searched after the first generation; raise population_size, or "
                 "set generations to 1."
             )
-        require_choice(self, "activation", "identity", "softplus")
-        self._validate_initial_losses(tuple(inputs))
 
     def _validate_initial_losses(self, inputs: tuple[str, ...]) -> None:
         if len(self.initial_losses) > self.population_size:

@@ -14,6 +14,7 @@ _WHERE = {WEIGHTS: "most of them while their weights were optimised", TRAINING: 
 def diagnosis(
     counts: Mapping[Status, int],
     reasons: Sequence[str],
+    failures: Sequence[str] = (),
     *,
     task_loss_diverges: bool,
     task_loss_reason: str,
@@ -28,6 +29,8 @@ def diagnosis(
         Number of candidates by outcome.
     reasons
         Of those that failed or diverged, in the order of the candidates.
+    failures
+        Of those that failed.
     task_loss_diverges, task_loss_reason
         Whether a training under the task loss itself diverged, and why.
     learning_rate
@@ -55,8 +58,8 @@ def diagnosis(
     most = max(own, key=lambda status: own[status])
     some = f"All {worked_on}" if own[most] == worked_on else f"{own[most]} of {worked_on}"
     if most == "failed":
-        last = [reason for reason in reasons if " diverged" not in reason][-1:]
-        return f"{some} candidates failed; the last time {''.join(last).rstrip('.')}. Fix that."
+        last = failures[-1].rstrip(".") if failures else "for no reason that is known"
+        return f"{some} candidates failed; the last time {last}. Fix the cause."
     if most == "diverged":
         starts = {stage: sum(reason.startswith(stage) for reason in reasons) for stage in _WHERE}
         stage = max(starts, key=lambda stage: starts[stage])

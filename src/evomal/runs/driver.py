@@ -189,9 +189,10 @@ class Driver:
             return
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= FAILURES_IN_A_ROW:
+            reason = (outcome.reason or "").rstrip(".")
             raise InputError(
-                f"{FAILURES_IN_A_ROW} candidates in a row failed; the last time {outcome.reason}. "
-                f"Fix that, then continue with: {to_resume(self._run_dir, self._facts.tasks)}"
+                f"{FAILURES_IN_A_ROW} candidates in a row failed; the last time {reason}. Fix the "
+                f"cause, then continue with: {to_resume(self._run_dir, self._facts.tasks)}"
             )
 
     def _keep_formulas(self, seconds: float | None) -> None:

@@ -15,6 +15,7 @@ from evomal.errors import printable
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Generation, Method, Outcome, Status
 from evomal.runs.callbacks import Callback, RunStart
+from evomal.tasks.arguments import flag
 
 
 class PlainProgress(Callback):
@@ -65,7 +66,7 @@ class LiveProgress(Callback):
             console=console,
             transient=True,
             get_renderable=self._render,
-            redirect_stdout=sys.stdout.isatty(),  # what goes to a file is not for the display
+            redirect_stdout=Console().is_terminal,  # what goes to a file is not for the display
         )
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
@@ -122,14 +123,15 @@ def with_progress(callbacks: Sequence[Callback], progress: bool | None) -> list[
 
     None stands for: on a terminal or in a notebook, unless one of them shows it already.
     """
+    if progress is not None:
+        progress = flag(progress, "argument progress")
     shown = any(isinstance(callback, PlainProgress | LiveProgress) for callback in callbacks)
-    console = Console(stderr=True, highlight=False, markup=False)
-    on_terminal = sys.stderr.isatty()
-    if progress is None:
-        progress = not shown and (on_terminal or console.is_jupyter)
-    if not progress:
+    if progress is False or (progress is None and (shown or sys.stderr is None)):
         return list(callbacks)
-    return [*callbacks, LiveProgress(console) if on_terminal else PlainProgress(console)]
+    console = Console(stderr=True, highlight=False, markup=False)
+    if progress is None and not (console.is_terminal or console.is_jupyter):
+        return list(callbacks)
+    return [*callbacks, LiveProgress(console) if console.is_terminal else PlainProgress(console)]
 
 
 def _counts(counts: Mapping[Status, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -290,10 +290,13 @@ def _require_whole(
     before = sum(generation < done for generation in of)
     first = [outcome.candidate.number for outcome in outcomes[:before]]
     require(first == list(range(before)), "a candidate of a finished generation is missing")
+    counted: dict[int, Counter[str]] = defaultdict(Counter)
+    for outcome in outcomes:
+        counted[outcome.candidate.generation][outcome.status] += 1
     for generation in generations:
-        counts = Counter(o.status for o in outcomes if o.candidate.generation == generation.number)
         require(
-            counts == {status: n for status, n in generation.counts.items() if n},
+            counted[generation.number]
+            == {status: n for status, n in generation.counts.items() if n},
             f"generation {generation.number} counts other candidates than there are",
         )
 

@@ -149,6 +149,7 @@ class Run:
         return diagnosis(
             self.archive.counts,
             [outcome.reason for outcome in self.record.outcomes if outcome.reason],
+            [outcome.reason for outcome in self.failures if outcome.reason],
             task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
             task_loss_reason=facts.task_loss_reason or "",
             learning_rate=optimizer["learning_rate"],

@@ -7,12 +7,13 @@ import dataclasses
 import os
 import sqlite3
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from evomal.errors import InputError, require_name
+from evomal.errors import InputError, TaskWarning, require_name
 from evomal.interrupts import Terminated, termination_interrupts
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import PRESETS, SearchSettings, choose_preset
@@ -31,6 +32,7 @@ from evomal.runs.run import Run
 from evomal.runs.store import RunStore, reading
 from evomal.tasks.arguments import instance, whole_number
 from evomal.tasks.task import Task, as_tasks
+from evomal.training.filters import undefined_on_few
 from evomal.training.together import with_engine
 
 
@@ -126,11 +128,14 @@ def search(
     initial = tuple(expression_of(text, form) for text in settings.initial_losses)
     settings = dataclasses.replace(settings, initial_losses=initial)
     settings.validate(form.inputs)
+    settings.require_offspring()
     execution.validate()
     METHODS[method].require_use(settings, usual)
     if execution.executor == "local":
         require_cores(settings.threads)
     settings = with_engine(settings, tasks, optimizes=METHODS[method].optimizes_weights)
+    if METHODS[method].filters:
+        _warn_of_metrics(tasks, settings, seed)
     facts = begin_facts(tasks, method, settings, seed)
     with contextlib.closing(_open(tasks, settings, execution)) as executor:
         directory, store = _create(directory, facts)
@@ -224,6 +229,20 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
     return facts.status == "finished" and generations in (None, facts.settings.generations)
 
 
+def _warn_of_metrics(tasks: Sequence[Task], settings: SearchSettings, seed: int) -> None:
+    """Say so if the rejection protocol will reject nothing on a task."""
+    for task in tasks:
+        if undefined_on_few(task, settings, seed):
+            warnings.warn(
+                f"The metric of {task.name!r} fails or is not finite on the "
+                f"{min(settings.rejection_batch, len(task.train))} training rows of the rejection "
+                "protocol, which therefore rejects no loss; raise rejection_batch if the metric "
+                "needs more rows.",
+                TaskWarning,
+                stacklevel=3,
+            )
+
+
 def _create(run_dir: Path | None, facts: Mapping[str, Any]) -> tuple[Path, RunStore]:
     """A new run, in a numbered directory if none is named."""
     if run_dir is not None:
@@ -287,7 +306,8 @@ def _with_generations(facts: RunFacts, generations: int | None) -> SearchSetting
     if generations is None:
         return facts.settings
     done = facts.settings.generations
-    if not (isinstance(generations, int) and generations >= done):
+    generations = whole_number(generations, "number of generations")
+    if generations < done:
         raise InputError(
             f"The run was begun with {done} generations; on resuming there can only be more, "
             f"not {generations}."

@@ -36,6 +36,9 @@ from evomal.tasks.optimizers import SGD
 from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
 
+ORIGIN = {"split", "split_seed", "data_dir"}
+"""The arguments of `evomal.load_task` that make a built-in task again."""
+
 
 @arguments.with_known_arguments
 class Task:
@@ -163,6 +166,11 @@ class Task:
         self.milestones = arguments.increasing_shares(milestones, "milestone")
         self.name = arguments.text(name, "name")
         self.split = arguments.text(split, "split")
+        if origin is not None and set(arguments.mapping(origin, "argument origin")) != ORIGIN:
+            raise InputError(
+                "The argument origin is for the built-in tasks, which evomal.load_task makes; "
+                "leave it out."
+            )
         self.origin = origin
         self.device = available_device(device)
         self.precision: Precision = "full"

@@ -119,6 +119,12 @@ def correlations(
     ]
 
 
+def undefined_on_few(task: Task, settings: EvaluationSettings, seed: int) -> bool:
+    """Whether the metric is undefined on the rows of the protocol, which then rejects nothing."""
+    outputs = raw_outputs(task, settings.rejection_batch, seed)
+    return math.isnan(_metric_on_few(task, outputs.inputs, outputs.targets))
+
+
 def _metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
     """L_P; NaN where it is undefined or fails, as many a metric is on a few rows."""
     try:

@@ -59,7 +59,7 @@ def check_scale(task: Task, learner: nn.Module) -> Iterator[str]:
 
 def _far_from_unit(values: Tensor) -> str | None:
     """In words, how values are far from unit scale; of a table (n, F) its worst column."""
-    if not values.is_floating_point():
+    if not values.is_floating_point() or not values.numel():
         return None
     values = values.detach().double()
     table = values if values.ndim == 2 else values.reshape(-1, 1)
