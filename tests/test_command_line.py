@@ -134,7 +134,7 @@ def test_an_optional_value_can_be_given_and_taken_back() -> None:
         (["show", "absent", "--json"], "Error: Unknown loss 'absent'.*"),
         (["show", "\u202e"], r"Error: Unknown loss '\\u202e'.*"),
         (["show", "x" * 5000], "Error: .{60,250}"),
-        (["analyze", "focal", "--classes", "100000000"], "Error: --classes must .* to 100000, .*"),
+        (["analyze", "focal", "--classes", "100000000"], "Error: --classes must .* to 262144, .*"),
         (["train", "diabetes/mlp", "--loss", "y", "--threads", "9000"], "Error: There are .*"),
         (["train", "diabetes/mlp", "--loss", "y", "--seeds", "9" * 30], "Error: --seeds must .*"),
         (["search", "diabetes/mlp", "--tournament-size", "9" * 20], "Error: .* from 1 to 10000,.*"),
@@ -238,3 +238,16 @@ def test_deprecations_in_libraries_do_not_matter(tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     assert json.loads(output)["status"] == "finished"
     assert json.loads(output)["outcomes"]["failed"] == 0
+
+
+@pytest.mark.parametrize("columns", ["0", "5"])
+def test_no_terminal_is_too_narrow(
+    columns: str, program: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    status, output, errors = program("methods")
+    assert (status, errors) == (0, "")
+    assert "evomal" in output
+    status, output, _ = program("methods", "--help")
+    assert status == 0
+    assert "--json" in output

@@ -161,6 +161,7 @@ class Broken:
         return mean_squared_error(pred, target)
 
 
+@pytest.mark.filterwarnings("ignore:The metric of 'test/identity' fails")
 def test_a_task_that_cannot_be_trained_at_all_ends_the_run(whole: Run, tmp_path: Path) -> None:
     metric = FailsOnce(tmp_path / "mark", "fail", often=0)
     task = regression_task(metric=metric)

@@ -211,3 +211,29 @@ def test_nothing_is_said_of_what_is_not_known(path: str, value: Any, about: str)
 def test_what_a_number_changes(path: str, value: Any, sentence: str) -> None:
     assert sentence not in " ".join(summary(FIELDS))
     assert sentence in " ".join(summary(changed(path, value)))
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "sentence"),
+    [
+        ("sign(sub(y,f))", None, "for a target of 0, from 0.005 above it to all higher"),
+        ("sign(sub(y,f))", None, "Its slope is 0 almost everywhere"),
+        (
+            "square(sub(square(y),square(f)))",
+            None,
+            "is the target, but as low elsewhere: for a target of -2, 4 above it; for a target of "
+            "2, 4 below it.",
+        ),
+        (
+            "max(sub(f,y),sub(f,f))",
+            None,
+            "but as low elsewhere: for a target of -2, from it to all",
+        ),
+        ("abs(sub(abs(sub(y,f)),1))", None, "for a target of 0, 1 below it and 1 above it"),
+        ("max(mul(y,abs(log(f))),1)", 3, "a probability of 0.368 or more; it is flat there."),
+    ],
+)
+def test_ties_and_plateaus_are_told(text: str, classes: int | None, sentence: str) -> None:
+    loss = SymbolicLoss(text, link="identity" if classes is None else "softmax")
+    said = analyze(loss, classes, measure=False)["summary"]
+    assert any(sentence in one for one in said), said

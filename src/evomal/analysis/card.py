@@ -74,7 +74,13 @@ def classification_card(probe: Probe) -> dict[str, Entry]:
     how = f"numerical, {grid}"
     slopes = np.gradient(confidence.values, grid.u)
     return {
-        "minimum": entry({name: _lowest_f(curve) for name, curve in curves.items()}, how),
+        "minimum": {
+            **entry({name: _lowest_f(curve) for name, curve in curves.items()}, how),
+            "all": {
+                name: [(_probability(low), _probability(high)) for low, high in curve.minima]
+                for name, curve in curves.items()
+            },
+        },
         "monotone": entry({name: curve.monotone for name, curve in curves.items()}, how),
         "convex_in_logits": entry(
             _is_convex(probe, confidence),
@@ -153,7 +159,12 @@ def _whole(probe: Probe, grid: _Grid, label: int) -> Array:
 def _lowest_f(curve: Curve) -> float | None:
     """Where on the f axis the minimum is: 0 or 1 if towards that end, None for a constant."""
     lowest = curve.lowest_at
-    return None if lowest is None else round(float(1 / (1 + np.exp(-lowest))), 4)
+    return None if lowest is None else _probability(lowest)
+
+
+def _probability(logit: float) -> float:
+    """Four digits."""
+    return round(float(1 / (1 + np.exp(-logit))), 4)
 
 
 def _random_logits(probe: Probe, deviation: float) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 _FLAT = 1e-9  # of the largest value: what counts as no difference
+_TIED = 1e-6  # of the spread of the values: minima that are as low as each other
 _KINK = 2.0  # ratio of neighbouring second differences, above which a minimum is one
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -60,6 +61,31 @@ class Curve:
             return float(self.at[i])
         shift = 0.5 * (self.values[i - 1] - self.values[i + 1]) / bends[len(bends) // 2]
         return float(self.at[i] + shift * (self.at[1] - self.at[0]))
+
+    @property
+    def minima(self) -> list[tuple[float, float]]:
+        """Where it is as low as anywhere: points and flat ranges, from left to right.
+
+        A range that comes to an end of the grid goes on to ∓∞, and an end alone is there.
+        """
+        finite = np.where(np.isfinite(self.values), self.values, np.inf)
+        spread = finite[np.isfinite(finite)]
+        if not len(spread) or spread.max() - spread.min() <= self._tolerance:
+            return []
+        padded = np.concatenate([[np.inf], finite, [np.inf]])
+        is_low = (finite <= padded[:-2]) & (finite <= padded[2:])
+        is_low &= finite - spread.min() <= _TIED * (spread.max() - spread.min())
+        places = np.flatnonzero(is_low)
+        parts = np.split(places, np.flatnonzero(np.diff(places) > 2) + 1)
+        ends = {0: -np.inf, len(finite) - 1: np.inf}
+
+        return [
+            (
+                ends.get(part[0], float(self.at[part[0]])),
+                ends.get(part[-1], float(self.at[part[-1]])),
+            )
+            for part in parts
+        ]
 
     def _runs_down_to(self, values: Array, lowest: int, end: int) -> bool:
         """Whether it is flat, but for rounding, from its minimum to an end of the grid."""

@@ -35,7 +35,10 @@ def regression_card(probe: Probe) -> dict[str, Entry]:
     endless = any(still_growing(np.abs(slope)) for slope in by_target)
     spread = np.ptp(by_target, axis=0).max()
     return {
-        "minimum": entry({name: _lowest_residual(c) for name, c in curves.items()}, how),
+        "minimum": {
+            **entry({name: _lowest_residual(c) for name, c in curves.items()}, how),
+            "all": {name: curve.minima for name, curve in curves.items()},
+        },
         "monotone": entry({name: curve.monotone for name, curve in curves.items()}, how),
         "convex_in_f": entry({name: curve.convex for name, curve in curves.items()}, how),
         "slope_at_extremes": entry(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _ALIKE = 0.01  # differences that count as none, of a share or a ratio
 _STEP = 0.01  # of residuals: twice the grid's
+_PLATEAU = 0.05  # of a probability: a range of minima that is wider is told as one
+_GRID = 15.9  # of residuals: all of the grid
 _FADED = 0.1  # of the largest slope: below, a slope has faded
 
 
@@ -21,7 +23,7 @@ def summary(fields: Mapping[str, Any]) -> list[str]:
     """
     card = {name: row["value"] for name, row in fields["card"].items() if "value" in row}
     if fields["classes"] is None:
-        return list(_of_residuals(card))
+        return list(_of_residuals(card, fields))
     return list(_of_classes(card, fields))
 
 
@@ -31,8 +33,13 @@ def _of_classes(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[
     if lowest is None:
         yield "Stays the same whatever the probability of the right class: it teaches nothing."
         return
+    minima = _minima(fields, "confidence", lowest)
     right = lowest > 1 / fields["classes"]
-    yield _direction(lowest, monotone, right)
+    if len(minima) > 1 or minima[0][1] - minima[0][0] > _PLATEAU:
+        yield _as_low(minima)
+        right = all(low > 1 / fields["classes"] for low, _ in minima)
+    else:
+        yield _direction(lowest, monotone, right)
     start = fields["logits"]["null_epoch"]["target"]
     if start is not None:
         yield _at_the_start(start / (1 - 1 / fields["classes"]))
@@ -53,6 +60,12 @@ def _of_classes(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[
         yield _probabilities(calibration["proper"], calibration["calibrated"])
 
 
+def _minima(fields: Mapping[str, Any], curve: str, lowest: float) -> list[tuple[float, float]]:
+    """All minima of a curve, of which `lowest` is the first."""
+    found: list[tuple[float, float]] = fields["card"]["minimum"].get("all", {}).get(curve, [])
+    return found or [(lowest, lowest)]
+
+
 def _direction(lowest: float, monotone: bool | None, right: bool) -> str:
     if lowest == 1 and monotone:
         return "Falls towards the right answer."
@@ -67,6 +80,20 @@ def _direction(lowest: float, monotone: bool | None, right: bool) -> str:
         f"Is lowest where the right class has a probability of {lowest:.4g}, no more than chance: "
         "it teaches no right answer."
     )
+
+
+def _as_low(minima: Sequence[Sequence[float]]) -> str:
+    """`minima` are ranges of the probability of the right class."""
+    if len(minima) == 1 and minima[0][1] == 1:
+        return (
+            f"Is lowest wherever the right class has a probability of {minima[0][0]:.3g} or more; "
+            "it is flat there."
+        )
+    places = " and ".join(
+        f"{low:.3g}" if high - low <= _PLATEAU else f"{low:.3g} to {high:.3g}"
+        for low, high in minima
+    )
+    return f"Is equally low where the right class has a probability of {places}."
 
 
 def _at_the_start(strength: float) -> str:
@@ -115,17 +142,32 @@ def _probabilities(proper: bool, calibrated: bool) -> str:
     return "Does not always ask for the more probable of two classes."
 
 
-def _of_residuals(card: Mapping[str, Any]) -> Iterator[str]:
+def _of_residuals(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[str]:
     lowest, ignored = card["minimum"], list(card["ignored_residuals"].values())
     known = {name: at for name, at in lowest.items() if at is not None}
     if not known:
         yield "Stays the same whatever the prediction: it teaches nothing."
         return
+    minima = {name: _minima(fields, name, at) for name, at in known.items()}
     at_target = all(
-        at == 0 or _is_flat_around(at, card["ignored_residuals"][name])
+        (at == 0 or _is_flat_around(at, card["ignored_residuals"][name]))
+        and len(minima[name]) == 1
+        and _holds_target(minima[name])
         for name, at in known.items()
     )
-    yield _at_target(lowest, card["monotone"]) if at_target else _elsewhere(lowest)
+    if at_target:
+        yield _at_target(lowest, card["monotone"])
+    elif all(map(_holds_target, minima.values())):
+        yield "Is lowest where the prediction is the target, but as low elsewhere: " + _places(
+            {name: [one for one in ranges if one != (0.0, 0.0)] for name, ranges in minima.items()}
+        )
+    elif any(len(ranges) > 1 or ranges[0][0] < ranges[0][1] for ranges in minima.values()):
+        yield "Is not always lowest where the prediction is the target: " + _places(minima)
+    else:
+        yield _elsewhere(lowest)
+    if all(ranges and ranges[0][1] - ranges[0][0] >= _GRID for ranges in ignored):
+        yield "Its slope is 0 almost everywhere, so that nothing trains under it."
+        return
     if ignored[0] and all(ranges == ignored[0] for ranges in ignored):
         ranges = " and ".join(f"from {low:.3g} to {high:.3g}" for low, high in ignored[0])
         yield f"Ignores residuals {ranges}: it does not change there."
@@ -135,6 +177,36 @@ def _of_residuals(card: Mapping[str, Any]) -> Iterator[str]:
         yield _outliers(card["slope_at_extremes"], card["lipschitz_in_f"])
     if not card["depends_on_residual_only"]:
         yield "Depends on the target, too, not on the residual alone."
+
+
+def _holds_target(minima: Sequence[Sequence[float]]) -> bool:
+    return any(low <= 0 <= high for low, high in minima)
+
+
+def _places(minima: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """Where the loss is lowest by target, in predictions relative to it."""
+    parts = []
+    for name, ranges in minima.items():
+        places = " and ".join(_place(low, high) for low, high in ranges)
+        if places:
+            parts.append(f"for a target of {name.removeprefix('y=')}, {places}")
+    return "; ".join(parts) + "."
+
+
+def _place(low: float, high: float) -> str:
+    if low == high and math.isinf(low):
+        return f"towards the {'highest' if low > 0 else 'lowest'} predictions"
+    if math.isinf(low) or math.isinf(high):
+        edge = high if math.isinf(low) else low
+        side = "lower" if math.isinf(low) else "higher"
+        return f"from {_relative(edge)} to all {side} predictions"
+    return _relative(low) if low == high else f"from {_relative(low)} to {_relative(high)}"
+
+
+def _relative(residual: float) -> str:
+    if residual == 0:
+        return "it"
+    return f"{abs(residual):.4g} {'above' if residual > 0 else 'below'} it"
 
 
 def _is_flat_around(at: float, ranges: list[list[float]]) -> bool:

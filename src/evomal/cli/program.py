@@ -17,12 +17,18 @@ from evomal.cli.arguments import COMMANDS, parse
 from evomal.errors import InputError, printable, require_name
 from evomal.interrupts import interrupts_held
 
+_NARROWEST = 20
+"""Columns of a terminal; less, which some programs set as 0, is no width to lay out text in."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status; `KeyboardInterrupt` is left to the caller."""
     _prepare_streams()
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # for developers, even under -W error
         warnings.showwarning = _show_warning

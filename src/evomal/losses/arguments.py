@@ -51,7 +51,7 @@ def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
 def _require_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise InputError(
-            f"A loss takes tensors, but {name} is {quoted(value)}; "
+            f"A loss takes tensors, but {name} is of type {type(value).__name__}; "
             f"convert arrays and lists with torch.as_tensor({name})."
         )
 
