@@ -77,7 +77,7 @@ def layer(module: str) -> int | None:
         return None
     if parts[1] in LAYERS:
         return 1 + LAYERS.index(parts[1])
-    return 0 if parts[1] in ("errors", "interrupts", "seeding") else len(LAYERS) + 1
+    return 0 if parts[1] in ("arrays", "errors", "interrupts", "seeding") else len(LAYERS) + 1
 
 
 def upward_imports(module: str, tree: ast.Module) -> list[str]:
