@@ -123,8 +123,8 @@ def peers(task: Task, losses: Losses, steps: int) -> dict[str, Piece]:
 
     work: list[Callable[[SymbolicLoss], object]] = [
         lambda loss: naive_peer.local_search(task, loss.expression, 0, steps),
-        lambda loss: naive_peer.rejection(task, loss.expression, loss.weights, steps),
-        lambda loss: naive_peer.train(task, loss.expression, loss.weights, steps),
+        lambda loss: naive_peer.rejection(task, loss.expression, loss.phi, steps),
+        lambda loss: naive_peer.train(task, loss.expression, loss.phi, steps),
         lambda _: naive_peer.validation_metric(task, learner),
     ]
     return dict(zip(STAGES, map(timed, work), strict=True))

@@ -63,7 +63,7 @@ def judge(
     weights = optimize_weights_together(losses, tasks, settings, 0)
     end = time.perf_counter()
     after = [
-        "diverged" if phi is None else verdict(tasks, loss.with_weights(phi), settings)
+        "diverged" if phi is None else verdict(tasks, loss.with_phi(phi), settings)
         for loss, phi in zip(losses, weights, strict=True)
     ]
     count = len(losses)

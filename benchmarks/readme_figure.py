@@ -35,7 +35,7 @@ def draw_loss(axes: Axes, run: evomal.Run) -> None:
     """The learned loss for a target of 0, beside squared error."""
     f = torch.linspace(-2.5, 2.5, 401)
     y = torch.zeros_like(f)
-    learned = run.best.loss.elementwise(y, f, run.best.loss.weights)
+    learned = run.best.loss.elementwise(y, f, run.best.loss.phi)
     axes.plot(f, learned - learned.min(), color=LEARNED, label="learned loss")
     axes.plot(f, (f - y) ** 2, "--", color=OWN, label="squared error")
     axes.set(xlabel="prediction (target 0)", ylabel="loss above its minimum", title="The loss")

@@ -209,7 +209,7 @@ class Fate:
         """The screened loss has the weights 2."""
         key = self.gradient_key if self.verdict == "promising" else None
         return Screening(
-            loss.with_weights(torch.full_like(loss.weights, 2.0)),
+            loss.with_phi(torch.full_like(loss.phi, 2.0)),
             self.verdict,
             0.5,
             key,
@@ -264,7 +264,7 @@ class ShuffledExecutor:
             assert function is train_candidates
             given: list[Loss | None] = args[0]
             for loss in given:
-                assert loss is None or bool((loss.weights == 2.0).all()), "not the screened loss"
+                assert loss is None or bool((loss.phi == 2.0).all()), "not the screened loss"
             keys = ["task loss" if loss is None else loss.key for loss in given]
             self.trained += keys
             self.trained_groups.append(tuple(keys))

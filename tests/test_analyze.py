@@ -351,7 +351,7 @@ KEYS = {
     "card",
     "link",
     "expression",
-    "weights",
+    "phi",
 }
 DUAL_KEYS = {"with_respect_to", "logits", "closed_form", "pushes_back_overconfidence", "comparison"}
 
@@ -415,7 +415,7 @@ def test_analyze_reads_runs_and_files(run_evomal: Evomal, monkeypatch: pytest.Mo
     run = evomal.search(classification_task(), run_dir="run", **TINY)
     status, output, errors = run_evomal("analyze", "run", "--classes", 3, "--json")
     assert (status, errors) == (0, "")
-    assert finite(output)["weights"] == run.best.loss.weights.tolist()
+    assert finite(output)["phi"] == run.best.loss.phi.tolist()
     assert run_evomal("analyze", "run", "--json")[0] == 2, "of a task of the user's own"
     evomal.save_loss(run.best.loss, "loss.json")
     copy = finite(run_evomal("analyze", "loss.json", "--classes", 3, "--json")[1])

@@ -21,8 +21,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torch import Tensor
 
+from evomal.arrays import read_array
 from evomal.errors import InputError
-from evomal.tasks.arrays import read_array
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from tasks_for_tests import Perceptron, classification_task, regression_task

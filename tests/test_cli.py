@@ -40,7 +40,7 @@ IN_PROCESS = [*SEARCH, "--workers", "1"]
 SQUARED_ERROR = "square(sub(y, f))"
 TWICE_SQUARED_ERROR = "mul(add(1, 1), square(sub(y, f)))"  # ahead after a few steps
 LONG = "add(y, " * 60 + "f" + ")" * 60
-BEST_KEYS = {"expression", "formula", "latex", "python", "nodes", "fitness", "weights"}
+BEST_KEYS = {"expression", "formula", "latex", "python", "nodes", "fitness", "phi"}
 SUMMARY_KEYS = {"best", "task_loss_fitness", "hall_of_fame", "outcomes", "generations", "task"}
 SUMMARY_KEYS |= {"method", "seed", "run_dir", "timing"}
 
@@ -116,8 +116,8 @@ def test_show_describes_a_run(finished: tuple[Path, str], evomal: Evomal) -> Non
     assert len(summary["generations"]) == 2
     assert all(g.keys() == {"best", "mean", *STATUSES} for g in summary["generations"])
     assert (summary["task"], summary["method"], summary["seed"]) == ("diabetes/mlp", "evomal", 1)
-    assert load_loss(run_dir / "best.json").weights.tolist() == summary["best"]["weights"]
-    assert len(summary["best"]["weights"]) == summary["best"]["nodes"] - 1
+    assert load_loss(run_dir / "best.json").phi.tolist() == summary["best"]["phi"]
+    assert len(summary["best"]["phi"]) == summary["best"]["nodes"] - 1
     status, output, errors = evomal("show", run_dir)
     assert (status, errors) == (0, "")
     assert "fitness  nodes  formula" in output
@@ -136,7 +136,7 @@ def test_two_searches_differ_in_timing_and_place_alone(
     assert without_timing(Run("runs/0001").summary()) == without_timing(first)
     elsewhere = Run(finished[0]).summary()  # another process, other workers
     assert elsewhere["generations"] == first["generations"]
-    assert elsewhere["best"]["weights"] == first["best"]["weights"]
+    assert elsewhere["best"]["phi"] == first["best"]["phi"]
     rest = json.dumps(without_timing(first))
     assert not re.search(r"\d{4}-\d\d-\d\d|seconds|runs/|" + re.escape(str(Path.cwd())), rest)
 
@@ -177,7 +177,7 @@ def test_tasks_and_methods_are_listed(evomal: Evomal, data_dir: Path) -> None:
 
 def test_show_describes_a_loss(evomal: Evomal) -> None:
     save_loss(SymbolicLoss(SQUARED_ERROR, [1.0, 2.0, 3.0], link="softmax"), "loss.json")
-    keys = {"expression", "formula", "latex", "python", "nodes", "link", "inputs", "weights"}
+    keys = {"expression", "formula", "latex", "python", "nodes", "link", "inputs", "phi"}
     for what, link, weights in [
         ("loss.json", "softmax", [1.0, 2.0, 3.0]),
         (SQUARED_ERROR, "identity", [1.0, 1.0, 1.0]),
@@ -187,7 +187,7 @@ def test_show_describes_a_loss(evomal: Evomal) -> None:
         assert (status, errors, output.count("\n")) == (0, "", 1)
         details = json.loads(output)
         assert details.keys() == keys
-        assert (details["link"], details["weights"]) == (link, weights)
+        assert (details["link"], details["phi"]) == (link, weights)
         assert details["expression"] == (SQUARED_ERROR if len(weights) == 3 else LONG)
         assert "latex" in evomal("show", what)[1]
 

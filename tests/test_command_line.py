@@ -45,6 +45,10 @@ def program(
     return program
 
 
+def test_the_package_can_be_run() -> None:
+    assert run_python("-m", "evomal", "--version") == (0, f"evomal {evomal.__version__}\n", "")
+
+
 def test_the_version_is_told(program: Run) -> None:
     assert program("--version") == (0, f"evomal {evomal.__version__}\n", "")
 

@@ -278,8 +278,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "another candidate of the unfinished generation": (
         "UPDATE candidates SET "
-        "proposed = json_set(proposed, '$.expression', 'add(y, f)', '$.weights', json('[1,1]')),"
-        "loss = json_set(loss, '$.expression', 'add(y, f)', '$.weights', json('[1,1]')) "
+        "proposed = json_set(proposed, '$.expression', 'add(y, f)', '$.phi', json('[1,1]')),"
+        "loss = json_set(loss, '$.expression', 'add(y, f)', '$.phi', json('[1,1]')) "
         "WHERE number = 6",
         "candidate 6 is not one that this evomal would try next",
     ),

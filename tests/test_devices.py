@@ -55,7 +55,7 @@ def on_meta(task: Task) -> Task:
 
 def losses_for(task: Task) -> list[Any]:
     losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
-    weights = [torch.ones(len(loss.weights), dtype=torch.float64) for loss in losses]
+    weights = [torch.ones(len(loss.phi), dtype=torch.float64) for loss in losses]
     return [
         SymbolicLoss(text, phi, task.link).to(META)
         for text, phi in zip(TEXTS, weights, strict=True)
@@ -77,7 +77,7 @@ def test_a_meta_step_of_a_group(name: str, engine: str) -> None:
     task = on_meta(here)
     losses = losses_for(task)
     schedule = MetaSchedule(task, EvaluationSettings(meta_steps=2), 0)
-    phis = [loss.weights.clone().requires_grad_() for loss in losses]
+    phis = [loss.phi.clone().requires_grad_() for loss in losses]
     found = group_hypergradients(
         losses, phis, schedule.step(0), layers, stacked=engine == "stacked"
     )

@@ -154,7 +154,7 @@ def test_a_module_as_torch_has_them(make: Make) -> None:
     arguments = draw(4, 3), classes(4, count=3)
     assert torch.equal(copy.deepcopy(loss)(*arguments), loss(*arguments))
     assert torch.equal(pickle.loads(pickle.dumps(loss))(*arguments), loss(*arguments))  # noqa: S301
-    assert torch.equal(loss.with_weights([])(*arguments), loss(*arguments))
+    assert torch.equal(loss.with_phi([])(*arguments), loss(*arguments))
     assert loss.half().double()(*arguments) == loss(*arguments)
     assert all(setting in repr(loss) for setting in loss.setting_names)
 

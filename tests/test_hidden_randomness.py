@@ -70,7 +70,7 @@ def found(task: Task, settings: EvaluationSettings, *, bars: bool = False) -> di
         for training in train_candidates([task], group, settings, 0, 0, at_rungs)
     ]
     return {
-        "weights": torch.cat([one.loss.weights for one in screened]).tolist(),
+        "weights": torch.cat([one.loss.phi for one in screened]).tolist(),
         "correlations": [one.correlation for one in screened],
         "keys": [one.gradient_key for one in screened],
         "curves": [training.curve for training in trainings],

@@ -132,11 +132,14 @@ def test_a_further_input_is_as_exact_as_pred() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["0.5", None, 1j, {}, np.array(["a"]), torch.tensor([1j] * 4), 10**400, 10**5000, ["a"]],
+    [
+        *("0.5", None, 1j, {}, np.array(["a"]), torch.tensor([1j] * 4), 10**400, 10**5000, ["a"]),
+        np.ma.array([0.5] * 4, mask=[True, False, False, False]),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_further_inputs_that_are_no_numbers_are_told(value: Any) -> None:
-    assert "The input 'w' of the loss must be a number" in refused(WEIGHTED, PRED, PRED, w=value)
+    assert "The values of the input 'w' of the loss" in refused(WEIGHTED, PRED, PRED, w=value)
 
 
 # Settings
@@ -148,13 +151,15 @@ def test_further_inputs_that_are_no_numbers_are_told(value: Any) -> None:
         ({"expression": 5}, "not 5"),
         ({"expression": None}, "An expression is text"),
         ({"expression": ["y"]}, "An expression is text"),
-        ({"weights": "abc"}, "are 'abc'"),
-        ({"weights": [[1.0, 2], [3]]}, "a list of numbers"),
-        ({"weights": [1j, 1, 1]}, "real numbers"),
-        ({"weights": [10**400, 1, 1]}, "a list of numbers"),
-        ({"weights": torch.ones(3, dtype=torch.float8_e5m2)}, "16 to 64 bits"),
-        ({"weight": {0: 1.0}}, "class weights must be a tensor or a list"),
-        ({"weight": "balanced"}, "are 'balanced'"),
+        ({"phi": "abc"}, "weights hold text"),
+        ({"phi": [[1.0, 2], [3]]}, "weights are ragged"),
+        ({"phi": [1j, 1, 1]}, "hold complex numbers"),
+        ({"phi": np.ma.array([1.0, 2, 3], mask=[True, False, False])}, "weights are a masked"),
+        ({"phi": [10**400, 1, 1]}, "hold Python objects"),
+        ({"phi": torch.ones(3, dtype=torch.float8_e5m2)}, "16 to 64 bits"),
+        ({"weight": {0: 1.0}}, "class weights are of type dict"),
+        ({"weight": "balanced"}, "class weights hold text"),
+        ({"weight": np.ma.array([1.0, 2], mask=[True, False])}, "weights are a masked"),
         ({"weight": 5}, "one per class"),
         ({"weight": torch.ones(2, dtype=torch.complex64)}, "real numbers"),
         ({"inputs": "progress"}, "a list of names, but are 'progress'"),
@@ -187,14 +192,14 @@ def test_numbers_of_numpy_are_taken() -> None:
     assert isinstance(loss.weight, Tensor)
     assert loss.weight.tolist() == [3, 2, 1]
     phi: Any = np.ones(3)[::-1]
-    assert SymbolicLoss(SQUARED_ERROR, phi).weights.dtype == torch.float64
+    assert SymbolicLoss(SQUARED_ERROR, phi).phi.dtype == torch.float64
     assert "must be True or False" in refused(SparselySmoothedLoss, torch.neg, 0.1, relaxed="no")
 
 
 def test_other_weights_are_numbers_too() -> None:
     loss = SymbolicLoss(SQUARED_ERROR).double()
-    assert loss.with_weights([0.1, 1, 1]).weights[0].item() == 0.1
-    assert "a list of numbers" in refused(loss.with_weights, "abc")
+    assert loss.with_phi([0.1, 1, 1]).phi[0].item() == 0.1
+    assert "hold text" in refused(loss.with_phi, "abc")
 
 
 # The form of a task

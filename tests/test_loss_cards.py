@@ -239,7 +239,7 @@ def test_published_losses_have_their_printed_values(place: str) -> None:
         torch.tensor(targets, dtype=torch.double), torch.tensor(outputs, dtype=torch.double)
     )
     y, f = pairs[:, 0], pairs[:, 1]
-    found = loss.elementwise(y, f, loss.weights)
+    found = loss.elementwise(y, f, loss.phi)
     torch.testing.assert_close(found, PRINTED[place](y, f), rtol=1e-9, atol=1e-12)
 
 
@@ -269,7 +269,7 @@ def test_published_losses_have_their_printed_values(place: str) -> None:
 def test_published_losses_at_values_by_hand(place: str, y: float, f: float, value: float) -> None:
     loss = PUBLISHED_LOSSES[place].loss
     target, output = (torch.tensor([v], dtype=torch.double) for v in (y, f))
-    found = loss.elementwise(target, output, loss.weights).item()
+    found = loss.elementwise(target, output, loss.phi).item()
     assert found == pytest.approx(value, rel=2e-6)
 
 
@@ -283,8 +283,7 @@ def test_published_losses_fall_towards_the_right_answer(place: str) -> None:
     else:  # with a target in the range that 6f leaves as it is
         target = torch.tensor([0.25, 0.75], dtype=torch.double)
         near, far = (
-            published.loss.elementwise(target, target + r, published.loss.weights)
-            for r in (0.0, 2.0)
+            published.loss.elementwise(target, target + r, published.loss.phi) for r in (0.0, 2.0)
         )
         falls = bool((near < far).all())
     assert falls is (place not in ("6d", "6g"))

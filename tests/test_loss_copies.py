@@ -25,7 +25,7 @@ PHI = torch.tensor([0.1, -2.5, 1 / 3, 7.0, 0.7, 1e-3])
 
 
 def symbolic(**changes: Any) -> SymbolicLoss:
-    settings = {"weights": PHI, "link": "softmax", **changes}
+    settings = {"phi": PHI, "link": "softmax", **changes}
     return SymbolicLoss("mul(y, abs(log(add(f, y))))", **settings)
 
 
@@ -35,7 +35,7 @@ EVERY_LOSS: list[Loss] = [
     *(make(weight=CLASS_WEIGHTS.double(), ignore_index=1, reduction="none") for make in LOSSES),
     symbolic(),
     symbolic(activation="softplus", reduction="sum", weight=CLASS_WEIGHTS, ignore_index=1),
-    *(symbolic(weights=PHI.to(dtype)) for dtype in (torch.float16, torch.bfloat16, torch.float64)),
+    *(symbolic(phi=PHI.to(dtype)) for dtype in (torch.float16, torch.bfloat16, torch.float64)),
     SymbolicLoss("f", link="softmax", reduction="none"),
     SymbolicLoss("mul(w, square(sub(y, f)))", [0.1] * 5, "softmax", inputs=("w", "unused")),
 ]

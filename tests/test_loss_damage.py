@@ -64,7 +64,7 @@ DAMAGES: list[Any] = [
 
 
 def fields_of(name: str) -> dict[str, Any]:
-    return {"format": "evomal-loss", "version": 2, **loss_to_dict(LOSSES[name])}
+    return {"format": "evomal-loss", "version": 3, **loss_to_dict(LOSSES[name])}
 
 
 def assert_one_line(error: InputError) -> None:
@@ -154,11 +154,11 @@ def test_a_field_that_is_there_twice_is_told(tmp_path: Path) -> None:
         load_loss(path)
 
 
-@pytest.mark.parametrize("version", [0, -1, 3, 10**30, 2.0, True, "2", None, [2]])
+@pytest.mark.parametrize("version", [0, -1, 4, 10**30, 2.0, True, "2", None, [2]])
 def test_an_unknown_version_is_told(version: Any, tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
     path.write_text(json.dumps({**fields_of("focal"), "version": version}))
-    with pytest.raises(InputError, match=r"version.*reads versions up to 2"):
+    with pytest.raises(InputError, match=r"version.*reads versions up to 3"):
         load_loss(path)
 
 
@@ -192,6 +192,7 @@ def test_numbers_that_a_person_writes_are_read(tmp_path: Path) -> None:
 def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
     fields = {**fields_of("symbolic"), "version": 1, "expression": "add(y, mul(f, f))"}
+    del fields["phi"]
     fields["weights"] = [1.0, 2.0, 3.0, 4.0]
     for name in ("inputs", "weight", "ignore_index"):
         del fields[name]
@@ -201,6 +202,14 @@ def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
     path.write_text(json.dumps({**fields, "version": 2}))
     with pytest.raises(InputError, match="'inputs' is missing"):
         load_loss(path)
+
+
+def test_a_file_of_the_second_version_calls_phi_weights(tmp_path: Path) -> None:
+    path = tmp_path / "loss.json"
+    fields = {**fields_of("symbolic"), "version": 2}
+    fields["weights"] = fields.pop("phi")
+    path.write_text(json.dumps(fields))
+    assert loss_to_dict(load_loss(path)) == loss_to_dict(LOSSES["symbolic"])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

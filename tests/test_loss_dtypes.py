@@ -205,7 +205,7 @@ def test_weights_keep_their_type_and_are_not_rounded_on_the_way(dtype: torch.dty
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, expected)
     (slope,) = torch.autograd.grad(value, leaf)
-    assert slope.dtype == loss.weights.dtype == dtype
+    assert slope.dtype == loss.phi.dtype == dtype
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -34,7 +34,7 @@ FIELDS = {
     "version": FORMAT_VERSION,
     "kind": "symbolic",
     "expression": "square(sub(y, f))",
-    "weights": [0.5, 2.0, 3.0],
+    "phi": [0.5, 2.0, 3.0],
     "dtype": "float32",
     "link": "identity",
     "activation": "identity",
@@ -81,8 +81,8 @@ def test_a_saved_loss_comes_back_exactly(
     twin = load_loss(shared / "loss.json")
     assert isinstance(twin, SymbolicLoss)
     assert twin.expression == expression
-    assert twin.weights.dtype == dtype
-    assert torch.equal(twin.weights, loss.weights)
+    assert twin.phi.dtype == dtype
+    assert torch.equal(twin.phi, loss.phi)
     assert (twin.link, twin.activation, twin.reduction) == (link, activation, reduction)
 
 
@@ -92,7 +92,7 @@ def test_extreme_weights_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtyp
     phi = torch.tensor([-0.0, limits.max, limits.tiny, -limits.eps, 1 / 3], dtype=dtype)
     save_loss(SymbolicLoss("add(mul(y, f), abs(f))", phi), tmp_path / "loss.json")
     twin = load_loss(tmp_path / "loss.json")
-    assert torch.equal(twin.weights.view(torch.uint8), phi.view(torch.uint8))
+    assert torch.equal(twin.phi.view(torch.uint8), phi.view(torch.uint8))
 
 
 @pytest.mark.parametrize("text", ["y", "f", "-1"])
@@ -101,7 +101,7 @@ def test_a_terminal_has_no_weights_and_comes_back(tmp_path: Path, text: str) -> 
     twin = load_loss(str(tmp_path / "loss.json"))
     assert isinstance(twin, SymbolicLoss)
     assert str(twin.expression) == text
-    assert twin.weights.shape == (0,)
+    assert twin.phi.shape == (0,)
 
 
 def test_the_file_is_json_that_a_person_can_read(tmp_path: Path) -> None:
@@ -232,18 +232,18 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, place: str) -> No
         ("expression", "square(sub(y, ", "damaged.*too early"),
         ("expression", 5, "damaged"),
         ("expression", ["square", "sub", "y", "f"], "damaged"),
-        ("weights", [1.0, 2.0], "damaged.*3 weights"),
-        ("weights", [1.0] * 4, "damaged.*3 weights"),
-        ("weights", [], "damaged.*3 weights"),
-        ("weights", 1.0, "damaged.*list of numbers"),
-        ("weights", None, "damaged"),
-        ("weights", "123", "damaged"),
-        ("weights", [[1.0], [2.0, 3.0]], "damaged"),
-        ("weights", [1.0, None, 3.0], "damaged"),
-        ("weights", [1.0, "2.0", 3.0], "damaged"),
-        ("weights", [1.0, 10**400, 3.0], "damaged"),
-        ("weights", [1.0, float("nan"), 3.0], "damaged.*not finite"),
-        ("weights", [1.0, float("inf"), 3.0], "damaged.*not finite"),
+        ("phi", [1.0, 2.0], "damaged.*3 weights"),
+        ("phi", [1.0] * 4, "damaged.*3 weights"),
+        ("phi", [], "damaged.*3 weights"),
+        ("phi", 1.0, "damaged.*list of numbers"),
+        ("phi", None, "damaged"),
+        ("phi", "123", "damaged"),
+        ("phi", [[1.0], [2.0, 3.0]], "damaged"),
+        ("phi", [1.0, None, 3.0], "damaged"),
+        ("phi", [1.0, "2.0", 3.0], "damaged"),
+        ("phi", [1.0, 10**400, 3.0], "damaged"),
+        ("phi", [1.0, float("nan"), 3.0], "damaged.*not finite"),
+        ("phi", [1.0, float("inf"), 3.0], "damaged.*not finite"),
         ("dtype", "float33", "damaged.*float33"),
         ("dtype", "tensor", "damaged"),
         ("dtype", "int64", "damaged"),
@@ -273,7 +273,7 @@ def test_a_damaged_field_is_refused(
 def test_the_undamaged_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
     path.write_text(json.dumps(FIELDS))
-    assert load_loss(path).weights.tolist() == FIELDS["weights"]
+    assert load_loss(path).phi.tolist() == FIELDS["phi"]
 
 
 def test_a_pipe_is_written_to_and_a_link_stays_one(tmp_path: Path) -> None:

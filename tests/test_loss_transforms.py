@@ -114,13 +114,13 @@ def test_derivatives_by_the_weights_of_every_kind(link: Link) -> None:
     loss = SymbolicLoss(SQUARED_ERROR, [1.5, 0.5, 2.0], link=link).double()
     pred = draw(4, 3)
     target = torch.tensor([0, 1, 2, 0]) if link == "softmax" else draw(4, 3, seed=3).sigmoid()
-    phi, direction = loss.weights, draw(3, seed=4)
+    phi, direction = loss.phi, draw(3, seed=4)
 
     def of_phi(phi: Tensor) -> Tensor:
         return loss.evaluate(pred, target, phi)
 
     def by_call(phi: Tensor) -> Tensor:
-        out: Tensor = torch.func.functional_call(loss, {"weights": phi}, (pred, target))
+        out: Tensor = torch.func.functional_call(loss, {"phi": phi}, (pred, target))
         return out
 
     leaf = phi.clone().requires_grad_()

@@ -204,7 +204,7 @@ def test_a_wrong_number_of_weights_is_refused(weights: Any) -> None:
 @pytest.mark.parametrize("weights", WRONG_WEIGHTS)
 def test_with_weights_refuses_a_wrong_number(weights: Any) -> None:
     with pytest.raises(InputError, match="3 weights"):
-        SymbolicLoss(SQUARED_ERROR).with_weights(weights)
+        SymbolicLoss(SQUARED_ERROR).with_phi(weights)
 
 
 def test_a_malformed_expression_is_refused() -> None:
@@ -220,27 +220,27 @@ def test_weights_are_a_buffer_that_keeps_its_dtype(dtype: torch.dtype) -> None:
     phi = torch.tensor([0.5, 2.0, 3.0], dtype=dtype)
     loss = SymbolicLoss(SQUARED_ERROR, phi)
     assert list(loss.parameters()) == []
-    assert loss.state_dict().keys() == {"weights"}
-    assert loss.weights.dtype == dtype
+    assert loss.state_dict().keys() == {"phi"}
+    assert loss.phi.dtype == dtype
     phi.zero_()  # the loss has its own copy
-    assert loss.weights.tolist() == [0.5, 2.0, 3.0]
+    assert loss.phi.tolist() == [0.5, 2.0, 3.0]
     assert loss(torch.ones(1), torch.ones(1)).item() == (0.5 * (2 - 3)) ** 2
     other = SymbolicLoss(SQUARED_ERROR)
     other.load_state_dict(loss.state_dict())
-    assert torch.equal(other.weights, loss.weights.float())
+    assert torch.equal(other.phi, loss.phi.float())
 
 
 def test_weights_move_with_the_module() -> None:
     loss = SymbolicLoss(SQUARED_ERROR, [0.5, 2.0, 3.0])
-    assert loss.weights.dtype == torch.get_default_dtype()
-    assert SymbolicLoss(SQUARED_ERROR, [1, 2, 3]).weights.dtype == torch.get_default_dtype()
-    assert loss.double().weights.dtype == torch.float64
-    assert loss.to("meta").weights.device.type == "meta"
+    assert loss.phi.dtype == torch.get_default_dtype()
+    assert SymbolicLoss(SQUARED_ERROR, [1, 2, 3]).phi.dtype == torch.get_default_dtype()
+    assert loss.double().phi.dtype == torch.float64
+    assert loss.to("meta").phi.device.type == "meta"
 
 
 def test_with_weights_stays_on_the_device() -> None:
     loss = SymbolicLoss(SQUARED_ERROR).to("meta")
-    assert loss.with_weights([1.0, 2.0, 3.0]).weights.device.type == "meta"
+    assert loss.with_phi([1.0, 2.0, 3.0]).phi.device.type == "meta"
 
 
 def test_forward_gives_the_weights_no_gradient() -> None:
@@ -250,7 +250,7 @@ def test_forward_gives_the_weights_no_gradient() -> None:
     loss(pred, torch.ones(2)).backward()
     assert pred.grad is not None
     assert phi.grad is None
-    assert not loss.weights.requires_grad
+    assert not loss.phi.requires_grad
 
 
 # Smooth at these arguments whatever the weights, as no kink's argument comes near it.
@@ -311,16 +311,16 @@ def test_size_and_text() -> None:
 def test_with_weights_is_a_detached_copy() -> None:
     loss = SymbolicLoss(SQUARED_ERROR, torch.ones(3).double(), "sigmoid", "softplus", "sum")
     phi = torch.full((3,), 2.0, requires_grad=True)
-    twin = loss.with_weights(phi)
-    assert twin.weights.tolist() == [2.0] * 3
-    assert twin.weights.dtype == torch.float64
-    assert not twin.weights.requires_grad
-    assert loss.weights.tolist() == [1.0] * 3
+    twin = loss.with_phi(phi)
+    assert twin.phi.tolist() == [2.0] * 3
+    assert twin.phi.dtype == torch.float64
+    assert not twin.phi.requires_grad
+    assert loss.phi.tolist() == [1.0] * 3
     settings = twin.link, twin.activation, twin.reduction, twin.expression
     assert settings == ("sigmoid", "softplus", "sum", loss.expression)
-    twin.weights.zero_()
+    twin.phi.zero_()
     assert phi.tolist() == [2.0] * 3
-    assert loss.with_weights([3.0, 4.0, 5.0]).weights.tolist() == [3.0, 4.0, 5.0]
+    assert loss.with_phi([3.0, 4.0, 5.0]).phi.tolist() == [3.0, 4.0, 5.0]
 
 
 @fast
@@ -332,7 +332,7 @@ def test_copies_and_pickles_compute_the_same(
     pred, target = draw(4), torch.tensor([0.0, 1.0, 0.0, 1.0])
     for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):  # noqa: S301
         assert torch.equal(twin(pred, target), loss(pred, target))
-        assert torch.equal(twin.weights, loss.weights)
+        assert torch.equal(twin.phi, loss.phi)
         assert twin.key == loss.key
 
 

@@ -117,5 +117,5 @@ def test_everything_works_up_to_the_greatest_depth(start: str) -> None:
     assert evomal.SymbolicLoss.from_dict(copy.deepcopy(loss).to_dict()).expression == expression
     torch.testing.assert_close(
         expression.evaluate(torch.ones(3), pred),
-        loss.elementwise(torch.ones(3), pred, loss.weights),
+        loss.elementwise(torch.ones(3), pred, loss.phi),
     )

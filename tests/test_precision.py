@@ -48,7 +48,7 @@ def test_hypergradients_in_bfloat16_are_near_in_every_engine(name: str) -> None:
     steps = [MetaSchedule(one, settings, 3).step(0) for one in (task, low)]
     for text in TEXTS:
         loss = SymbolicLoss(text, link=task.link)
-        phi = loss.weights.clone().requires_grad_()
+        phi = loss.phi.clone().requires_grad_()
         full = forward_hypergradient(loss, phi, steps[0])
         found = {
             "forward": forward_hypergradient(loss, phi, steps[1]),
@@ -78,8 +78,8 @@ def test_candidates_are_worked_on_in_the_precision_of_the_settings(engine: Any) 
     for one, other in zip(*screened, strict=True):
         assert one.loss is not None
         assert other.loss is not None
-        assert not torch.equal(one.loss.weights, other.loss.weights)
-        torch.testing.assert_close(one.loss.weights, other.loss.weights, rtol=0, atol=0.01)
+        assert not torch.equal(one.loss.phi, other.loss.phi)
+        torch.testing.assert_close(one.loss.phi, other.loss.phi, rtol=0, atol=0.01)
 
 
 def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(tmp_path: Path) -> None:

@@ -54,11 +54,11 @@ def test_what_is_pasted_is_the_loss(dtype: torch.dtype, expression: Expression, 
         (SymbolicLoss("square(sub(y, f))"), 'evomal.SymbolicLoss("square(sub(y, f))")'),
         (
             SymbolicLoss(ACE, [1.1, 1.0, 0.3, 2e-9], link="softmax"),
-            f'evomal.SymbolicLoss("{ACE}", weights=[1.1, 1.0, 0.3, 2e-09], link="softmax")',
+            f'evomal.SymbolicLoss("{ACE}", phi=[1.1, 1.0, 0.3, 2e-09], link="softmax")',
         ),
         (
             SymbolicLoss("abs(f)", torch.tensor([0.1], dtype=torch.double), reduction="sum"),
-            'evomal.SymbolicLoss("abs(f)", weights=torch.tensor([0.1], dtype=torch.float64), '
+            'evomal.SymbolicLoss("abs(f)", phi=torch.tensor([0.1], dtype=torch.float64), '
             'reduction="sum")',
         ),
         (

@@ -99,7 +99,7 @@ def check_losses(outcomes: Sequence[Outcome], archive: Archive) -> None:
         assert outcome.loss is not None
         equal = archive.find(outcome.candidate)
         assert equal is not None
-        assert bool((outcome.loss.weights == 2.0).all()) or equal.status == "failed"
+        assert bool((outcome.loss.phi == 2.0).all()) or equal.status == "failed"
         assert outcome.loss.key == outcome.candidate.key
         if outcome.status == "duplicate":
             assert outcome.loss is equal.loss

@@ -99,7 +99,7 @@ def test_prescreening_saves_the_local_search_of_hopeless_losses(prescreen: bool)
         (screening,) = screen([loss], [task], settings, 0, optimize=True, filters=True)
         assert (screening.verdict == "rejected") is hopeless
         assert ("local_search" in screening.seconds) is not (hopeless and prescreen)
-        untouched = bool((screening.loss.weights == 1).all())
+        untouched = bool((screening.loss.phi == 1).all())
         assert untouched is (hopeless and prescreen)
 
 
@@ -170,7 +170,7 @@ def test_weights_are_ones_without_and_tuned_with_local_search(tmp_path: Path) ->
         outcomes = [o for o in stored(run) if o.status == "evaluated"]
         assert outcomes
         for outcome in outcomes:
-            assert bool((outcome.loss.weights == 1).all()) is (method == "gp-lfl")
+            assert bool((outcome.loss.phi == 1).all()) is (method == "gp-lfl")
             assert outcome.loss.link == "identity"
 
 

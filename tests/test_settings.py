@@ -111,9 +111,12 @@ def test_a_machine_is_not_asked_for_more_than_it_has(monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="There are 2 cores here, too few for 3 threads"):
         require_cores(3)
     for threads, most in [(1, 8), (2, 4), (100, 1)]:
-        Execution(workers=most).require_room(threads)
+        with pytest.warns(UserWarning, match="share 2 cores"):
+            Execution(workers=most).require_room(threads)
         with pytest.raises(InputError, match=f"too many for the 2 cores here; take at most {most}"):
             Execution(workers=most + 1).require_room(threads)
+    Execution(workers=2).require_room(1)  # without a warning, which would be an error
+    Execution(workers=1).require_room(2)
     Execution(workers=9, executor="ray").require_room(1)
     Execution(workers="auto").require_room(1000)
 

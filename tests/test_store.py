@@ -50,7 +50,7 @@ def as_values(outcome: Outcome) -> tuple[Any, ...]:
     def bits(loss: Any) -> Any:
         if loss is None:
             return None
-        return loss.to_dict(), loss.weights.dtype, loss.weights.numpy().tobytes()
+        return loss.to_dict(), loss.phi.dtype, loss.phi.numpy().tobytes()
 
     candidate = outcome.candidate
     return (

@@ -71,7 +71,7 @@ def test_every_layer_in_every_engine_that_takes_it(name: str, transposed: bool) 
     schedule = MetaSchedule(task, EvaluationSettings(meta_steps=3), seed=7)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):
         for step in map(schedule.step, range(3)):
-            phis = [loss.weights.clone().requires_grad_() for loss in losses]
+            phis = [loss.phi.clone().requires_grad_() for loss in losses]
             pairs = list(zip(losses, phis, strict=True))
             expected = [reverse_hypergradient(loss, phi, step) for loss, phi in pairs]
             found = {"forward": [forward_hypergradient(loss, phi, step) for loss, phi in pairs]}
@@ -163,14 +163,14 @@ def test_a_learner_that_changes_its_inputs_in_place(how: str) -> None:
     assert not spoils_inputs(regression_task(F64))
     losses = losses_for(task)
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=7).step(0)
-    phis = [loss.weights.clone().requires_grad_() for loss in losses]
+    phis = [loss.phi.clone().requires_grad_() for loss in losses]
 
     def by_hand(loss: SymbolicLoss) -> Tensor:
         """Double backward in plain torch, every batch read once."""
         learner = task.new_model(0)
         learner.load_state_dict(step.learner.state_dict())
         theta: dict[str, Tensor] = dict(learner.named_parameters())
-        phi = loss.weights.clone().requires_grad_()
+        phi = loss.phi.clone().requires_grad_()
         batch, judging = step.training[0], step.judging
         pred = torch.func.functional_call(learner, theta, batch.inputs.clone())
         value = loss.evaluate(pred, batch.targets, phi)

@@ -372,7 +372,7 @@ def test_hypergradients_agree_on_every_kind_of_task(make: Callable[..., Task]) -
     one = make()
     text = "mul(add(1, mul(w, t)), square(sub(y, f)))" if one.form.inputs else "square(sub(y, f))"
     loss = SymbolicLoss.of_form(text, one.form)
-    phi = loss.initial_weights(derive_generator(1, "phi")).requires_grad_()
+    phi = loss.initial_phi(derive_generator(1, "phi")).requires_grad_()
     schedule = MetaSchedule(one, EvaluationSettings(meta_steps=2), seed=3)
     for i in range(2):
         step = schedule.step(i)

@@ -55,7 +55,7 @@ def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> N
     task = classification_task(F64)
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=3).step(0)
     losses = [SymbolicLoss(expression, phi, task.link) for expression, phi in drawn]
-    phis = [loss.weights.clone().requires_grad_() for loss in losses]
+    phis = [loss.phi.clone().requires_grad_() for loss in losses]
     in_one = len(losses) % 2 == 0
     layers = group_way(task, stacked=in_one).layers
     found = group_hypergradients(losses, phis, step, layers, stacked=in_one)
@@ -89,7 +89,7 @@ def test_single_precision_is_as_near() -> None:
     task = image_task()
     losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=5).step(0)
-    phis = [loss.weights.clone().requires_grad_() for loss in losses]
+    phis = [loss.phi.clone().requires_grad_() for loss in losses]
     layers = group_way(task, stacked=False).layers
     found = group_hypergradients(losses, phis, step, layers, stacked=False)
     for loss, phi, ours in zip(losses, phis, found.gradients, strict=True):
@@ -121,7 +121,7 @@ def test_a_group_leaves_the_generators_and_the_learner_alone() -> None:
     before = {name: t.clone() for name, t in step.learner.state_dict().items()}
     state = torch.random.get_rng_state()
     losses = [SymbolicLoss(TEXTS[0], link=task.link)]
-    group_hypergradients(losses, [losses[0].weights.clone().requires_grad_()], step, stacked=True)
+    group_hypergradients(losses, [losses[0].phi.clone().requires_grad_()], step, stacked=True)
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, tensor in step.learner.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -204,7 +204,7 @@ def test_a_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
     found = screening.screen(losses, [task], settings, 0, optimize=True, filters=False)
     assert sizes == [5, 2, 3, 1, 2]
     assert [one.verdict for one in found] == ["promising"] * 5
-    assert [len(one.loss.weights) for one in found] == [len(loss.weights) for loss in losses]
+    assert [len(one.loss.phi) for one in found] == [len(loss.phi) for loss in losses]
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: tried"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 

@@ -154,7 +154,7 @@ def test_forward_equals_reverse_for_awkward_learners(
 ) -> None:
     task = make(optimizer=OPTIMIZERS[optimizer])
     loss = smooth_loss(task.link)
-    forward, reverse = both(loss, loss.weights, meta_step(task))
+    forward, reverse = both(loss, loss.phi, meta_step(task))
     assert reverse is not None
     assert reverse.abs().min() > 1e-6
     assert_same(forward, reverse)
@@ -168,8 +168,8 @@ def test_reverse_equals_finite_differences_through_torchs_sgd(
 ) -> None:
     task = make(F64, optimizer=OPTIMIZERS[optimizer])
     loss, step = smooth_loss(task.link), meta_step(task, base_steps)
-    expected = central_differences(partial(judged, step, loss), loss.weights)
-    found = reverse_hypergradient(loss, loss.weights.clone().requires_grad_(), step)
+    expected = central_differences(partial(judged, step, loss), loss.phi)
+    found = reverse_hypergradient(loss, loss.phi.clone().requires_grad_(), step)
     assert expected.abs().max() > 1e-4
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
@@ -268,7 +268,7 @@ def test_batches_come_from_the_split_that_they_should(meta_batch: Any) -> None:
 
 def reference(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> Tensor:
     """Algorithm 1 by double backward, with Adam written out."""
-    phi = loss.initial_weights(derive_generator(seed, "phi", loss.key))
+    phi = loss.initial_phi(derive_generator(seed, "phi", loss.key))
     m, v = torch.zeros_like(phi), torch.zeros_like(phi)
     schedules = [MetaSchedule(task, settings, seed) for task in tasks]
     for i in range(settings.meta_steps):
@@ -319,7 +319,7 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_generator() -> None
     assert torch.equal(first, again)
     assert not torch.isclose(first, other, rtol=1e-6).any()
     assert not first.requires_grad
-    assert torch.equal(loss.weights, torch.ones(8))
+    assert torch.equal(loss.phi, torch.ones(8))
 
 
 @pytest.mark.parametrize("meta_batch", ["validation", "training"])
@@ -329,7 +329,7 @@ def test_optimising_lowers_the_task_loss_after_a_step(meta_batch: Any) -> None:
     phi = optimize_weights(loss, [task], settings, 0)
     schedule = MetaSchedule(task, settings, 1)  # steps that were not optimised on
     steps = [schedule.step(i) for i in range(20)]
-    before, after = (sum(float(judged(s, loss, w)) for s in steps) for w in (loss.weights, phi))
+    before, after = (sum(float(judged(s, loss, w)) for s in steps) for w in (loss.phi, phi))
     assert after < 0.95 * before
 
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection
 
 _QUOTED = 100  # characters of an input that a message repeats
+_LONGEST = 250  # characters of an error that a message quotes
 
 
 class InputError(ValueError):
@@ -45,6 +46,18 @@ def quoted(value: object) -> str:
 def shortened(text: str) -> str:
     """At most a line of a text."""
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line, and cut where that is long."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+def named(error: Exception) -> str:
+    """The type of an error and what it says, on one line."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)}" if str(error) else kind
 
 
 def require_name(kind: str, name: object, known: Collection[str], listing: str = "") -> None:

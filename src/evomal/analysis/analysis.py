@@ -78,7 +78,7 @@ def analyze(
         "zero_error": None,
         "link": link,
         "expression": str(loss.expression) if symbolic else None,
-        "weights": loss.weights.tolist() if symbolic else None,
+        "phi": loss.phi.tolist() if symbolic else None,
     }
     with np.errstate(all="ignore"):  # a deep expression can overflow
         if classes is not None:

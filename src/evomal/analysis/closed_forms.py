@@ -79,7 +79,7 @@ def closed_forms(
     questions = [
         {
             "expression": str(loss.expression),
-            "weights": loss.weights.tolist(),
+            "weights": loss.phi.tolist(),
             "classes": classes,
             "softplus": loss.activation == "softplus",
             "y": y,

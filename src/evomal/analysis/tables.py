@@ -130,10 +130,10 @@ def loss_details(fields: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    names = ("formula", "python", "latex", "expression", "nodes", "fitness", "link", "weights")
+    names = ("formula", "python", "latex", "expression", "nodes", "fitness", "link", "phi")
     for name in names:
         value = fields.get(name)
-        if name == "weights" and value is not None:
+        if name == "phi" and value is not None:
             value = ", ".join(f"{weight:.6g}" for weight in value)
         if value is not None:
             table.add_row(name, line(number(value) if name == "fitness" else str(value)))

@@ -45,7 +45,7 @@ def _of_expression(loss: SymbolicLoss) -> Elementwise:
         "log": lambda a: torch.log(a.abs() + _TINY),
         "sqrt": lambda a: torch.sqrt(a.abs() + _TINY),
     }
-    scales = loss.weights.tolist()
+    scales = loss.phi.tolist()
 
     def elementwise(y: Tensor, f: Tensor) -> Tensor:
         def apply(index: int, node: str, args: list[Tensor]) -> Tensor:

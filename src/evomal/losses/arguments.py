@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomal.errors import InputError, quoted
+from evomal.arrays import read_array
+from evomal.errors import InputError
 from evomal.losses.form import FLOATS, HALVES
 
 
@@ -79,13 +80,13 @@ def further_input(name: str, given: Any, like: Tensor) -> Tensor:
     if isinstance(given, (int, float)) and torch.compiler.is_compiling():
         # Of the ways to make a tensor, those that compute let a graph serve for all numbers.
         return torch.ones((), dtype=dtype, device=device) * given
-    try:
-        value = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
-        if not value.is_complex():
-            return value.to(device, dtype)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        pass  # it is told below
-    raise InputError(
-        f"The input {name!r} of the loss must be a number or a tensor of real numbers, but is "
-        f"{quoted(given)} of type {type(given).__name__}; convert it with torch.as_tensor."
-    )
+    what = f"The values of the input {name!r} of the loss"
+    if isinstance(given, Tensor):
+        value = given
+    elif torch.compiler.is_compiling():
+        value = torch.as_tensor(np.array(given))
+    else:
+        value = read_array(given, what)
+    if value.is_complex():
+        raise InputError(f"{what} are complex; pass real and imaginary parts as two inputs.")
+    return value.to(device, dtype)

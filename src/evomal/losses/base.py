@@ -36,7 +36,7 @@ class Loss(nn.Module, ABC):
 
     Parameters
     ----------
-    weights
+    phi
         φ, one dimension. A buffer: saved with the module, no gradient in ordinary training.
     link
         How raw outputs become f, and the target y. ``"softmax"``: f = softmax(pred) over classes,
@@ -64,12 +64,12 @@ class Loss(nn.Module, ABC):
         If an argument makes no sense.
     """
 
-    weights: Tensor
+    phi: Tensor
     weight: Tensor | None
 
     def __init__(
         self,
-        weights: Tensor,
+        phi: Tensor,
         link: Link,
         activation: Activation,
         reduction: Reduction,
@@ -89,8 +89,8 @@ class Loss(nn.Module, ABC):
         self.reduction = reduction
         self.inputs = input_names(inputs)
         self.ignore_index = require_ignore_index(ignore_index)
-        self.register_buffer("weights", weights)
-        by_class = None if weight is None else class_weights(weight, link).to(weights.dtype)
+        self.register_buffer("phi", phi)
+        by_class = None if weight is None else class_weights(weight, link).to(phi.dtype)
         self.register_buffer("weight", by_class)
 
     @property
@@ -109,12 +109,12 @@ class Loss(nn.Module, ABC):
         return self.inputs
 
     @abstractmethod
-    def initial_weights(self, rng: np.random.Generator) -> Tensor:
-        """φ₀, where optimising the weights begins; shape and dtype of `weights`."""
+    def initial_phi(self, rng: np.random.Generator) -> Tensor:
+        """φ₀, where optimising the weights begins; shape and dtype of `phi`."""
 
     @abstractmethod
     def elementwise(
-        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> Tensor:
         """M_φ(y, f) for every element; `y`, `f` and the result have the same shape.
 
@@ -122,13 +122,13 @@ class Loss(nn.Module, ABC):
         """
 
     def factored(
-        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> tuple[Any, Tensor]:
         """`elementwise` as factor × tensor, where a factor is cheaper applied after the reduction.
 
         The factor is a number, a tensor without dimensions, or None for 1.
         """
-        return None, self.elementwise(y, f, weights, inputs)
+        return None, self.elementwise(y, f, phi, inputs)
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -169,33 +169,33 @@ class Loss(nn.Module, ABC):
             If the shapes do not fit, as no target is ever broadcast, an input is missing, or `pred`
             and `target` are no tensors of real numbers on one device.
         """
-        return self.evaluate(pred, target, self.weights, inputs)
+        return self.evaluate(pred, target, self.phi, inputs)
 
     def evaluate(
         self,
         pred: Tensor,
         target: Tensor,
-        weights: Tensor,
+        phi: Tensor,
         inputs: Mapping[str, Tensor | float] = NO_INPUTS,
     ) -> Tensor:
-        """As `forward`, with φ given: differentiable in `weights` as well as in `pred`."""
+        """As `forward`, with φ given: differentiable in `phi` as well as in `pred`."""
         pred, dtype = computed(pred, target)
-        if weights.dtype in HALVES:
-            weights = weights.float()
-        if not weights.is_cpu and weights.device != pred.device:
+        if phi.dtype in HALVES:
+            phi = phi.float()
+        if not phi.is_cpu and phi.device != pred.device:
             raise InputError(
-                f"The loss is on {weights.device}, but pred is on {pred.device}; move it with "
+                f"The loss is on {phi.device}, but pred is on {pred.device}; move it with "
                 "loss.to(pred.device)."
             )
         alone = pred.ndim == target.ndim == 0 and self.link != "softmax"
         if alone:
             pred, target = pred.reshape(1), target.reshape(1)
-        value = self._reduced(pred, target, weights, inputs)
+        value = self._reduced(pred, target, phi, inputs)
         value = value.reshape(()) if alone else value
         return value if value.dtype == dtype else value.to(dtype)
 
     def _reduced(
-        self, pred: Tensor, target: Tensor, weights: Tensor, inputs: Mapping[str, Tensor | float]
+        self, pred: Tensor, target: Tensor, phi: Tensor, inputs: Mapping[str, Tensor | float]
     ) -> Tensor:
         """The loss in the type of `pred`, which has at least single precision."""
         if self.link == "softmax" and not target.is_floating_point():
@@ -203,9 +203,9 @@ class Loss(nn.Module, ABC):
         y, f, kept = self._arguments(pred, target)
         further = self._expanded(inputs, pred) if inputs else NO_INPUTS
         if self.activation == "softplus":
-            factor, values = None, nn.functional.softplus(self.elementwise(y, f, weights, further))
+            factor, values = None, nn.functional.softplus(self.elementwise(y, f, phi, further))
         else:
-            factor, values = self.factored(y, f, weights, further)
+            factor, values = self.factored(y, f, phi, further)
         if self.reduction == "mean" and kept is None and self.weight is None:
             count = values.numel()
             if self.link == "softmax":
@@ -252,7 +252,7 @@ class Loss(nn.Module, ABC):
             return values.sum() / count
         return values.sum() if self.reduction == "sum" else values
 
-    def with_weights(self, weights: Tensor | Sequence[float]) -> Self:
+    def with_phi(self, phi: Tensor | Sequence[float]) -> Self:
         """A copy of this loss with other weights φ (detached).
 
         Raises
@@ -261,13 +261,12 @@ class Loss(nn.Module, ABC):
             If they are not numbers, or another number of them.
         """
         twin = copy.deepcopy(self)
-        phi = real_numbers("weights", weights, like=self.weights)
-        if phi.shape != self.weights.shape:
+        phi = real_numbers("weights", phi, like=self.phi)
+        if phi.shape != self.phi.shape:
             raise InputError(
-                f"The loss has {len(self.weights)} weights, but those given have shape "
-                f"{_shape(phi)}."
+                f"The loss has {len(self.phi)} weights, but those given have shape {_shape(phi)}."
             )
-        twin.weights = phi
+        twin.phi = phi
         return twin
 
     def _arguments(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -14,7 +14,7 @@ from evomal.losses.form import FLOATS, IGNORE_INDEX
 from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LOSS_KINDS: dict[str, type[Loss]] = {"symbolic": SymbolicLoss, **HANDCRAFTED_LOSSES}
 """The classes that can be saved, by their name in the file."""
 
@@ -31,10 +31,10 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     InputError
         If `loss` is not one of evomal's losses, or has weights without values.
     """
-    if isinstance(loss, Loss) and (loss.weights.is_meta or loss.weights.dtype not in FLOATS):
+    if isinstance(loss, Loss) and (loss.phi.is_meta or loss.phi.dtype not in FLOATS):
         raise InputError(
             f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
-            f"{loss.weights.dtype} on the device {loss.weights.device}."
+            f"{loss.phi.dtype} on the device {loss.phi.device}."
         )
     for kind, cls in LOSS_KINDS.items():
         if type(loss) is cls:
@@ -121,6 +121,8 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
         )
     if version == 1:
         fields = {**_SINCE_VERSION_2, **fields}
+    if version <= 2 and "weights" in fields:
+        fields["phi"] = fields.pop("weights")
     try:
         return loss_from_dict(fields)
     except InputError as error:
@@ -161,5 +163,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def loss_is_finite(loss: Loss) -> bool:
     """Whether all weights are finite."""
-    given = [loss.weights] if loss.weight is None else [loss.weights, loss.weight]
-    return all(bool(weights.isfinite().all()) for weights in given)
+    given = [loss.phi] if loss.weight is None else [loss.phi, loss.weight]
+    return all(bool(one.isfinite().all()) for one in given)

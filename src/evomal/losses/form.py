@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomal.arrays import read_array
 from evomal.errors import InputError, quoted, require_name
 from evomal.expressions.primitives import is_input_name
 
@@ -112,20 +113,16 @@ def real_numbers(what: str, values: Any, like: Tensor | None = None) -> Tensor:
     InputError
         If they are not real numbers.
     """
-    if isinstance(values, np.ndarray):
-        values = np.array(values)  # with strides that a tensor can have
-    try:
-        own: dict[str, Any] = {} if like is None else {"dtype": like.dtype, "device": like.device}
-        tensor = torch.as_tensor(values, **own).detach().clone()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(
-            f"The {what} must be a tensor or a list of numbers, but are {quoted(values)}."
-        ) from error
+    has_dtype = isinstance(values, Tensor | np.ndarray)
+    tensor = values if isinstance(values, Tensor) else read_array(values, f"The {what}")
+    tensor = tensor.detach().clone()
     if not (tensor.is_floating_point() or tensor.is_complex()):
         tensor = tensor.to(torch.get_default_dtype())
     if tensor.dtype not in FLOATS:
         raise InputError(f"The {what} must be real numbers of 16 to 64 bits, not {tensor.dtype}.")
-    return tensor
+    if like is not None:
+        return tensor.to(like.device, like.dtype)
+    return tensor if has_dtype else tensor.to(torch.get_default_dtype())
 
 
 def require_number(name: str, value: object, what: str, holds: Any) -> float:

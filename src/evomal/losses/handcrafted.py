@@ -54,7 +54,7 @@ class HandcraftedLoss(Loss):
         if isinstance(weight, Tensor) and weight.is_floating_point():
             no_weights = no_weights.to(weight.dtype)  # which `weight` keeps
         super().__init__(no_weights, "softmax", "identity", reduction, (), weight, ignore_index)
-        self.register_buffer("weights", no_weights, persistent=False)
+        self.register_buffer("phi", no_weights, persistent=False)
 
     @property
     def key(self) -> str:
@@ -66,15 +66,15 @@ class HandcraftedLoss(Loss):
         """Number of weights, which is none."""
         return 0
 
-    def initial_weights(self, rng: np.random.Generator) -> Tensor:
+    def initial_phi(self, rng: np.random.Generator) -> Tensor:
         """No weights."""
-        return self.weights.clone()
+        return self.phi.clone()
 
     def evaluate(
         self,
         pred: Tensor,
         target: Tensor,
-        weights: Tensor,
+        phi: Tensor,
         inputs: Mapping[str, Tensor | float] = NO_INPUTS,
     ) -> Tensor:
         """As `forward`; there are no weights that could change it."""
@@ -116,7 +116,7 @@ class HandcraftedLoss(Loss):
             **{name: getattr(self, name) for name in self.setting_names},
             "reduction": self.reduction,
             "weight": None if self.weight is None else self.weight.tolist(),
-            "dtype": str(self.weights.dtype).removeprefix("torch."),
+            "dtype": str(self.phi.dtype).removeprefix("torch."),
             "ignore_index": self.ignore_index,
         }
 
@@ -177,7 +177,7 @@ class LabelSmoothingLoss(HandcraftedLoss):
         self.smoothing = require_smoothing(smoothing)
 
     def elementwise(
-        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> Tensor:
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
         log_f = f.clamp_min(torch.finfo(f.dtype).tiny).log()

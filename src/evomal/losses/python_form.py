@@ -24,9 +24,9 @@ def python_form(loss: Loss) -> str | None:
     """
     fields: dict[str, Any]
     if isinstance(loss, SymbolicLoss):
-        plain = loss.weights.dtype == torch.float32 and bool((loss.weights == 1).all())
+        plain = loss.phi.dtype == torch.float32 and bool((loss.phi == 1).all())
         fields = {
-            "weights": None if plain else loss.weights,
+            "phi": None if plain else loss.phi,
             "link": loss.link,
             "activation": loss.activation,
             "inputs": loss.inputs,

@@ -37,8 +37,8 @@ class SymbolicLoss(Loss):
     ----------
     expression
         An `Expression` or its prefix form, such as ``"square(sub(y, f))"``.
-    weights
-        φ, one weight per edge in the prefix order of the child node: ``weights[i - 1]`` scales
+    phi
+        φ, one weight per edge in the prefix order of the child node: ``phi[i - 1]`` scales
         node i on its way to its parent. None means all ones, which is the bare expression. A
         tensor keeps its dtype.
     link, activation, reduction, weight, ignore_index
@@ -55,7 +55,7 @@ class SymbolicLoss(Loss):
     def __init__(
         self,
         expression: Expression | str,
-        weights: Tensor | Sequence[float] | None = None,
+        phi: Tensor | Sequence[float] | None = None,
         link: Link = "identity",
         activation: Activation = "identity",
         reduction: Reduction = "mean",
@@ -72,7 +72,7 @@ class SymbolicLoss(Loss):
             )
         inputs = tuple(dict.fromkeys([*inputs, *expression.inputs]))
         edges = len(expression) - 1
-        phi = torch.ones(edges) if weights is None else real_numbers("weights", weights)
+        phi = torch.ones(edges) if phi is None else real_numbers("weights", phi)
         if phi.shape != (edges,):
             raise InputError(
                 f"The expression {excerpt(str(expression))} takes {edges} weights, one per edge, "
@@ -104,25 +104,25 @@ class SymbolicLoss(Loss):
         """The further inputs that occur in the expression."""
         return self.expression.inputs
 
-    def initial_weights(self, rng: np.random.Generator) -> Tensor:
+    def initial_phi(self, rng: np.random.Generator) -> Tensor:
         """φ₀ ~ N(1, 0.001²): the bare expression but for a little noise (paper, section 3.3)."""
-        phi = rng.normal(1.0, INITIAL_DEVIATION, len(self.weights))
-        return torch.from_numpy(phi).to(self.weights)
+        phi = rng.normal(1.0, INITIAL_DEVIATION, len(self.phi))
+        return torch.from_numpy(phi).to(self.phi)
 
     def elementwise(
-        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> Tensor:
         """M_φ(y, f) for every element; `y`, `f` and the result have the same shape."""
         self._require_inputs(inputs)
-        return self.expression.evaluate(y, f, weights, inputs)
+        return self.expression.evaluate(y, f, phi, inputs)
 
     def factored(
-        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> tuple[Any, Tensor]:
         """`elementwise` as factor × tensor, in fewer operations."""
-        phi = weights.tolist() if _are_numbers(weights) else weights.unbind()
+        scales = phi.tolist() if _are_numbers(phi) else phi.unbind()
         try:
-            return program.evaluate(self._steps, {**inputs, "y": y, "f": f}, phi, f)
+            return program.evaluate(self._steps, {**inputs, "y": y, "f": f}, scales, f)
         except KeyError:
             self._require_inputs(inputs)
             raise
@@ -139,8 +139,8 @@ class SymbolicLoss(Loss):
         """Expression, weights and settings as JSON values."""
         return {
             "expression": str(self.expression),
-            "weights": self.weights.tolist(),
-            "dtype": str(self.weights.dtype).removeprefix("torch."),
+            "phi": self.phi.tolist(),
+            "dtype": str(self.phi.dtype).removeprefix("torch."),
             "link": self.link,
             "activation": self.activation,
             "reduction": self.reduction,
@@ -160,7 +160,7 @@ class SymbolicLoss(Loss):
         """
         readers = {
             "expression": read.text,
-            "weights": read.numbers,
+            "phi": read.numbers,
             "dtype": read.dtype,
             "link": read.anything,
             "activation": read.anything,
@@ -172,7 +172,7 @@ class SymbolicLoss(Loss):
         values = read.read_fields(fields, readers)
         dtype, weight = values.pop("dtype"), values.pop("weight")
         return cls(
-            weights=read.tensor(values.pop("weights"), dtype),
+            phi=read.tensor(values.pop("phi"), dtype),
             weight=None if weight is None else read.tensor(weight, dtype),
             **values,
         )
@@ -183,8 +183,8 @@ class SymbolicLoss(Loss):
         return f"{self.expression}, link={self.link!r}, reduction={self.reduction!r}{more}"
 
 
-def _are_numbers(weights: Tensor) -> bool:
+def _are_numbers(phi: Tensor) -> bool:
     """Whether nothing but their values counts, as nothing is differentiated or mapped."""
-    if weights.requires_grad or not weights.is_cpu or not is_plain(weights):
+    if phi.requires_grad or not phi.is_cpu or not is_plain(phi):
         return False
-    return forward_ad.unpack_dual(weights).tangent is None  # type: ignore[no-untyped-call]
+    return forward_ad.unpack_dual(phi).tangent is None  # type: ignore[no-untyped-call]

@@ -39,7 +39,7 @@ class TargetLoss(HandcraftedLoss):
         return terms.curve(log_p)
 
     def elementwise(
-        self, y: Tensor, f: Tensor, weights: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> Tensor:
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
         log_f = f.clamp_min(torch.finfo(f.dtype).tiny).log()

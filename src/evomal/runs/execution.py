@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -78,9 +79,14 @@ class Execution:
             )
 
     def require_room(self, threads: int) -> None:
-        """Raise an `InputError` if workers of so many threads are far too many for this machine.
+        """Warn if workers of so many threads each need more cores than this machine has.
 
         A Ray cluster looks after itself.
+
+        Raises
+        ------
+        InputError
+            If they need several times as many.
         """
         if self.executor == "ray" or self.workers == "auto":
             return
@@ -91,6 +97,14 @@ class Execution:
                 f"{self.workers} workers, each with {threads} {_plural('thread', threads)}, are "
                 f"too many for the {cores} {_plural('core', cores)} here; take at most {most}, or "
                 "auto."
+            )
+        if self.workers * threads > cores:
+            of = "" if threads == 1 else f", each with {threads} threads,"
+            warnings.warn(
+                f"{self.workers} {_plural('worker', self.workers)}{of} share {cores} "
+                f"{_plural('core', cores)}, which is slower than one thread per core; "
+                "set workers to auto for as many as fit.",
+                stacklevel=4,
             )
 
 

@@ -96,7 +96,7 @@ def describe_loss(loss: Loss) -> dict[str, Any]:
         "link": loss.link,
         "inputs": list(loss.inputs),
         "python": python_form(loss),
-        "weights": loss.weights.tolist(),
+        "phi": loss.phi.tolist(),
     }
     if isinstance(loss, SymbolicLoss):
         (form,) = printed_forms([print_request(loss)])

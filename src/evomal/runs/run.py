@@ -59,7 +59,7 @@ class BestLoss:
             "python": python_form(self.loss),
             "nodes": self.nodes,
             "fitness": self.fitness,
-            "weights": self.loss.weights.tolist(),
+            "phi": self.loss.phi.tolist(),
         }
 
 
@@ -224,7 +224,7 @@ def print_key(request: PrintRequest) -> str:
 
 def print_request(loss: SymbolicLoss) -> PrintRequest:
     """How a loss is printed: with its weights, f and y as probabilities unless f = pred."""
-    return PrintRequest(loss.expression, loss.weights.tolist(), loss.link != "identity")
+    return PrintRequest(loss.expression, loss.phi.tolist(), loss.link != "identity")
 
 
 def describe(

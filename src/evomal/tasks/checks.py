@@ -9,10 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError, quoted
+from evomal.errors import InputError, first_line, quoted
 from evomal.tasks.functions import function_name
-
-_LONGEST = 250  # characters of an error that a message quotes
 
 OWN_CODE_ERRORS = (
     RuntimeError,
@@ -150,15 +148,3 @@ def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line, and cut where that is long."""
-    line = next(iter(str(error).splitlines()), type(error).__name__)
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
-
-
-def named(error: Exception) -> str:
-    """The type of an error and what it says, on one line."""
-    kind = type(error).__name__
-    return f"{kind}: {first_line(error)}" if str(error) else kind

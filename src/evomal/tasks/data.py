@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from evomal.errors import InputError, TaskWarning, quoted
+from evomal.arrays import read_array
+from evomal.errors import InputError, TaskWarning, named, quoted
 from evomal.losses.form import Form, Link, class_weights
 from evomal.seeding import derive_seed, isolated_rng
-from evomal.tasks.arrays import read_array
-from evomal.tasks.checks import OWN_CODE_ERRORS, named
+from evomal.tasks.checks import OWN_CODE_ERRORS
 
 _ROWS_READ_TWICE = 20  # at most; a transform of every other row goes unseen once in a million
 

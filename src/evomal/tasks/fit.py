@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError, quoted
+from evomal.errors import InputError, named, quoted
 from evomal.losses.base import Loss
 from evomal.losses.form import Form
 from evomal.seeding import isolated_rng
-from evomal.tasks.checks import OWN_CODE_ERRORS, named
+from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
 
 if TYPE_CHECKING:

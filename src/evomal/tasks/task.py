@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError, TaskWarning, quoted, require_name
+from evomal.errors import InputError, TaskWarning, named, quoted, require_name
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, require_input_name
 from evomal.seeding import isolated_rng
@@ -23,7 +23,6 @@ from evomal.tasks.checks import (
     channels_last,
     images_channels_last,
     model_factory,
-    named,
     require_separate,
     require_usable,
     runs_channels_last,

@@ -27,7 +27,7 @@ def optimize_weights(
     Parameters
     ----------
     loss
-        The loss to tune; φ₀ is its `initial_weights`, from (`seed`, its key).
+        The loss to tune; φ₀ is its `initial_phi`, from (`seed`, its key).
     tasks
         The meta-objective is the mean of their task losses (eq. 2).
     settings
@@ -38,14 +38,14 @@ def optimize_weights(
     Returns
     -------
     Tensor
-        Shape of ``loss.weights``, detached.
+        Shape of ``loss.phi``, detached.
 
     Raises
     ------
     DivergedError
         If a loss, prediction, gradient or weight becomes non-finite.
     """
-    phi = loss.initial_weights(derive_generator(seed, "phi", loss.key)).to(tasks[0].device)
+    phi = loss.initial_phi(derive_generator(seed, "phi", loss.key)).to(tasks[0].device)
     phi.requires_grad_()
     if phi.numel() == 0:
         return phi.detach()

@@ -119,7 +119,7 @@ def _optimize(
     for result, phi in zip(results, weights, strict=True):
         _add_seconds(result, "local_search", seconds / len(results))
         if isinstance(phi, Tensor):
-            result.loss = result.loss.with_weights(phi)
+            result.loss = result.loss.with_phi(phi)
         else:
             result.verdict, result.reason = "diverged", diverged(WEIGHTS, phi)
 

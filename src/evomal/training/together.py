@@ -108,7 +108,7 @@ def optimize_weights_together(
     """
     stacked = settings.engine == "stacked"
     phis = [
-        loss.initial_weights(derive_generator(seed, "phi", loss.key))
+        loss.initial_phi(derive_generator(seed, "phi", loss.key))
         .to(tasks[0].device)
         .requires_grad_()
         for loss in losses

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from evomal.errors import first_line
 from evomal.losses.base import Loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import isolated_rng
-from evomal.tasks.checks import first_line
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.numerics import DivergedError, is_out_of_memory, quiet_vmap

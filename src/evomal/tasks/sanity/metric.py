@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from evomal.errors import InputError
+from evomal.errors import InputError, first_line
 from evomal.losses.form import Form
 from evomal.seeding import derive_generator, isolated_rng
-from evomal.tasks.checks import OWN_CODE_ERRORS, first_line
+from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.classes import class_name, held_classes
 
 if TYPE_CHECKING:

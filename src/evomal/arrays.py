@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from evomal.errors import InputError
-from evomal.tasks.checks import first_line
+from evomal.errors import InputError, first_line
 
 _BY_DTYPE_KIND = {
     "O": ("hold Python objects", "convert them to numbers, as with .astype(float) or numpy.stack"),
