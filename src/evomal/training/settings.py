@@ -67,10 +67,6 @@ class EvaluationSettings:
     """In which precision base learners compute: as their parameters are (full), with float32
     products in TensorFloat-32 on GPUs (tf32), or with forward passes under autocast (bfloat16)."""
 
-    cuda_graphs: bool = False
-    """On GPUs, record the steps of the rejection protocol and of stacked trainings as CUDA graphs,
-    and replay them."""
-
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
 
@@ -88,7 +84,7 @@ class EvaluationSettings:
         require_choice(self, "meta_batch", "validation", "training")
         require_choice(self, "engine", "auto", "loop", "batched", "stacked")
         require_choice(self, "precision", *get_args(Precision))
-        for name in ("prescreen", "halving", "cuda_graphs"):
+        for name in ("prescreen", "halving"):
             require_choice(self, name, True, False)
         if self.engine in ("batched", "stacked") and self.base_steps != 1:
             raise InputError(f"The engine {self.engine} works with base_steps of 1 only; use loop.")
