@@ -144,7 +144,7 @@ def test_two_searches_differ_in_timing_and_place_alone(
 @pytest.mark.parametrize("method", METHODS)
 def test_a_quiet_search_prints_nothing(evomal: Evomal, method: str) -> None:
     assert evomal(*IN_PROCESS, "--method", method, "--quiet") == (0, "", "")
-    assert Run("runs/0001").facts["status"] == "finished"
+    assert Run("runs/0001").facts.status == "finished"
     status, output, errors = evomal("show", "runs/0001")
     assert (status, errors) == (0, "")
     assert f"{method} on diabetes/mlp, seed 1, finished" in output
@@ -445,7 +445,7 @@ def test_ctrl_c_ends_a_search_with_all_it_has(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (130, "")
     assert "interrupted" in output
     run = Run(run_dir)
-    assert run.facts["status"] == "interrupted"
+    assert run.facts.status == "interrupted"
     assert 1 <= len(run.generations) < 25
     assert load_loss(run_dir / "best.json").to_dict() == run.best.loss.to_dict()
 
