@@ -28,6 +28,7 @@ from run_helpers import (
     TINY,
     Recorder,
     contents,
+    known_to,
     run_python,
     running,
     without_timing,
@@ -104,7 +105,7 @@ def test_an_interrupted_run_ends_as_the_whole_one(
 def test_every_method_can_be_resumed_again_and_again(
     method: str, many: bool, tmp_path: Path
 ) -> None:
-    arguments: dict[str, Any] = {**SEARCH, "method": method}
+    arguments: dict[str, Any] = {**known_to(method, SEARCH), "seed": 1, "method": method}
     tasks: Any = two_tasks() if many else regression_task()
     expected = search(tasks, run_dir=tmp_path / "whole", **arguments)
     place = tmp_path / "run"

@@ -153,7 +153,7 @@ class Run:
             task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
             task_loss_reason=facts.task_loss_reason or "",
             learning_rate=optimizer["learning_rate"],
-            rejection_batch=facts.settings.rejection_batch,
+            rejection_batch=getattr(facts.settings, "rejection_batch", 0),
         )
 
     @property
