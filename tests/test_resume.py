@@ -282,6 +282,15 @@ def test_data_is_found_where_the_run_found_it(
     assert resume(place).facts["status"] == "finished"
 
 
+def test_only_a_method_with_generations_can_search_on(tmp_path: Path) -> None:
+    search(regression_task(), method="baseline", run_dir=tmp_path, testing_steps=5)
+    before = contents(tmp_path)
+    assert resume(tmp_path, generations=1).facts["status"] == "finished"
+    with pytest.raises(InputError, match=r"method baseline has no setting 'generations'; .*evomal"):
+        resume(tmp_path, regression_task(), generations=2)
+    assert contents(tmp_path) == before
+
+
 def test_other_versions_are_warned_of(tmp_path: Path) -> None:
     interrupt(tmp_path, "candidate", 2)
     store = RunStore.reopen(tmp_path)
