@@ -72,8 +72,8 @@ def rejection(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -
 def training(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
     """In a worker: one candidate, or in one pass those of a group that are promising."""
     if settings.engine == "stacked":
-        own, graphs = losses[: -(-len(losses) // 4)], settings.cuda_graphs
-        partial_training_stacked(tasks[0], own, settings.testing_steps, 0, graphs=graphs)
+        own = losses[: -(-len(losses) // 4)]
+        partial_training_stacked(tasks[0], own, settings.testing_steps, 0)
         return len(own)
     train(tasks[0], losses[0], settings.testing_steps, stream=(0, "benchmark"))
     return 1
@@ -138,7 +138,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="steps in a piece")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--engine", choices=["auto", "loop", "batched", "stacked"], default="auto")
-    parser.add_argument("--cuda-graphs", action="store_true")
     parser.add_argument("--promising", type=float, default=0.25, help="share of the candidates")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -151,7 +150,6 @@ def main() -> None:
             rejection_steps=options.steps,
             testing_steps=options.steps,
             engine=options.engine,
-            cuda_graphs=options.cuda_graphs,
         )
         piece = with_engine(piece, [task], optimizes=True)
         losses = [SymbolicLoss.of_form(text, task.form) for text in LOSSES[task.link]]
@@ -167,7 +165,6 @@ def main() -> None:
         print(
             f"ours: engine {piece.engine}, groups of {piece.group_size or 'all'}, "
             f"{executor.workers} workers with one thread; peer: {torch.get_num_threads()} threads"
-            + ("; CUDA graphs" if options.cuda_graphs else "")
         )
         pieces = [
             paper.meta_steps / options.steps,

@@ -29,11 +29,10 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="run the search to its end")
     parser.add_argument("--prescreen", action="store_true")
     parser.add_argument("--halving", action="store_true")
-    parser.add_argument("--cuda-graphs", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    chosen = [name for name in ("prescreen", "halving", "cuda_graphs") if getattr(options, name)]
+    chosen = [name for name in ("prescreen", "halving") if getattr(options, name)]
     more = "".join(f", {name}" for name in chosen)
     print_machine(f"preset {options.preset}{more}, seed {options.seed}")
     for name in options.tasks:

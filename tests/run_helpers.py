@@ -61,7 +61,10 @@ def tiny_settings_of(method: str, **overrides: Any) -> SearchSettings:
 
 
 def new_candidate(number: int, expression: str | None, generation: int = 0) -> Candidate:
-    return Candidate(number, generation, None if expression is None else SymbolicLoss(expression))
+    if expression is None:
+        return Candidate(number, generation, None, "task loss")
+    loss = SymbolicLoss(expression)
+    return Candidate(number, generation, loss, loss.key)
 
 
 def new_outcome(
@@ -72,7 +75,7 @@ def new_outcome(
 
 def synthetic_fitness(candidate: Candidate) -> float:
     """Fixed by the expression; infinite for about one in five, ties now and then."""
-    draw = derive_seed("synthetic fitness", candidate.key) % 50
+    draw = derive_seed("synthetic fitness", candidate.identity) % 50
     return math.inf if draw % 5 == 0 else draw / 50
 
 

@@ -90,8 +90,7 @@ def test_training_steps_of_a_stack(name: str) -> None:
     task = on_meta(VARIED_TASKS[name]())
     stack = stacked._Stack(task, losses_for(task), 0)
     for _ in range(2):
-        stack._load(task.batch(task.train, torch.arange(8, device=META)))
-        stack._step()
+        stack._step(task.batch(task.train, torch.arange(8, device=META)), 0.5)
         stack._keep([0, len(stack.losses) - 1])
     assert stack.finite.shape == (2,)
     assert {p.device for p in stack.theta.values()} == {META}
@@ -100,7 +99,7 @@ def test_training_steps_of_a_stack(name: str) -> None:
 @pytest.mark.parametrize("name", VARIED_TASKS)
 def test_the_rejection_protocol(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     adam = torch.optim.Adam  # the fused one knows no meta device
-    monkeypatch.setattr(torch.optim, "Adam", lambda group, lr, fused, capturable: adam(group, lr))
+    monkeypatch.setattr(torch.optim, "Adam", lambda group, lr, fused: adam(group, lr))
     task = on_meta(VARIED_TASKS[name]())
     batch = task.batch(task.train, torch.arange(8, device=META))
     learner = task.new_model(0)

@@ -309,7 +309,7 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
         "threads": 1,
     }
     ours = {"prescreen": False, "initial_losses": (), "engine": "auto", "group_size": None}
-    ours |= {"precision": "full", "halving": False, "cuda_graphs": False}
+    ours |= {"precision": "full", "halving": False}
     assert asdict(EvoMAL.presets["paper"]) == {**expected, **ours}
 
 

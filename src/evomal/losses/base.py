@@ -169,9 +169,7 @@ class Loss(nn.Module, ABC):
             If the shapes do not fit, as no target is ever broadcast, an input is missing, or `pred`
             and `target` are no tensors of real numbers on one device.
         """
-        phi = self._buffers["phi"]
-        assert phi is not None
-        return self.evaluate(pred, target, phi, inputs)
+        return self.evaluate(pred, target, self.phi, inputs)
 
     def evaluate(
         self,
@@ -208,7 +206,7 @@ class Loss(nn.Module, ABC):
             factor, values = None, nn.functional.softplus(self.elementwise(y, f, phi, further))
         else:
             factor, values = self.factored(y, f, phi, further)
-        if self.reduction == "mean" and kept is None and self._buffers["weight"] is None:
+        if self.reduction == "mean" and kept is None and self.weight is None:
             count = values.numel()
             if self.link == "softmax":
                 count //= values.shape[class_dim(values)] or 1
@@ -223,7 +221,7 @@ class Loss(nn.Module, ABC):
 
     def _class_weights(self, pred: Tensor) -> Tensor | None:
         """`weight` in the type of `pred`, or an `InputError` unless there is one per class."""
-        weight = self._buffers["weight"]
+        weight = self.weight
         if weight is None:
             return None
         classes = pred.shape[class_dim(pred)]

@@ -13,7 +13,7 @@ from evomal.expressions.primitives import EPSILON
 from evomal.losses.base import Reduction
 from evomal.losses.form import IGNORE_INDEX, require_flag, require_gamma, require_smoothing
 from evomal.losses.target import TargetLoss
-from evomal.losses.terms import Curve, Terms
+from evomal.losses.terms import Terms
 
 
 class SparseSmoothing(TargetLoss):
@@ -158,11 +158,11 @@ class SparselySmoothedLoss(SparseSmoothing):
         self.smoothing = require_smoothing(smoothing)
         self.relaxed = require_flag("relaxed", relaxed)
 
-    def curve(self, log_p: Tensor, classes: int) -> Curve:
+    def curve(self, log_p: Tensor, classes: int) -> Tensor:
         """Target and redistributed loss by their shares (equation 46)."""
         share, rest, others = self.shares(classes)
         log_r = torch.rsub(torch.expm1(log_p), EPSILON / others, alpha=1 / others).log()
-        return share, torch.add(self.loss(log_p), self.loss(log_r), alpha=rest / share), 0.0
+        return torch.add(share * self.loss(log_p), self.loss(log_r), alpha=rest)
 
     def to_dict(self) -> dict[str, Any]:
         """Raise an `InputError`, as a function is no JSON value."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,9 +17,8 @@ from torch.nn import functional
 from evomal.losses.base import Reduction
 from evomal.losses.classes import class_dim, sample_weights
 from evomal.losses.form import HALVES, IGNORE_INDEX, NO_INPUTS, require_gamma, require_number
-from evomal.losses.fused import applies, fused, kernel_for, on_cpu
 from evomal.losses.handcrafted import HandcraftedLoss
-from evomal.losses.terms import Curve, Terms
+from evomal.losses.terms import Terms
 
 
 class TargetLoss(HandcraftedLoss):
@@ -33,7 +31,7 @@ class TargetLoss(HandcraftedLoss):
         """ℓ for C classes; None if it is not of that form, and `curve` says what it is."""
         return None
 
-    def curve(self, log_p: Tensor, classes: int) -> Curve:
+    def curve(self, log_p: Tensor, classes: int) -> Tensor:
         """ℓ(log p) for log p ≤ 0 of any shape and C classes."""
         terms = self.terms(classes)
         if terms is None:
@@ -45,8 +43,7 @@ class TargetLoss(HandcraftedLoss):
     ) -> Tensor:
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
         log_f = f.clamp_min(torch.finfo(f.dtype).tiny).log()
-        factor, values, shift = self.curve(log_f, f.shape[class_dim(f)])
-        return y * (factor * values + shift)
+        return y * self.curve(log_f, f.shape[class_dim(f)])
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
         """As `HandcraftedLoss.forward`; what is most usual takes a shorter way."""
@@ -58,59 +55,27 @@ class TargetLoss(HandcraftedLoss):
             and pred.ndim == 2
             and target.ndim == 1
             and len(target) == len(pred) > 0
+            and pred.is_cpu
+            and target.is_cpu
+            and pred.dtype not in HALVES
             and not target.is_floating_point()
             and self.reduction == "mean"
+            and self.ignore_index < 0
+            and self.weight is None
             and not inputs
         ):
-            value = self._on_cpu(pred, target) if pred.is_cpu else self._by_kernel(pred, target)
-            if value is not None:
-                return value
+            try:  # a CPU tells an index out of range by itself, at no cost
+                log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))
+            except RuntimeError:  # something is ignored, or is no class, which torch says otherwise
+                pass
+            else:
+                return self.curve(log_p, pred.shape[1]).mean()
         return super().forward(pred, target, **inputs)
-
-    def _on_cpu(self, pred: Tensor, target: Tensor) -> Tensor | None:
-        """The mean over a batch, if nothing is ignored or weighted."""
-        plain = self.ignore_index < 0 and self._buffers["weight"] is None
-        if not plain or pred.dtype in HALVES or not target.is_cpu:
-            return None
-        classes = pred.shape[1]
-        try:  # a CPU tells an index out of range by itself, at no cost
-            if applies(pred) and (terms := self._closed_form(classes)) is not None:
-                return fused(pred, target.long(), partial(on_cpu, terms), self._plain)
-            log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))
-        except RuntimeError:  # something is ignored, or is no class, which torch says otherwise
-            return None
-        factor, values, shift = self.curve(log_p, classes)
-        return torch.rsub(values.sum(), shift, alpha=-factor / len(target))
-
-    def _by_kernel(self, pred: Tensor, target: Tensor) -> Tensor | None:
-        """The mean over a batch on a CUDA device, if the kernel is fit for it."""
-        weight = self._buffers["weight"]
-        if (
-            not applies(pred)
-            or target.device != pred.device
-            or (weight is not None and (weight.requires_grad or weight.device != pred.device))
-            or (kernel := kernel_for(pred, target, weight)) is None
-            or (terms := self._closed_form(pred.shape[1])) is None
-        ):
-            return None
-        self._class_weights(pred)  # raises unless there is one per class
-        both = partial(kernel.loss_and_gradient, terms, weight, self.ignore_index)
-        value = fused(pred, target.long(), both, self._plain)
-        return value if torch.is_autocast_enabled(pred.device.type) else value.to(pred.dtype)
-
-    def _closed_form(self, classes: int) -> Terms | None:
-        """`terms`, unless a `curve` of its own is what counts."""
-        return self.terms(classes) if type(self).curve is TargetLoss.curve else None
-
-    def _plain(self, pred: Tensor, target: Tensor) -> Tensor:
-        return HandcraftedLoss.forward(self, pred, target)
 
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         kept = target != self.ignore_index
-        factor, values, shift = self.curve(
-            self._log_p(pred, target, kept), pred.shape[class_dim(pred)]
-        )
-        values = torch.where(kept, values * factor + shift, 0.0)
+        values = self.curve(self._log_p(pred, target, kept), pred.shape[class_dim(pred)])
+        values = torch.where(kept, values, 0.0)
         by_sample = kept
         if weight is not None:
             by_sample = sample_weights(weight, target, kept)

@@ -13,7 +13,7 @@ from evomal import losses
 from evomal.errors import InputError, quoted
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
-from evomal.methods.base import Method, Outcome
+from evomal.methods.base import Method, Outcome, Rank, rank
 from evomal.methods.settings import MOST_GROWTH, ExpressionSettings
 from evomal.methods.stored import require, typed
 from evomal.seeding import derive_generator
@@ -118,13 +118,9 @@ class Individual:
     halted: bool = False
 
     @property
-    def rank(self) -> tuple[bool, bool, float, int, int]:
-        """Sorts the better first: fitness, then fewer nodes, then the earlier candidate.
-
-        A halted one comes after those trained to the end, and before those without a fitness.
-        """
-        worst = math.isinf(self.fitness)
-        return worst, self.halted, self.fitness, len(self.expression), self.number
+    def rank(self) -> Rank:
+        """Sorts the better first."""
+        return rank(self.fitness, len(self.expression), self.number, halted=self.halted)
 
 
 def draw_population(

@@ -20,9 +20,9 @@ from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.next_steps import to_resume
+from evomal.runs.queue import GenerationQueue
 from evomal.runs.record import RunFacts, TaskFacts
 from evomal.runs.run import describe
-from evomal.runs.schedule import GenerationSchedule
 from evomal.runs.store import RunStore
 from evomal.runs.work import Training, train_candidates
 
@@ -103,7 +103,7 @@ class Driver:
         if state is not None:
             method.load_state_dict(state)
         store.forget_failures(method.generation)
-        for outcome in store.outcomes():
+        for outcome in store.outcomes(method.identity):
             method.archive.add(outcome)
             if outcome.candidate.generation == method.generation:
                 self._unfinished.append(outcome)
@@ -151,8 +151,8 @@ class Driver:
         start = time.perf_counter()
         known, self._unfinished = self._unfinished, []
         outcomes = list(known)
-        schedule = GenerationSchedule(method, method.ask(), dispatcher, len(self._tasks), known)
-        for outcome in schedule.outcomes():
+        queue = GenerationQueue(method, method.ask(), dispatcher, len(self._tasks), known)
+        for outcome in queue.outcomes():
             self._record(outcome, dispatcher)
             outcomes.append(outcome)
         outcomes.sort(key=lambda outcome: outcome.candidate.number)

@@ -201,7 +201,7 @@ def read_record(store: RunStore) -> RunRecord:
     """
     with store.snapshot():
         facts = read_facts(store.facts())
-        generations, outcomes = store.generations(), store.outcomes()
+        generations, outcomes = store.generations(), store.outcomes(METHODS[facts.method].identity)
         printed_forms = store.printed_forms()
     _require_whole(facts, [generation for generation, _ in generations], outcomes)
     _require_sources(outcomes)
@@ -228,10 +228,10 @@ def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> N
         and len(record.generations) == method.generation >= last,
         "the state of the method does not go with the finished candidates",
     )
-    asked = {} if method.finished else {c.number: c.key for c in method.ask()}
+    asked = {} if method.finished else {c.number: c.identity for c in method.ask()}
     for candidate in (outcome.candidate for outcome in outcomes[before:]):
         require(
-            asked.get(candidate.number) == candidate.key,
+            asked.get(candidate.number) == candidate.identity,
             f"candidate {candidate.number} is not one that this evomal would try next",
         )
 

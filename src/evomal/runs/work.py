@@ -71,8 +71,7 @@ def train_candidates(
     own = [loss for loss in losses if loss is not None]
     with kept_rng(), products_in(settings.precision), stage(TRAINING):
         if settings.engine == "stacked" and len(own) == len(losses):
-            steps, graphs = settings.testing_steps, settings.cuda_graphs
-            curves = partial_training_stacked(task, own, steps, seed, bars, graphs=graphs)
+            curves = partial_training_stacked(task, own, settings.testing_steps, seed, bars)
             found = [Training(curve, 0.0) for curve in curves]
         else:
             found = [_train(task, loss or task.task_loss, settings, seed, bars) for loss in losses]

@@ -54,11 +54,6 @@ class Data:
         extras = {name: converted(values) for name, values in self.extras.items()}
         return Data(converted(self.inputs), converted(self.targets), extras)
 
-    def clone(self) -> Data:
-        """The same rows in memory of their own."""
-        extras = {name: values.clone() for name, values in self.extras.items()}
-        return Data(self.inputs.clone(), self.targets.clone(), extras)
-
 
 Source = Data | Dataset[Any] | Sequence[Any]
 

@@ -231,7 +231,7 @@ class Task:
         extras = {name: values[rows] for name, values in data.extras.items()}
         return Data(inputs, data.targets[rows], extras)
 
-    def loss_inputs(self, batch: Data, progress: float | Tensor) -> dict[str, Tensor | float]:
+    def loss_inputs(self, batch: Data, progress: float) -> dict[str, Tensor | float]:
         """What a learned loss takes beside prediction and target, by name.
 
         `progress` is the share of the training that is done, from 0 to 1.

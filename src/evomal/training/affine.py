@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-from evomal.tasks.models.narrow import NarrowConv2d
 from evomal.training.unrolled import MetaStep
 
 Forward = Callable[[str, nn.Module, Tensor], Tensor]
@@ -64,8 +63,6 @@ class Pass:
 
 def product(layer: nn.Module, inputs: Tensor, weight: Any, bias: Any = None) -> Tensor:
     """W h + b, with a layer's settings but any W and b, None for no b."""
-    if isinstance(layer, NarrowConv2d):
-        return layer.convolved(inputs, weight, bias)
     if isinstance(layer, nn.Conv2d):
         return functional.conv2d(
             inputs, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
@@ -196,7 +193,7 @@ class _Call:
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer is affine, all its parameters are trained, and it is not made into more."""
-    if type(layer) not in (nn.Linear, nn.Conv2d, NarrowConv2d) or "forward" in vars(layer):
+    if type(layer) not in (nn.Linear, nn.Conv2d) or "forward" in vars(layer):
         return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return False

@@ -18,7 +18,6 @@ from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.classes import held_classes, with_every_class
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training.graphs import repeated
 from evomal.training.numerics import (
     DivergedError,
     all_finite,
@@ -105,7 +104,7 @@ def correlations(
         outputs = raw_outputs(task, settings.rejection_batch, seed)
         before = _metric_on_few(task, outputs.inputs, outputs.targets)
         steps = settings.rejection_steps or task.rejection_steps
-        found = _optimize_outputs(losses, task, outputs, steps, graphs=settings.cuda_graphs)
+        found = _optimize_outputs(losses, task, outputs, steps)
         for place, optimized in enumerate(found):
             if diverged[place] or not all_finite([optimized]):
                 diverged[place] = True
@@ -136,16 +135,15 @@ def _metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
 
 
 def _optimize_outputs(
-    losses: Sequence[Loss], task: Task, outputs: Data, steps: int, *, graphs: bool = False
+    losses: Sequence[Loss], task: Task, outputs: Data, steps: int
 ) -> tuple[Tensor, ...]:
     """ŷ* of every loss: the outputs after `steps` steps of Adam on it."""
     pred = torch.stack([outputs.inputs] * len(losses)).requires_grad_()
-    rate, capturable = task.optimizer.learning_rate, graphs and pred.is_cuda
-    optimizer = torch.optim.Adam([pred], lr=rate, fused=can_be_fused([pred]), capturable=capturable)
-    progress = torch.zeros((), dtype=pred.dtype, device=pred.device)
-
-    def step() -> None:
-        inputs = task.loss_inputs(outputs, progress)
+    rate = task.optimizer.learning_rate
+    optimizer = torch.optim.Adam([pred], lr=rate, fused=can_be_fused([pred]))
+    for i in range(steps):
+        check_deadline()
+        inputs = task.loss_inputs(outputs, i / steps)
         values = [
             loss(own, outputs.targets, **inputs)
             for loss, own in zip(losses, pred.unbind(), strict=True)
@@ -153,12 +151,6 @@ def _optimize_outputs(
         total = torch.stack(values).sum()  # one that is not finite leaves the others' slopes alone
         (pred.grad,) = torch.autograd.grad(total, pred, materialize_grads=True)
         optimizer.step()
-
-    take_step = repeated(step, task.device, graphs=graphs)
-    for i in range(steps):
-        check_deadline()
-        progress.fill_(i / steps)
-        take_step()
     return pred.detach().unbind()
 
 

@@ -39,10 +39,6 @@ class TrainingSettings:
     """In which precision base learners compute: as their parameters are (full), with float32
     products in TensorFloat-32 on GPUs (tf32), or with forward passes under autocast (bfloat16)."""
 
-    cuda_graphs: bool = False
-    """On GPUs, record the steps of the rejection protocol and of stacked trainings as CUDA graphs,
-    and replay them."""
-
     threads: int = 1
     """CPU threads per candidate; another number changes the last bits of a result."""
 
@@ -55,7 +51,6 @@ class TrainingSettings:
         require_choice(self, "engine", "auto", "loop", "batched", "stacked")
         require_whole(self, 1, MOST_LOSSES, "group_size")
         require_choice(self, "precision", *get_args(Precision))
-        require_choice(self, "cuda_graphs", True, False)
         require_whole(self, 1, MOST_THREADS, "threads")
 
 

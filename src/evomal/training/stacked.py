@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training import graphs as recording
 from evomal.training.halving import Curve, rungs
 from evomal.training.numerics import (
     DivergedError,
@@ -34,42 +32,30 @@ from evomal.training.training import evaluation_rows, finite_metric, new_sgd, ow
 
 
 def partial_training_stacked(
-    task: Task,
-    losses: Sequence[Loss],
-    steps: int,
-    seed: int,
-    bars: Sequence[float] | None = None,
-    *,
-    graphs: bool = False,
+    task: Task, losses: Sequence[Loss], steps: int, seed: int, bars: Sequence[float] | None = None
 ) -> list[Curve]:
     """`partial_training` of every loss, but for rounding; infinite for a training that diverges.
 
     With `bars`, each is judged at its rungs as in `halved_training`, and what is stopped leaves the
-    stack. A group that does not fit in the memory is trained in two halves. With `graphs`, steps
-    on GPUs are CUDA graphs.
+    stack. A group that does not fit in the memory is trained in two halves.
     """
     try:
         with quiet_vmap():
-            return _Stack(task, losses, seed, graphs=graphs).train(steps, bars)
+            return _Stack(task, losses, seed).train(steps, bars)
     except (RuntimeError, MemoryError) as error:
         if len(losses) == 1 or not is_out_of_memory(error):
             raise
     middle = len(losses) // 2  # outside the handler, whose traceback holds all tensors
     halves = losses[:middle], losses[middle:]
-    both = [
-        partial_training_stacked(task, half, steps, seed, bars, graphs=graphs) for half in halves
-    ]
+    both = [partial_training_stacked(task, half, steps, seed, bars) for half in halves]
     return [*both[0], *both[1]]
 
 
 class _Stack:
     """The learners of a group in training."""
 
-    def __init__(
-        self, task: Task, losses: Sequence[Loss], seed: int, *, graphs: bool = False
-    ) -> None:
+    def __init__(self, task: Task, losses: Sequence[Loss], seed: int) -> None:
         self.task = task
-        self.graphs = graphs and recording.has_graphs(task.device)
         self.losses = list(losses)
         self.stream = (seed, "fitness", task.name)
         self.learner = task.new_model(derive_seed(*self.stream, "theta"))
@@ -81,8 +67,6 @@ class _Stack:
         self.buffers = {name: torch.stack([b] * count) for name, b in self.learner.named_buffers()}
         self.sgd = new_sgd(self._trained(), task.optimizer)
         self.finite = torch.ones(count, dtype=torch.bool, device=task.device)
-        self.progress = torch.zeros((), dtype=self._trained()[0].dtype, device=task.device)
-        self.batch: Data | None = None
 
     def train(self, steps: int, bars: Sequence[float] | None) -> list[Curve]:
         """The curve of every learner."""
@@ -92,13 +76,10 @@ class _Stack:
         bar_at = {} if bars is None else dict(zip(rungs(steps), bars, strict=True))
         rng = derive_generator(*self.stream, "batches")
         batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
-        take_step = recording.repeated(self._step, task.device, graphs=self.graphs)
         with isolated_rng(task.device, derive_seed(*self.stream, "layers")):
             for step, rows in enumerate(batches, start=1):
                 check_deadline()
-                self.progress.fill_((step - 1) / steps)
-                self._load(task.batch(task.train, rows))
-                take_step()
+                self._step(task.batch(task.train, rows), (step - 1) / steps)
                 if step not in bar_at and step != steps:
                     continue
                 for place, value in zip(places, self._performances(), strict=True):
@@ -110,35 +91,17 @@ class _Stack:
                 if len(on) < len(places):
                     self._keep(on)
                     places = [places[i] for i in on]
-                    take_step = recording.repeated(self._step, task.device, graphs=self.graphs)
         return [tuple(curve) for curve in curves]
 
     def _trained(self) -> list[Tensor]:
         return [p for p in self.theta.values() if p.requires_grad]
 
-    def _load(self, batch: Data) -> None:
-        """Let the steps from now on see this batch; in the same memory if they are recorded."""
-        if not self.graphs:
-            self.batch = batch
-            return
-        if self.batch is None:
-            self.batch = batch.clone()
-        for held, new in zip(self.batch.tensors(), batch.tensors(), strict=True):
-            if held.shape != new.shape:
-                raise InputError(
-                    f"A batch of {self.task.name} has shape {tuple(new.shape)}, another one had "
-                    f"{tuple(held.shape)}, so steps are not alike; leave out --cuda-graphs."
-                )
-            held.copy_(new)
-
-    def _step(self) -> None:
-        """One training step of all, on what `_load` was given."""
-        batch = self.batch
-        assert batch is not None
+    def _step(self, batch: Data, progress: float) -> None:
+        """One training step of all."""
         preds = stacked_outputs(self.learner, self.theta, self.buffers, batch.inputs)
         values = torch.stack(
             [
-                loss(pred, batch.targets, **own_inputs(self.task, loss, batch, self.progress))
+                loss(pred, batch.targets, **own_inputs(self.task, loss, batch, progress))
                 for loss, pred in zip(self.losses, preds, strict=True)
             ]
         )

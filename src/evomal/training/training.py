@@ -130,7 +130,7 @@ def can_be_fused(parameters: Sequence[Tensor]) -> bool:
 
 
 def own_inputs(
-    task: Task, loss: TensorLoss, batch: Data, progress: float | Tensor
+    task: Task, loss: TensorLoss, batch: Data, progress: float
 ) -> dict[str, Tensor | float]:
     """What a loss takes beside prediction and target; nothing if it is not one of evomal's."""
     if not isinstance(loss, Loss):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from evomal.tasks.models.narrow import NarrowConv2d
-
 
 class LeNet5(nn.Module):
     """LeNet-5 with ReLU and max pooling: (B, 1, 28, 28) images to (B, classes) logits.
@@ -21,7 +19,7 @@ class LeNet5(nn.Module):
             nn.Conv2d(1, 6, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
-            NarrowConv2d(6, 16, 5),
+            nn.Conv2d(6, 16, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
         )
