@@ -45,7 +45,7 @@ def run_overview(run: Run) -> Group:
     elif run.diagnosis is not None:
         lines.append(line(run.diagnosis))
     counts = ", ".join(f"{n} {status}" for status, n in run.archive.counts.items() if n) or "none"
-    lines += [line(_engine(facts["settings"])), Text(f"Candidates: {counts}")]
+    lines += [line(_engine(facts)), Text(f"Candidates: {counts}")]
     lines += [
         line(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]
@@ -90,13 +90,15 @@ def next_step(run: Run) -> str | None:
     return to_train(run.run_dir, run.record.facts.tasks)
 
 
-def _engine(settings: Mapping[str, Any]) -> str:
+def _engine(facts: Mapping[str, Any]) -> str:
+    settings = facts["settings"]
     precision = settings.get("precision", "full")
     more = "" if precision == "full" else f"; precision {precision}"
-    if settings["engine"] == "loop":
-        return f"Engine: loop, one candidate after the other{more}"
     size = settings["group_size"]
-    return f"Engine: {settings['engine']}, in groups of {size or 'a generation'}{more}"
+    groups = f"in groups of {size or 'a generation'}"
+    if size == 1:
+        groups = "one candidate after the other"
+    return f"Engine: {settings['engine']}, {groups} ({facts['engine_reason']}){more}"
 
 
 PUBLISHED_WARNING = (

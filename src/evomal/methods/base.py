@@ -14,7 +14,8 @@ from evomal.losses.base import Loss
 from evomal.losses.form import Form
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
-from evomal.training.halving import Curve
+from evomal.training.halving import LearningCurve
+from evomal.training.settings import Pipeline
 
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "halted", "diverged", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -91,7 +92,7 @@ class Outcome:
     gradient_key: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[LearningCurve, ...] = ()
     halted: bool = False
 
     @property
@@ -202,11 +203,8 @@ class Method(ABC):
     description: ClassVar[str]
     """One line for a list of methods."""
 
-    optimizes_weights: ClassVar[bool]
-    """Whether Algorithm 1 tunes the weights of every candidate."""
-
-    filters: ClassVar[bool]
-    """Whether the rejection protocol and gradient equivalence apply."""
+    pipeline: ClassVar[Pipeline]
+    """Which stages every candidate goes through before its partial training."""
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Settings that ask for a part of the search which the method does not have. (Numbers that it

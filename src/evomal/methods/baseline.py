@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from evomal.methods.base import Method, Outcome
 from evomal.methods.stored import typed
+from evomal.training.settings import Pipeline
 
 
 class Baseline(Method):
@@ -14,8 +15,7 @@ class Baseline(Method):
 
     name: ClassVar[str] = "baseline"
     description: ClassVar[str] = "the task's own loss, no search"
-    optimizes_weights: ClassVar[bool] = False
-    filters: ClassVar[bool] = False
+    pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=False, match_gradients=False)
     unused: ClassVar[tuple[str, ...]] = ("prescreen", "halving", "activation", "initial_losses")
 
     @property

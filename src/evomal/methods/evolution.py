@@ -16,6 +16,7 @@ from evomal.methods.base import Method, Outcome
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.seeding import derive_generator
+from evomal.training.settings import Pipeline
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class EvoMAL(Method):
 
     name: ClassVar[str] = "evomal"
     description: ClassVar[str] = "expressions by genetic programming, weights by gradient descent"
-    optimizes_weights: ClassVar[bool] = True
-    filters: ClassVar[bool] = True
+    pipeline: ClassVar[Pipeline] = Pipeline(tune=True, reject=True, match_gradients=True)
 
     def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
         super().__init__(settings, form, seed)
@@ -192,5 +192,5 @@ class GPLFL(EvoMAL):
 
     name: ClassVar[str] = "gp-lfl"
     description: ClassVar[str] = "expressions by genetic programming, all weights 1"
-    optimizes_weights: ClassVar[bool] = False
+    pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=True, match_gradients=True)
     unused: ClassVar[tuple[str, ...]] = ("prescreen",)  # nothing is optimised between the screens

@@ -80,6 +80,8 @@ class RunFacts:
     ----------
     tasks, method, settings, form, seed, device, versions
         What it was begun with.
+    engine_reason
+        Why the settings have the engine that they have.
     status, stop_reason, seconds
         How it ended or stands, and how long it has taken.
     has_own_fitness, task_loss_fitness, task_loss_reason
@@ -92,6 +94,7 @@ class RunFacts:
     tasks: Sequence[TaskFacts]
     method: str
     settings: SearchSettings
+    engine_reason: str
     form: Form
     seed: int
     device: str
@@ -176,6 +179,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         tasks,
         method,
         settings,
+        fact(str, "engine_reason"),
         form,
         fact(int, "seed"),
         fact(str, "device"),

@@ -18,16 +18,15 @@ from typing import Any, Literal
 from evomal.methods.base import Candidate, Method, Outcome
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
-from evomal.runs.work import Training, screen_candidates, train_candidates
-from evomal.training.halving import Curve, bars, halted
+from evomal.runs.work import screen_candidates, train_candidates
+from evomal.training.engines.base import Training
+from evomal.training.engines.choice import engine_type
+from evomal.training.halving import LearningCurve, bars, halted
 from evomal.training.screening import Screening
 from evomal.training.stages import TRAINING, diverged
 
 Group = tuple[Candidate, ...]
 Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, int]
-
-TAPER = 3
-"""A group on CPUs has at most this share of the candidates that are left: one in so many."""
 
 
 class GenerationSchedule:
@@ -57,6 +56,7 @@ class GenerationSchedule:
         finished: Sequence[Outcome] = (),
     ) -> None:
         self._method = method
+        self._engine = engine_type(method.settings)
         self._dispatcher = dispatcher
         self._candidates = candidates
         self._tasks = tasks
@@ -89,24 +89,16 @@ class GenerationSchedule:
         yield from self._chunks(new, own)
 
     def _chunks(self, candidates: Sequence[Candidate], known: Collection[int]) -> Iterator[Group]:
-        """Groups of the size that is set, but those all of whose candidates are known.
-
-        On CPUs the last groups are smaller, so that no worker waits for another's for long.
-        """
+        """The engine's groups, but those all of whose candidates are known."""
         settings = self._method.settings
-        size = 1
-        if settings.engine in ("batched", "stacked"):
-            size = settings.group_size or len(candidates)
         start = 0
-        while start < len(candidates):
-            left = len(candidates) - start
-            count = min(size, -(-left // TAPER)) if settings.engine == "batched" else size
+        for count in self._engine.group_sizes(len(candidates), settings.group_size):
             group = tuple(candidates[start : start + count])
             start += count
             if any(candidate.number not in known for candidate in group):
                 yield group
 
-    def _bars_of_earlier_generations(self) -> list[Curve | None]:
+    def _bars_of_earlier_generations(self) -> list[LearningCurve | None]:
         """For each task, which L_P stops a training at its rungs; None without halving."""
         settings = self._method.settings
         if not settings.halving:
@@ -153,8 +145,6 @@ class GenerationSchedule:
                 ("training", group, task),
                 train_candidates,
                 losses,
-                method.settings,
-                method.seed,
                 task,
                 self._bars[task],
                 candidates=len(group),
@@ -165,10 +155,7 @@ class GenerationSchedule:
                 ("screening", group),
                 screen_candidates,
                 [candidate.loss for candidate in group],
-                method.settings,
-                method.seed,
-                method.optimizes_weights,
-                method.filters,
+                method.pipeline,
                 candidates=len(group),
             )
         else:
@@ -178,13 +165,13 @@ class GenerationSchedule:
     def _group_to_train(self) -> Group:
         """The next candidates to train together; none if there are none, or none may be trained.
 
-        With stacked learners all candidates of the generation have to be decided first, so that
-        the groups do not depend on what is finished when.
+        Where the engine trains groups, all candidates of the generation have to be decided first,
+        so that the groups do not depend on what is finished when.
         """
         left = self._trainings_left() - len(self._trainings)
         if left < 1 or not self._to_train:
             return ()
-        if self._method.settings.engine != "stacked":
+        if not self._engine.trains_together:
             return (self._to_train.popleft(),)
         if self._undecided:
             return ()

@@ -20,6 +20,20 @@ MOST_THREADS = 1_000_000
 
 
 @dataclass(frozen=True)
+class Pipeline:
+    """Which stages a candidate of a method goes through before its partial training."""
+
+    tune: bool
+    """Algorithm 1 on its weights."""
+
+    reject: bool
+    """The rejection protocol."""
+
+    match_gradients: bool
+    """Gradient equivalence."""
+
+
+@dataclass(frozen=True)
 class EvaluationSettings:
     """Constants of Algorithms 1 and 2 and of the filters; the defaults are the paper's."""
 
@@ -86,8 +100,6 @@ class EvaluationSettings:
         require_choice(self, "precision", *get_args(Precision))
         for name in ("prescreen", "halving"):
             require_choice(self, name, True, False)
-        if self.engine in ("batched", "stacked") and self.base_steps != 1:
-            raise InputError(f"The engine {self.engine} works with base_steps of 1 only; use loop.")
 
 
 def take_plain_numbers(settings: Any) -> None:
