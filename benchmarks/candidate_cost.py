@@ -20,7 +20,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -34,11 +34,11 @@ from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.executors import Executor, InProcess
 from evomal.runs.processes import LocalProcesses
 from evomal.tasks.task import Task
+from evomal.training.engines.choice import engine_on, with_engine
 from evomal.training.filters import correlations
-from evomal.training.screening import optimized
-from evomal.training.stacked import partial_training_stacked
-from evomal.training.together import with_engine
-from evomal.training.training import performance, train
+from evomal.training.loop import performance, train
+from evomal.training.stack import stacked_training
+from evomal.training.workbench import Workbench
 
 LOSSES = {
     "identity": [
@@ -59,39 +59,41 @@ Piece = Callable[[], float]
 STAGES = ("local search", "rejection", "partial training", "validation")
 
 
-def local_search(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
+def local_search(bench: Workbench, losses: Losses) -> int:
     """In a worker: a group of candidates."""
-    return len(optimized(losses, tasks, settings, 0))
+    return len(engine_on(bench).tune(losses))
 
 
-def rejection(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
+def rejection(bench: Workbench, losses: Losses) -> int:
     """In a worker: a group of candidates."""
-    return len(correlations(losses, tasks, settings, 0))
+    return len(correlations(bench, losses))
 
 
-def training(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
+def training(bench: Workbench, losses: Losses) -> int:
     """In a worker: one candidate, or in one pass those of a group that are promising."""
-    if settings.engine == "stacked":
+    engine, (task,), steps = engine_on(bench), bench.tasks, bench.settings.testing_steps
+    if engine.trains_together:
         own = losses[: -(-len(losses) // 4)]
-        partial_training_stacked(tasks[0], own, settings.testing_steps, 0)
+        stacked_training(task, own, steps, 0)
         return len(own)
-    train(tasks[0], losses[0], settings.testing_steps, stream=(0, "benchmark"))
+    train(task, losses[0], steps, stream=(0, "benchmark"))
     return 1
 
 
-def validation(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
+def validation(bench: Workbench, losses: Losses) -> int:
     """In a worker: one candidate."""
-    performance(tasks[0], tasks[0].new_model(0), tasks[0].validation)
+    (task,) = bench.tasks
+    performance(task, task.new_model(0), task.validation)
     return 1
 
 
-def ours(executor: Executor, losses: Losses, settings: EvoMALSettings) -> dict[str, Piece]:
+def ours(executor: Executor, losses: Losses) -> dict[str, Piece]:
     """By stage: seconds of a piece per candidate, all workers busy."""
 
     def timed(work: Callable[..., int]) -> Piece:
         def piece() -> float:
             start = time.perf_counter()
-            futures = [executor.submit(work, losses, settings) for _ in range(executor.workers)]
+            futures = [executor.submit(work, losses) for _ in range(executor.workers)]
             done = sum(future.result() for future in futures)
             return (time.perf_counter() - start) / done
 
@@ -151,19 +153,21 @@ def main() -> None:
             testing_steps=options.steps,
             engine=options.engine,
         )
-        piece = with_engine(piece, [task], optimizes=True)
+        piece, reason = with_engine(piece, [task], tunes=True)
         losses = [SymbolicLoss.of_form(text, task.form) for text in LOSSES[task.link]]
         losses *= 1 if piece.group_size else paper.population_size // len(losses)
         on_cpu = task.device.type == "cpu"
         executor: Executor = (
-            LocalProcesses([task], 1, options.workers) if on_cpu else InProcess([task], 1)
+            LocalProcesses([task], piece, 0, options.workers)
+            if on_cpu
+            else InProcess([task], piece, 0)
         )
         print_machine(f"{name}, {task.device}, n = {options.n}")
         torch.set_num_threads(1)
         print_floor(task, executor.workers, piece.group_size)
         torch.set_num_threads(os.cpu_count() or 1)  # the peer's
         print(
-            f"ours: engine {piece.engine}, groups of {piece.group_size or 'all'}, "
+            f"ours: engine {piece.engine} ({reason}), groups of {piece.group_size or 'all'}, "
             f"{executor.workers} workers with one thread; peer: {torch.get_num_threads()} threads"
         )
         pieces = [
@@ -172,7 +176,7 @@ def main() -> None:
             paper.testing_steps / options.steps,
             1.0,
         ]
-        a, b = ours(executor, losses, piece), peers(task, losses, options.steps)
+        a, b = ours(executor, losses), peers(task, losses, options.steps)
         times = {stage: pairs(a[stage], b[stage], options.n) for stage in STAGES}
         executor.close()
         report(times, dict(zip(STAGES, pieces, strict=True)), options)

@@ -14,11 +14,13 @@ import platform
 import time
 
 import torch
+from torch import nn
 
 import evomal
-from evomal.seeding import derive_generator, isolated_rng
-from evomal.training.numerics import draw_batches
-from evomal.training.training import performance
+from evomal.training.loop import performance, train
+
+MOST_EPOCHS = 100
+"""After which it ends before the time is up."""
 
 
 def main() -> None:
@@ -37,34 +39,23 @@ def main() -> None:
         f"{options.task}, {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, "
         f"{task.device}, torch {torch.__version__}, Python {platform.python_version()}"
     )
-    settings = task.optimizer
-    learner = task.new_model(options.seed)
-    sgd = torch.optim.SGD(
-        learner.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-    )
+    test = task.test
     half_epoch = len(task.train) // task.batch_size // 2
-    rng = derive_generator(options.seed, "curve")
-    seconds, step = 0.0, 0
-    while seconds < 60 * options.minutes:
-        start = time.perf_counter()
-        batches = draw_batches(rng, len(task.train), task.batch_size, half_epoch, task.device)
-        learner.train()
-        with isolated_rng(task.device, options.seed + step):
-            for rows in batches:
-                batch = task.batch(task.train, rows)
-                sgd.zero_grad()
-                loss = task.task_loss(learner(batch.inputs), batch.targets)
-                loss.backward()  # type: ignore[no-untyped-call]
-                sgd.step()
-                step += 1
+    seconds, start, step = 0.0, time.perf_counter(), 0
+
+    def measure(learner: nn.Module) -> bool:
+        nonlocal seconds, start, step
         seconds += time.perf_counter() - start
-        error = performance(task, learner, task.test)
+        step += half_epoch
+        error = performance(task, learner, test)
         epochs = step * task.batch_size / len(task.train)
         print(f"{epochs:5.2f} epochs, {step:5d} steps, {seconds:6.0f} s: test error {error:.4f}")
+        start = time.perf_counter()
+        return bool(seconds < 60 * options.minutes)
+
+    most = MOST_EPOCHS * 2 * half_epoch
+    observers = dict.fromkeys(range(half_epoch, most + 1, half_epoch), measure)
+    train(task, task.task_loss, most, stream=(options.seed, "curve"), observers=observers)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,20 @@ import evomal
 from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.processes import LocalProcesses
 from evomal.runs.work import screen_candidates, train_candidates
-from evomal.training.halving import Curve, bars, rungs
+from evomal.training.halving import LearningCurve, bars, rungs
+from evomal.training.settings import Pipeline
 
 GENERATION = 6  # a quarter of 25, as many as are promising
 
 
-def full_curves(task: evomal.Task, count: int, steps: int, workers: int) -> list[Curve]:
+def full_curves(task: evomal.Task, count: int, steps: int, workers: int) -> list[LearningCurve]:
     """Of that many promising losses whose trainings do not diverge."""
     settings = EvoMALSettings(testing_steps=steps)
     losses = candidates(task.form, 6 * count)
-    executor = LocalProcesses([task], 1, workers)
+    executor = LocalProcesses([task], settings, 0, workers)
+    filters = Pipeline(tune=False, reject=True, match_gradients=True)
     screened = [
-        executor.submit(screen_candidates, losses[i : i + 4], settings, 0, False, True)
+        executor.submit(screen_candidates, losses[i : i + 4], filters)
         for i in range(0, len(losses), 4)
     ]
     found = [screening for future in screened for screening in future.result()]
@@ -42,18 +44,15 @@ def full_curves(task: evomal.Task, count: int, steps: int, workers: int) -> list
             keys.add(one.gradient_key)
             promising.append(one.loss)
     free = (math.inf,) * len(rungs(steps))
-    trained = [
-        executor.submit(train_candidates, [loss], settings, 0, 0, free)
-        for loss in promising[:count]
-    ]
+    trained = [executor.submit(train_candidates, [loss], 0, free) for loss in promising[:count]]
     curves = [future.result()[0].curve for future in trained]
     executor.close()
     return [curve for curve in curves if math.isfinite(curve[-1])]
 
 
-def replay(curves: Sequence[Curve], steps: int) -> list[int]:
+def replay(curves: Sequence[LearningCurve], steps: int) -> list[int]:
     """After how many steps each training would have ended."""
-    shown: list[Curve] = []
+    shown: list[LearningCurve] = []
     ends = []
     for start in range(0, len(curves), GENERATION):
         limits = bars(shown[-EvoMALSettings().population_size :], steps)

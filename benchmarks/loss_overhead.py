@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import evomal
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.tasks.task import Task
-from evomal.training.training import new_sgd
+from evomal.training.loop import new_sgd
 
 TEN_NODES = "sub(mul(y, abs(log(f))), square(sub(y, f)))"
 Loss = Callable[[Tensor, Tensor], Tensor]

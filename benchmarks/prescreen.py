@@ -12,9 +12,9 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from candidate_cost import print_machine
+from torch import Tensor
 
 import evomal
 from evomal.expressions import operators
@@ -23,10 +23,10 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.processes import LocalProcesses
 from evomal.seeding import derive_generator
-from evomal.tasks.task import Task
+from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlation
 from evomal.training.numerics import DivergedError
-from evomal.training.together import optimize_weights_together
+from evomal.training.workbench import Workbench
 
 VERDICTS = ("promising", "rejected", "diverged")
 
@@ -44,25 +44,23 @@ def candidates(form: Form, count: int) -> list[SymbolicLoss]:
     return list(losses.values())[:count]
 
 
-def verdict(tasks: Sequence[Task], loss: SymbolicLoss, settings: Any) -> str:
+def verdict(bench: Workbench, loss: SymbolicLoss) -> str:
     """What the rejection protocol says."""
     try:
-        return "rejected" if correlation(loss, tasks, settings, 0) <= 0 else "promising"
+        return "rejected" if correlation(bench, loss) <= 0 else "promising"
     except DivergedError:
         return "diverged"
 
 
-def judge(
-    tasks: Sequence[Task], losses: Sequence[SymbolicLoss], settings: Any
-) -> list[tuple[str, str, float, float]]:
+def judge(bench: Workbench, losses: Sequence[SymbolicLoss]) -> list[tuple[str, str, float, float]]:
     """In a worker: (verdict before, verdict after, seconds of rejection, of optimisation)."""
     start = time.perf_counter()
-    before = [verdict(tasks, loss, settings) for loss in losses]
+    before = [verdict(bench, loss) for loss in losses]
     middle = time.perf_counter()
-    weights = optimize_weights_together(losses, tasks, settings, 0)
+    weights = engine_on(bench).tune(losses)
     end = time.perf_counter()
     after = [
-        "diverged" if phi is None else verdict(tasks, loss.with_phi(phi), settings)
+        verdict(bench, loss.with_phi(phi)) if isinstance(phi, Tensor) else "diverged"
         for loss, phi in zip(losses, weights, strict=True)
     ]
     count = len(losses)
@@ -81,12 +79,11 @@ def main() -> None:
     print_machine(f"{options.workers} workers with one thread")
     for name in options.tasks:
         task = evomal.load_task(name)
-        settings = EvoMALSettings(meta_steps=options.meta_steps)
+        settings = EvoMALSettings(meta_steps=options.meta_steps, engine="batched")
         losses = candidates(task.form, options.n)
-        executor = LocalProcesses([task], 1, options.workers)
+        executor = LocalProcesses([task], settings, 0, options.workers)
         futures = [
-            executor.submit(judge, losses[start : start + 4], settings)
-            for start in range(0, len(losses), 4)
+            executor.submit(judge, losses[start : start + 4]) for start in range(0, len(losses), 4)
         ]
         rows = [row for future in futures for row in future.result()]
         executor.close()

@@ -29,8 +29,9 @@ import torch
 import evomal
 from evomal.methods.base import Generation, Method, Outcome
 from evomal.runs import search as search_module
-from evomal.runs.work import Training, screen_candidates
+from evomal.runs.work import screen_candidates
 from evomal.seeding import derive_seed
+from evomal.training.engines.base import Training
 from evomal.training.screening import Screening
 
 PIECE: dict[str, Any] = {
@@ -72,8 +73,8 @@ def throughput(task: evomal.Task, workers: int) -> float:
     clock = Clock()
     from evomal.runs.processes import LocalProcesses
 
-    def executor(tasks: Any, threads: int, *_: Any) -> LocalProcesses:
-        return LocalProcesses(tasks, threads, workers)
+    def executor(tasks: Any, settings: Any, seed: int, *_: Any) -> LocalProcesses:
+        return LocalProcesses(tasks, settings, seed, workers)
 
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -36,8 +36,10 @@ from evomal.runs.executors import WorkError
 from evomal.runs.processes import LocalProcesses
 from evomal.seeding import isolated_rng
 from evomal.tasks.data import Data
+from evomal.training.loop import evaluation_rows, performance, train
 from evomal.training.numerics import DivergedError
-from evomal.training.training import evaluation_rows, performance, train
+from evomal.training.settings import EvaluationSettings
+from evomal.training.workbench import Workbench
 
 EXAMPLES = """\
 examples:
@@ -88,11 +90,9 @@ def representations(task: evomal.Task, learner: nn.Module, data: Data) -> Tensor
     return found.flatten(2).mean(2) if found.ndim > 2 else found
 
 
-def trained(
-    tasks: Sequence[evomal.Task], loss_name: str, steps: int, seed: int, data: Data
-) -> Trained | None:
+def trained(bench: Workbench, loss_name: str, steps: int, seed: int, data: Data) -> Trained | None:
     """Train one network; None if it diverges."""
-    (task,) = tasks
+    (task,) = bench.tasks
     assert task.test is not None
     loss = named_loss(loss_name, task).to(task.device)
     stream = (seed, "representations", task.name)
@@ -116,7 +116,7 @@ def train_all(
         If a training diverges.
     """
     found = {}
-    processes = LocalProcesses([task], 1, min(workers, len(losses)))
+    processes = LocalProcesses([task], EvaluationSettings(), 0, min(workers, len(losses)))
     try:
         futures = [processes.submit(trained, name, steps, seed, data) for name in losses]
         for name, future in zip(losses, futures, strict=True):

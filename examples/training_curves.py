@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import t as student_t
+from torch import nn
 
 import evomal
 from evomal.losses.base import Loss
@@ -29,11 +30,13 @@ from evomal.runs.execution import available_cores
 from evomal.runs.executors import WorkError
 from evomal.runs.named_losses import resolve_loss
 from evomal.runs.processes import LocalProcesses
-from evomal.seeding import derive_generator, derive_seed, isolated_rng
+from evomal.seeding import derive_generator
 from evomal.tasks.data import Data
+from evomal.training.loop import performance, train
 from evomal.training.meta_testing import Sample
-from evomal.training.numerics import DivergedError, draw_batches
-from evomal.training.training import new_sgd, performance
+from evomal.training.numerics import DivergedError
+from evomal.training.settings import EvaluationSettings
+from evomal.training.workbench import Workbench
 
 EXAMPLES = """\
 examples:
@@ -134,44 +137,31 @@ def some_rows(data: Data, count: int, *stream: str) -> Data:
     return Data(data.inputs[rows], data.targets[rows])
 
 
-def learning_curve(tasks: Sequence[evomal.Task], loss_name: str, seed: int, plan: Plan) -> Curve:
-    """One training, step by step as in `evomal.training.training.train`."""
-    (task,) = tasks
+def learning_curve(bench: Workbench, loss_name: str, seed: int, plan: Plan) -> Curve:
+    """One training."""
+    (task,) = bench.tasks
     assert task.test is not None
     loss = named_loss(loss_name, task).to(task.device)
-    stream = (seed, "curves", task.name)
-    learner = task.new_model(derive_seed(*stream, "theta"))
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-    sgd = new_sgd(parameters, task.optimizer)
-    rng = derive_generator(*stream, "batches")
-    batches = draw_batches(rng, len(task.train), task.batch_size, plan.steps, task.device)
-    decays = {round(share * plan.steps) for share in task.milestones}
-    test = some_rows(task.test, plan.test_rows, "curves", task.name, "test rows")
-    train = some_rows(task.train, plan.train_rows, "curves", task.name, "training rows")
+    parts = (
+        some_rows(task.test, plan.test_rows, "curves", task.name, "test rows"),
+        some_rows(task.train, plan.train_rows, "curves", task.name, "training rows"),
+    )
     curve = Curve([], [], diverged=False)
 
-    def measure() -> None:
-        errors = performance(task, learner, test), performance(task, learner, train)
+    def measure(learner: nn.Module) -> None:
+        errors = [performance(task, learner, part) for part in parts]
         for values, error in zip((curve.test, curve.train), errors, strict=True):
             values.append(error)
-        learner.train()
 
     try:
-        with isolated_rng(task.device, derive_seed(*stream, "layers")):
-            measure()
-            for step, rows in enumerate(batches, start=1):
-                if step - 1 in decays:
-                    for group in sgd.param_groups:
-                        group["lr"] *= 0.1
-                batch = task.batch(task.train, rows)
-                value = loss(learner(batch.inputs), batch.targets)
-                if not value.isfinite():
-                    raise DivergedError
-                sgd.zero_grad()
-                value.backward()
-                sgd.step()
-                if step % plan.every == 0 or step == plan.steps:
-                    measure()
+        train(
+            task,
+            loss,
+            plan.steps,
+            stream=(seed, "curves", task.name),
+            milestones=task.milestones,
+            observers=dict.fromkeys(plan.measured_at, measure),
+        )
     except DivergedError:
         return Curve(curve.test, curve.train, diverged=True)
     return curve
@@ -183,7 +173,7 @@ def all_curves(
     """The curves of every loss, one for each seed; progress goes to stderr."""
     jobs = [(name, seed) for seed in range(seeds) for name in losses]
     curves: dict[str, list[Curve]] = {name: [] for name in losses}
-    processes = LocalProcesses([task], 1, min(workers, len(jobs)))
+    processes = LocalProcesses([task], EvaluationSettings(), 0, min(workers, len(jobs)))
     try:
         futures = [processes.submit(learning_curve, *job, plan) for job in jobs]
         for (name, seed), future in zip(jobs, futures, strict=True):

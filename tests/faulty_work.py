@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,37 @@ import torch
 from torch import Tensor
 
 from evomal.runs.executors import torch_settings
-from evomal.tasks.task import Task
 from evomal.training.numerics import check_deadline
+from evomal.training.settings import TrainingSettings
+from evomal.training.workbench import Workbench
 
 
-def pid(tasks: Sequence[Task]) -> int:
+def pid(bench: Workbench) -> int:
     return os.getpid()
 
 
-def add(tasks: Sequence[Task], a: int, b: int) -> tuple[int, int]:
+def add(bench: Workbench, a: int, b: int) -> tuple[int, int]:
     return a + b, os.getpid()
 
 
-def threads(tasks: Sequence[Task]) -> int:
+def meta_steps(bench: Workbench) -> tuple[int, int]:
+    """Where the worker keeps them."""
+    return os.getpid(), id(bench.schedules)
+
+
+def run_fixes(bench: Workbench) -> tuple[TrainingSettings, int]:
+    return bench.settings, bench.seed
+
+
+def threads(bench: Workbench) -> int:
     return torch.get_num_threads()
 
 
-def settings(tasks: Sequence[Task]) -> dict[str, Any]:
+def settings(bench: Workbench) -> dict[str, Any]:
     return torch_settings()
 
 
-def page_faults(tasks: Sequence[Task]) -> int:
+def page_faults(bench: Workbench) -> int:
     """Of making and freeing 42 MiB five times, after the process has done it before."""
 
     def make() -> None:
@@ -49,46 +58,46 @@ def page_faults(tasks: Sequence[Task]) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def inputs(tasks: Sequence[Task]) -> tuple[list[str], Tensor, bool]:
-    data = tasks[0].train.inputs
-    return [task.name for task in tasks], data, data.is_shared()  # type: ignore[no-untyped-call]
+def inputs(bench: Workbench) -> tuple[list[str], Tensor, bool]:
+    data = bench.tasks[0].train.inputs
+    return [task.name for task in bench.tasks], data, data.is_shared()  # type: ignore[no-untyped-call]
 
 
-def double(tasks: Sequence[Task]) -> None:
-    tasks[0].train.inputs.mul_(2)
+def double(bench: Workbench) -> None:
+    bench.tasks[0].train.inputs.mul_(2)
 
 
-def fail(tasks: Sequence[Task]) -> None:
+def fail(bench: Workbench) -> None:
     raise ValueError("first line\nsecond line")
 
 
-def fail_silently(tasks: Sequence[Task]) -> None:
+def fail_silently(bench: Workbench) -> None:
     raise AssertionError
 
 
-def run_out_of_memory(tasks: Sequence[Task]) -> None:
+def run_out_of_memory(bench: Workbench) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def return_what_cannot_be_sent(tasks: Sequence[Task]) -> Any:
+def return_what_cannot_be_sent(bench: Workbench) -> Any:
     return lambda: None
 
 
-def die(tasks: Sequence[Task]) -> None:
+def die(bench: Workbench) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(tasks: Sequence[Task]) -> None:
+def leave(bench: Workbench) -> None:
     os._exit(7)
 
 
-def hang(tasks: Sequence[Task], mark: str) -> None:
+def hang(bench: Workbench, mark: str) -> None:
     """Until the end of time, after leaving the process's number in a file."""
     Path(mark).write_text(str(os.getpid()))
     threading.Event().wait()
 
 
-def work_forever(tasks: Sequence[Task]) -> None:
+def work_forever(bench: Workbench) -> None:
     while True:
         check_deadline()
 
@@ -123,5 +132,5 @@ class FailsOnce:
                 self.mark.write_bytes(b"x" * (times + 1))
                 if self.how == "hang":
                     threading.Event().wait()
-                globals()[self.how]([])
+                globals()[self.how](None)
         return result

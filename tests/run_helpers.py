@@ -28,9 +28,10 @@ from evomal.methods.registry import METHODS, setting_names
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import WorkError
-from evomal.runs.work import Training, screen_candidates, train_candidates
+from evomal.runs.work import screen_candidates, train_candidates
 from evomal.seeding import derive_seed
-from evomal.training.halving import Curve
+from evomal.training.engines.base import Training
+from evomal.training.halving import LearningCurve
 from evomal.training.screening import Screening
 
 T = TypeVar("T")
@@ -232,10 +233,10 @@ class Fate:
             {"screening": 0.0},
         )
 
-    def curve(self, index: int, bars: Sequence[float] | None) -> Curve:
+    def curve(self, index: int, bars: Sequence[float] | None) -> LearningCurve:
         """Of the training on the task of this index: the same at the rungs as at the end."""
         value = self.fitness * (1 + index)
-        curve: Curve = ()
+        curve: LearningCurve = ()
         for bar in bars or ():
             curve = (*curve, value)
             if value > bar:
@@ -285,7 +286,7 @@ class ShuffledExecutor:
             self.trained += keys
             self.trained_groups.append(tuple(keys))
             fates = [self._fates.get(key, Fate()) for key in keys]
-            index, bars = args[3:]
+            index, bars = args[1:]
             values = [Training(fate.curve(index, bars), 0.0) for fate in fates]
             faulty = next((fate for fate in fates if self._has_fault(fate, "training")), fates[0])
             self._pending[future] = self._or_fault(faulty, "training", values)

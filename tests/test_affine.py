@@ -15,14 +15,16 @@ from torch.nn.utils import prune
 from evomal import Task
 from evomal.seeding import derive_generator
 from evomal.tasks.optimizers import SGD
-from evomal.training.affine import AffineLayer, intercepted
-from evomal.training.group_step import group_hypergradients
-from evomal.training.meta_training import MetaSchedule, optimize_weights
+from evomal.training.engines.choice import engine_on
+from evomal.training.hypergradient.affine import AffineLayer, intercepted
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.group import group_hypergradients
+from evomal.training.meta_schedule import MetaSchedule
+from evomal.training.meta_training import optimize_weights
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import group_way
-from evomal.training.together import optimize_weights_together
 from evomal.training.trial import probe_step
-from evomal.training.unrolled import forward_hypergradient
+from evomal.training.workbench import Workbench
 from tasks_for_tests import VARIED_TASKS, image_task, losses_for, regression_task
 
 F64 = torch.float64
@@ -151,7 +153,7 @@ class Convolutions(Sequence):
         )
 
 
-class Stem(Sequence):
+class Pooled(Sequence):
     """A convolution of the batch, and a max pooling that alone reads what it gives."""
 
     def __init__(self, *more: nn.Module) -> None:
@@ -160,7 +162,7 @@ class Stem(Sequence):
         self(torch.zeros(1, 1, 4, 4, dtype=F64))
 
 
-class WideStem(Sequence):
+class WidelyPooled(Sequence):
     """Another one: without bias, of overlapping planes, and with all that a pooling can have."""
 
     def __init__(self) -> None:
@@ -173,14 +175,14 @@ class WideStem(Sequence):
         )
 
 
-class DeepStem(Stem):
+class PooledTwice(Pooled):
     """A second convolution and pooling after it."""
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 4, 2, padding=1), nn.MaxPool2d(2, stride=1))
 
 
-class ReadTwice(Stem):
+class ReadTwice(Pooled):
     """What the convolution gives is read by more than the pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,23 +191,17 @@ class ReadTwice(Stem):
         return out
 
 
-class Scaled(Stem):
+class Scaled(Pooled):
     """The convolution reads something else than the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(2 * x)
 
 
-POOLS = {
-    Stem: "layers.1",
-    WideStem: "layers.1",
-    DeepStem: "layers.1",
-    ReadTwice: None,
-    Scaled: None,
-}
+POOLING = Pooled, WidelyPooled, PooledTwice, ReadTwice, Scaled
 TASKS: dict[str, Callable[[], Task]] = {
     **VARIED_TASKS,
-    **{model.__name__: partial(image_task, F64, model=model) for model in POOLS},
+    **{model.__name__: partial(image_task, F64, model=model) for model in POOLING},
     "convolutions": partial(image_task, F64, model=Convolutions),
     **{
         model.__name__: partial(regression_task, F64, model=model)
@@ -279,39 +275,6 @@ def test_which_layers_are_done_by_hand(name: str) -> None:
     assert [layer.name for layer in found] == [f"layers.{i}" for i in FOUND[name]]
 
 
-@pytest.mark.parametrize("model", POOLS)
-def test_which_convolutions_are_stems(model: type[nn.Module]) -> None:
-    first, *others = group_way(TASKS[model.__name__](), stacked=False).layers
-    assert (first.name, first.pool) == ("layers.0", POOLS[model])
-    assert all(layer.pool is None for layer in others)
-
-
-class ScaledLater(Stem):
-    """The convolution reads the batch itself, until there are more than a few rows."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if len(x) < 6 else 2 * x)
-
-
-class UnpooledInJudgement(Stem):
-    """The pooling is left out for more than a few rows where nothing needs a gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.layers[0](x)
-        skips = len(x) > 6 and not z.requires_grad
-        out: Tensor = self.layers[2:](z[..., 1:, 1:] if skips else self.layers[1](z))
-        return out
-
-
-@pytest.mark.parametrize("model", [ScaledLater, UnpooledInJudgement])
-@pytest.mark.parametrize("engine", ["batched", "stacked"])
-def test_a_stem_that_is_none_later_is_an_error(model: type[nn.Module], engine: Any) -> None:
-    task = image_task(F64, model=model)
-    settings = EvaluationSettings(meta_steps=2, engine=engine)
-    with pytest.raises(RuntimeError, match=r"layers\.0 read the batch itself when it was tried"):
-        optimize_weights_together(losses_for(task), [task], settings, 5)
-
-
 @pytest.mark.parametrize(("batch_size", "low_rank"), [(8, True), (40, False)])
 def test_low_rank_where_a_layer_is_large_for_its_batch(batch_size: int, low_rank: bool) -> None:
     def model() -> nn.Module:
@@ -332,10 +295,12 @@ def test_weights_with_layers_of_low_rank(engine: Any) -> None:
     losses = losses_for(task)
     settings = EvaluationSettings(meta_steps=4, engine=engine)
     for loss, phi in zip(
-        losses, optimize_weights_together(losses, [task], settings, 5), strict=True
+        losses,
+        engine_on(Workbench([task], settings, 5)).tune(losses),
+        strict=True,
     ):
         assert phi is not None
-        expected = optimize_weights(loss, [task], settings, 5)
+        expected = optimize_weights(Workbench([task], settings, 5), loss)
         torch.testing.assert_close(phi, expected, rtol=1e-9, atol=1e-9)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import evomal
-from evomal.training.training import performance, train
+from evomal.training.loop import performance, train
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

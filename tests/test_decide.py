@@ -10,7 +10,7 @@ import pytest
 
 from evomal.methods.base import Archive, Candidate, Outcome
 from evomal.runs.decide import Decisions, Failure
-from evomal.runs.work import Training
+from evomal.training.engines.base import Training
 from evomal.training.screening import Screening
 from run_helpers import new_candidate, new_outcome
 

@@ -17,15 +17,17 @@ import torch
 
 from evomal import SymbolicLoss, Task
 from evomal.seeding import isolated_rng
-from evomal.training import meta_training, stacked, training, unrolled
+from evomal.training import loop, meta_schedule, stack
 from evomal.training.filters import _optimize_outputs
-from evomal.training.group_step import group_hypergradients
-from evomal.training.meta_training import MetaSchedule
+from evomal.training.hypergradient import step as hypergradient_step
+from evomal.training.hypergradient.group import group_hypergradients
+from evomal.training.meta_schedule import MetaSchedule
+from evomal.training.meta_training import optimize_weights_of_group
 from evomal.training.numerics import require_finite
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import group_way
-from evomal.training.together import optimize_weights_together
 from evomal.training.trial import spoils_inputs
+from evomal.training.workbench import Workbench
 from tasks_for_tests import TEXTS, VARIED_TASKS
 
 META = torch.device("meta")
@@ -40,7 +42,7 @@ def no_generator(device: torch.device, seed: int) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (meta_training, stacked, training, unrolled):
+    for module in (hypergradient_step, loop, meta_schedule, stack):
         monkeypatch.setattr(module, "isolated_rng", no_generator)
     monkeypatch.setattr("evomal.tasks.task.isolated_rng", no_generator)
 
@@ -88,12 +90,12 @@ def test_a_meta_step_of_a_group(name: str, engine: str) -> None:
 @pytest.mark.parametrize("name", VARIED_TASKS)
 def test_training_steps_of_a_stack(name: str) -> None:
     task = on_meta(VARIED_TASKS[name]())
-    stack = stacked._Stack(task, losses_for(task), 0)
+    group = stack.Stack(task, losses_for(task), 0)
     for _ in range(2):
-        stack._step(task.batch(task.train, torch.arange(8, device=META)), 0.5)
-        stack._keep([0, len(stack.losses) - 1])
-    assert stack.finite.shape == (2,)
-    assert {p.device for p in stack.theta.values()} == {META}
+        group._step(task.batch(task.train, torch.arange(8, device=META)), 0.5)
+        group._keep([0, len(group.losses) - 1])
+    assert group.finite.shape == (2,)
+    assert {p.device for p in group.theta.values()} == {META}
 
 
 @pytest.mark.parametrize("name", VARIED_TASKS)
@@ -112,9 +114,9 @@ def test_all_meta_steps_before_the_end_of_the_stage(monkeypatch: pytest.MonkeyPa
     """Before the first look for diverged losses; the layers were tried before."""
     here = VARIED_TASKS["classes"]()
     way = group_way(here, stacked=True)
-    monkeypatch.setattr("evomal.training.together.group_way", lambda *_, **__: way)
+    monkeypatch.setattr("evomal.training.meta_training.group_way", lambda *_, **__: way)
     task = on_meta(here)
-    settings = EvaluationSettings(meta_steps=3, engine="stacked")
+    settings = EvaluationSettings(meta_steps=3)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta") as caught:
-        optimize_weights_together(losses_for(task), [task], settings, 0)
+        optimize_weights_of_group(Workbench([task], settings, 0), losses_for(task), stacked=True)
     assert "finite.tolist()" in str(caught.traceback[1].statement)

@@ -21,17 +21,25 @@ from evomal.runs.dispatch import default_workers, open_executor
 from evomal.runs.execution import Execution, available_cores
 from evomal.runs.executors import Executor, InProcess, WorkError, torch_settings
 from evomal.runs.processes import LocalProcesses
+from evomal.tasks.task import Task
+from evomal.training.settings import EvaluationSettings
 from run_helpers import run_python, running
 from tasks_for_tests import Perceptron, regression_task
+
+SETTINGS = EvaluationSettings()
 
 
 def result(future: Future[Any]) -> Any:
     return future.result(timeout=120)
 
 
+def two_tasks() -> list[Task]:
+    return [regression_task(), regression_task(name="b")]
+
+
 @pytest.fixture(scope="module")
 def two_processes() -> Iterator[LocalProcesses]:
-    with closing(LocalProcesses([regression_task(), regression_task(name="b")], 1, 2)) as executor:
+    with closing(LocalProcesses(two_tasks(), SETTINGS, 0, 2)) as executor:
         yield executor
 
 
@@ -40,7 +48,7 @@ def executor(request: pytest.FixtureRequest, two_processes: LocalProcesses) -> I
     if request.param == "two processes":
         yield two_processes
         return
-    with closing(InProcess([regression_task(), regression_task(name="b")], 1)) as executor:
+    with closing(InProcess(two_tasks(), SETTINGS, 0)) as executor:
         yield executor
 
 
@@ -86,7 +94,7 @@ def test_workers_have_the_torch_settings_of_their_coordinator() -> None:
     try:
         torch.set_default_dtype(torch.float64)
         torch.set_float32_matmul_precision("medium")
-        with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+        with closing(LocalProcesses([regression_task()], SETTINGS, 0, 1)) as executor:
             assert result(executor.submit(faulty_work.settings)) == torch_settings()
     finally:
         torch.set_default_dtype(torch.float32)
@@ -99,8 +107,16 @@ def test_workers_keep_the_memory_they_freed(two_processes: LocalProcesses) -> No
     assert result(two_processes.submit(faulty_work.page_faults)) < 2000
 
 
+def test_a_worker_keeps_its_bench(executor: Executor) -> None:
+    """What it works out for one piece of work is there for the next."""
+    seen = [result(executor.submit(faulty_work.meta_steps)) for _ in range(20)]
+    assert len(set(seen)) == executor.workers
+    settings, seed = result(executor.submit(faulty_work.run_fixes))
+    assert (settings, seed) == (SETTINGS, 0)
+
+
 def test_an_error_in_this_process_keeps_its_cause() -> None:
-    with closing(InProcess([regression_task()], 1)) as executor:
+    with closing(InProcess([regression_task()], SETTINGS, 0)) as executor:
         error = executor.submit(faulty_work.fail).exception()
     assert isinstance(error, WorkError)
     assert isinstance(error.__cause__, ValueError)
@@ -110,7 +126,10 @@ def test_ctrl_c_in_this_process_is_no_fault_of_the_work() -> None:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    with closing(InProcess([regression_task()], 1)) as executor, pytest.raises(KeyboardInterrupt):
+    with (
+        closing(InProcess([regression_task()], SETTINGS, 0)) as executor,
+        pytest.raises(KeyboardInterrupt),
+    ):
         executor.submit(interrupted)
 
 
@@ -139,7 +158,7 @@ def test_processes_share_the_data_and_keep_their_tasks(two_processes: LocalProce
     ],
 )
 def test_only_the_faulty_worker_is_replaced(work: Callable[..., Any], message: str) -> None:
-    with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+    with closing(LocalProcesses([regression_task()], SETTINGS, 0, 1)) as executor:
         before = result(executor.submit(faulty_work.pid))
         assert result(executor.submit(faulty_work.pid)) == before
         with pytest.raises(WorkError, match=f"^{message}$"):
@@ -151,7 +170,7 @@ def test_only_the_faulty_worker_is_replaced(work: Callable[..., Any], message: s
 
 def test_a_hanging_worker_is_killed_and_others_go_on(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
-    with closing(LocalProcesses([regression_task()], 1, 2)) as executor:
+    with closing(LocalProcesses([regression_task()], SETTINGS, 0, 2)) as executor:
         hanging = executor.submit(faulty_work.hang, str(mark), timeout=3.0)
         others = [executor.submit(faulty_work.add, i, 0) for i in range(10)]
         assert [result(future)[0] for future in others] == list(range(10))
@@ -163,7 +182,7 @@ def test_a_hanging_worker_is_killed_and_others_go_on(tmp_path: Path) -> None:
 
 
 def test_an_idle_worker_that_dies_costs_nothing() -> None:
-    with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+    with closing(LocalProcesses([regression_task()], SETTINGS, 0, 1)) as executor:
         idle = result(executor.submit(faulty_work.pid))
         (worker,) = executor._alive
         os.kill(idle, signal.SIGKILL)
@@ -172,7 +191,7 @@ def test_an_idle_worker_that_dies_costs_nothing() -> None:
 
 
 def test_a_worker_killed_while_it_starts_is_replaced() -> None:
-    with closing(LocalProcesses([regression_task()], 1, 1)) as executor:
+    with closing(LocalProcesses([regression_task()], SETTINGS, 0, 1)) as executor:
         (worker,) = executor._alive
         worker.process.kill()
         assert result(executor.submit(faulty_work.pid)) != worker.process.pid
@@ -180,7 +199,7 @@ def test_a_worker_killed_while_it_starts_is_replaced() -> None:
 
 def test_closing_ends_everything_at_once(tmp_path: Path) -> None:
     marks = [tmp_path / name for name in ("a", "b")]
-    executor = LocalProcesses([regression_task()], 1, 2)
+    executor = LocalProcesses([regression_task()], SETTINGS, 0, 2)
     futures = [executor.submit(faulty_work.hang, str(mark)) for mark in marks]
     waiting = executor.submit(faulty_work.pid)
     pids = [read_when_there(mark) for mark in marks]
@@ -219,9 +238,10 @@ ORPHANS = """
 import sys
 import faulty_work
 from evomal.runs.processes import LocalProcesses
+from evomal.training.settings import EvaluationSettings
 from tasks_for_tests import regression_task
 if __name__ == "__main__":
-    executor = LocalProcesses([regression_task()], 1, 2)
+    executor = LocalProcesses([regression_task()], EvaluationSettings(), 0, 2)
     futures = [executor.submit(faulty_work.hang, mark) for mark in sys.argv[1:]]
     futures[0].result()
 """
@@ -266,17 +286,18 @@ def local_model() -> Any:
 
 def test_what_cannot_be_sent_is_an_input_error() -> None:
     with pytest.raises(InputError, match="cannot be sent to worker processes"):
-        LocalProcesses([regression_task(model=local_model())], 1, 2)
+        LocalProcesses([regression_task(model=local_model())], SETTINGS, 0, 2)
 
 
 def test_the_number_of_workers_fits_the_machine() -> None:
     tasks = [regression_task()]
+    many, auto = EvaluationSettings(threads=10**6), Execution(workers="auto")
     assert default_workers(tasks, 1) == available_cores()
-    assert default_workers(tasks, 10**6) == 1
-    with closing(open_executor(tasks, 10**6, Execution(workers="auto"), 99)) as executor:
+    assert default_workers(tasks, many.threads) == 1
+    with closing(open_executor(tasks, many, 0, auto, 99)) as executor:
         assert isinstance(executor, InProcess)
     torch.set_num_threads(1)
-    with closing(open_executor(tasks, 1, Execution(workers="auto"), 1)) as executor:
+    with closing(open_executor(tasks, SETTINGS, 0, auto, 1)) as executor:
         assert executor.workers == 1, "more than a generation has work for"
 
 

@@ -17,10 +17,12 @@ from evomal import SymbolicLoss, Task
 from evomal.losses.form import Form, Link
 from evomal.seeding import derive_generator
 from evomal.tasks.classes import held_classes, with_every_class
-from evomal.training.filters import Correlation, correlation, correlations, raw_outputs
+from evomal.training.filters import Correlation, correlation, correlations
 from evomal.training.numerics import DivergedError, draw_batches
+from evomal.training.raw_outputs import raw_outputs
 from evomal.training.screening import screen
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import EvaluationSettings, Pipeline
+from evomal.training.workbench import Workbench
 from run_helpers import tiny_settings
 from tasks_for_tests import PLAIN, Perceptron, classification_task, regression_task
 
@@ -141,9 +143,12 @@ def test_balanced_error_with_one_percent_positives_judges_losses(seed: int) -> N
     task = imbalanced_task()
     settings = EvaluationSettings(rejection_batch=100, rejection_steps=40)
     assert raw_outputs(task, 100, seed).targets.sum() >= 3
-    assert correlation(SymbolicLoss(CROSS_ENTROPY, link="sigmoid"), [task], settings, seed) > 0
+    assert (
+        correlation(Workbench([task], settings, seed), SymbolicLoss(CROSS_ENTROPY, link="sigmoid"))
+        > 0
+    )
     bad = SymbolicLoss(f"mul(-1, {CROSS_ENTROPY})", link="sigmoid")
-    assert correlation(bad, [task], settings, seed) <= 0
+    assert correlation(Workbench([task], settings, seed), bad) <= 0
 
 
 def test_a_search_with_one_percent_positives_ends(tmp_path: Any) -> None:
@@ -178,10 +183,10 @@ OPPOSITE = SymbolicLoss("mul(-1, square(sub(y, f)))")
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_an_undefined_metric_rejects_nothing(value: Callable[[], float]) -> None:
     task = regression_task(metric=partial(undefined, value))
-    found = correlations([SQUARED_ERROR, OPPOSITE], [task], SETTINGS, 0)
+    found = correlations(Workbench([task], SETTINGS, 0), [SQUARED_ERROR, OPPOSITE])
     assert found == [Correlation(None), Correlation(None)]
-    assert math.isnan(correlation(OPPOSITE, [task], SETTINGS, 0))
-    screened = screen([OPPOSITE], [task], SETTINGS, 0, optimize=False, filters=True)[0]
+    assert math.isnan(correlation(Workbench([task], SETTINGS, 0), OPPOSITE))
+    screened = screen(Workbench([task], SETTINGS, 0), [OPPOSITE], Pipeline(False, True, True))[0]
     assert (screened.verdict, screened.correlation) == ("promising", None)
     assert screened.gradient_key is not None
 
@@ -190,8 +195,8 @@ def test_tasks_with_a_defined_metric_decide() -> None:
     task = regression_task()
     silent = regression_task(metric=partial(undefined, VALUES["nan"]), name="silent")
     for loss in (SQUARED_ERROR, OPPOSITE):
-        alone = correlation(loss, [task], SETTINGS, 0)
-        assert correlation(loss, [silent, task, silent], SETTINGS, 0) == alone
+        alone = correlation(Workbench([task], SETTINGS, 0), loss)
+        assert correlation(Workbench([silent, task, silent], SETTINGS, 0), loss) == alone
     assert Correlation(-0.0).rejects
     assert not Correlation(None).rejects
 
@@ -203,8 +208,10 @@ def test_a_metric_that_only_the_optimised_outputs_leave_undefined_decides_nothin
 
     task = regression_task(metric=metric)
     settings = EvaluationSettings(rejection_batch=40, rejection_steps=200)
-    assert correlations([SQUARED_ERROR, OPPOSITE], [task], settings, 0)[0] == Correlation(None)
-    assert correlations([SQUARED_ERROR, OPPOSITE], [task], settings, 0)[1].rejects
+    assert correlations(Workbench([task], settings, 0), [SQUARED_ERROR, OPPOSITE])[
+        0
+    ] == Correlation(None)
+    assert correlations(Workbench([task], settings, 0), [SQUARED_ERROR, OPPOSITE])[1].rejects
 
 
 def test_outputs_that_explode_are_a_divergence_all_the_same() -> None:
@@ -215,5 +222,7 @@ def test_outputs_that_explode_are_a_divergence_all_the_same() -> None:
         "square(" * 11 + "add(f, add(y, 1))" + ")" * 11, torch.full((15,), 2.0), link="softmax"
     )
     with pytest.raises(DivergedError):
-        correlation(exploding, [task], SETTINGS, 0)
-    assert correlations([exploding], [task], SETTINGS, 0) == [Correlation(None, diverged=True)]
+        correlation(Workbench([task], SETTINGS, 0), exploding)
+    assert correlations(Workbench([task], SETTINGS, 0), [exploding]) == [
+        Correlation(None, diverged=True)
+    ]

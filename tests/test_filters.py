@@ -17,9 +17,11 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training.filters import correlation, gradient_key, gradient_norms, raw_outputs
+from evomal.training.filters import correlation, gradient_key, gradient_norms
 from evomal.training.numerics import DivergedError
+from evomal.training.raw_outputs import raw_outputs
 from evomal.training.settings import EvaluationSettings
+from evomal.training.workbench import Workbench
 from strategies import fast, weighted_losses
 from tasks_for_tests import (
     PLAIN,
@@ -66,15 +68,15 @@ def test_good_losses_are_kept_and_their_negatives_are_not(
     task = make(optimizer=replace(PLAIN, learning_rate=0.1))
     good = SymbolicLoss(expression, link=link)
     bad = SymbolicLoss(f"mul(-1, {expression})", link=link)
-    assert correlation(good, [task], SETTINGS, 0) > 0
-    assert correlation(bad, [task], SETTINGS, 0) <= 0
+    assert correlation(Workbench([task], SETTINGS, 0), good) > 0
+    assert correlation(Workbench([task], SETTINGS, 0), bad) <= 0
 
 
 @pytest.mark.parametrize("link", TASK_BY_LINK)
 @pytest.mark.parametrize("expression", ["sign(sub(y, f))", "mul(y, sign(f))"])
 def test_a_flat_loss_has_no_correlation(expression: str, link: Link) -> None:
     loss = SymbolicLoss(expression, link=link)
-    assert correlation(loss, [TASK_BY_LINK[link]()], SETTINGS, 0) == 0
+    assert correlation(Workbench([TASK_BY_LINK[link]()], SETTINGS, 0), loss) == 0
 
 
 @pytest.mark.parametrize("own_steps", [True, False])
@@ -93,16 +95,16 @@ def test_correlation_is_that_of_adam_on_the_outputs(
     outputs = raw_outputs(task, settings.rejection_batch, seed=2)
     best = optimised_by_hand(loss, outputs, 0.1, 13 if own_steps else 7)
     g = metric(outputs.inputs, outputs.targets) - metric(best, outputs.targets)
-    assert correlation(loss, [task], settings, 2) == pytest.approx(float(g), rel=1e-6)
+    assert correlation(Workbench([task], settings, 2), loss) == pytest.approx(float(g), rel=1e-6)
 
 
 def test_correlation_is_the_mean_over_tasks() -> None:
     tasks = [regression_task(), regression_task(name="other", rejection_steps=3)]
     loss = SymbolicLoss(SQUARED_ERROR)
     settings = replace(SETTINGS, rejection_steps=None)
-    single = [correlation(loss, [task], settings, 0) for task in tasks]
+    single = [correlation(Workbench([task], settings, 0), loss) for task in tasks]
     assert single[0] > 2 * single[1] > 0
-    assert correlation(loss, tasks, settings, 0) == pytest.approx(sum(single) / 2)
+    assert correlation(Workbench(tasks, settings, 0), loss) == pytest.approx(sum(single) / 2)
 
 
 def test_non_finite_outputs_are_a_divergence_though_the_metric_hides_them() -> None:
@@ -115,9 +117,9 @@ def test_non_finite_outputs_are_a_divergence_though_the_metric_hides_them() -> N
     assert best.isnan().any()
     assert 0 <= float(task.metric(best, outputs.targets)) <= 1
     with pytest.raises(DivergedError):
-        correlation(exploding, [task], SETTINGS, 0)
+        correlation(Workbench([task], SETTINGS, 0), exploding)
     with pytest.raises(DivergedError):
-        gradient_key(exploding, [task], SETTINGS, 0)
+        gradient_key(Workbench([task], SETTINGS, 0), exploding)
 
 
 # The untrained outputs
@@ -180,7 +182,7 @@ def test_norms_of_cross_entropy() -> None:
 
 def key(expression: str, *tasks: Task, weights: list[float] | None = None) -> str:
     loss = SymbolicLoss(expression, weights, link=tasks[0].link)
-    return gradient_key(loss, tasks, SETTINGS, 0)
+    return gradient_key(Workbench(tasks, SETTINGS, 0), loss)
 
 
 SAME = {

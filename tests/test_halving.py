@@ -12,9 +12,9 @@ from torch import Tensor
 
 from evomal import Run, SymbolicLoss, resume, search
 from evomal.training.halving import bars, halted, rungs
+from evomal.training.loop import halved_training, partial_training
 from evomal.training.numerics import DivergedError
-from evomal.training.stacked import partial_training_stacked
-from evomal.training.training import halved_training, partial_training
+from evomal.training.stack import stacked_training
 from run_helpers import OVERFLOW, TINY, Recorder, without_timing
 from tasks_for_tests import TEXTS, VARIED_TASKS, image_task, regression_task
 
@@ -72,7 +72,7 @@ def test_a_training_that_diverges_is_not_merely_halted(text: str) -> None:
     task, loss = regression_task(), SymbolicLoss(text)
     with pytest.raises(DivergedError):
         halved_training(task, loss, 9, 5, (0.0, 0.0))
-    (curve,) = partial_training_stacked(task, [loss], 9, 5, (0.0, 0.0))
+    (curve,) = stacked_training(task, [loss], 9, 5, (0.0, 0.0))
     assert curve == (INF,)
 
 
@@ -87,7 +87,7 @@ def test_a_metric_that_is_not_finite_yet_stops_only_where_there_is_a_bar() -> No
     last = partial_training(task, loss, 40, 5)
     for limits, expected in [((INF, INF), 3), ((0.4, INF), 1)]:
         curve = halved_training(task, loss, 40, 5, limits)
-        (stacked,) = partial_training_stacked(task, [loss], 40, 5, limits)
+        (stacked,) = stacked_training(task, [loss], 40, 5, limits)
         assert stacked == pytest.approx(curve)
         assert len(curve) == expected
         assert curve[0] == INF
@@ -104,7 +104,7 @@ def test_a_metric_that_draws_does_not_disturb_a_training() -> None:
     loss = SymbolicLoss(TEXTS[0], torch.ones(3, dtype=torch.float64), "softmax")
     plain = partial_training(task, loss, 8, 5)
     assert halved_training(task, loss, 8, 5, (INF, INF))[-1] == plain
-    (stacked,) = partial_training_stacked(task, [loss], 8, 5, (INF, INF))
+    (stacked,) = stacked_training(task, [loss], 8, 5, (INF, INF))
     assert stacked[-1] == pytest.approx(plain, rel=1e-9)
 
 

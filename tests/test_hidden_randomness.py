@@ -18,7 +18,8 @@ from evomal import SymbolicLoss
 from evomal.errors import TaskWarning
 from evomal.runs.work import screen_candidates, train_candidates
 from evomal.tasks.task import Task
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import EvaluationSettings, Pipeline
+from evomal.training.workbench import Workbench
 from tasks_for_tests import Perceptron, losses_for, regression_task
 
 SETTINGS = EvaluationSettings(
@@ -62,12 +63,13 @@ DRAWING: dict[str, dict[str, Any]] = {
 def found(task: Task, settings: EvaluationSettings, *, bars: bool = False) -> dict[str, list[Any]]:
     """What a search would make of some losses."""
     losses = losses_for(task)[:2]
-    screened = screen_candidates([task], losses, settings, 0, optimize=True, filters=True)
+    bench = Workbench([task], settings, 0)
+    screened = screen_candidates(bench, losses, Pipeline(True, True, True))
     at_rungs = [math.inf] * 2 if bars else None
     trainings = [
         training
         for group in (losses, [None])
-        for training in train_candidates([task], group, settings, 0, 0, at_rungs)
+        for training in train_candidates(bench, group, 0, at_rungs)
     ]
     return {
         "weights": torch.cat([one.loss.phi for one in screened]).tolist(),

@@ -26,7 +26,7 @@ from evomal.tasks.datasets import DATASETS, load_arrays
 from evomal.tasks.files import fetch_archive
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
 from evomal.tasks.task import Task
-from evomal.training.training import train
+from evomal.training.loop import train
 from tasks_for_tests import image_task
 
 

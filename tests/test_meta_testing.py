@@ -16,6 +16,7 @@ from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
+from evomal.training.loop import partial_training, performance, train
 from evomal.training.meta_testing import (
     LEARNING_RATE_FACTORS,
     Comparison,
@@ -23,7 +24,6 @@ from evomal.training.meta_testing import (
     compare,
     tune_learning_rate,
 )
-from evomal.training.training import partial_training, performance, train
 from tasks_for_tests import PLAIN, Perceptron, classification_task, image_task, regression_task
 
 SQUARED_ERROR = SymbolicLoss("square(sub(y, f))")

@@ -26,13 +26,14 @@ from evomal.tasks.models.wideresnet import WideResNet
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.registry import TASKS
 from evomal.tasks.task import Task
-from evomal.training import meta_training
+from evomal.training import meta_schedule
+from evomal.training.engines.choice import engine_on
+from evomal.training.loop import partial_training, train
 from evomal.training.meta_training import optimize_weights
 from evomal.training.settings import EvaluationSettings
-from evomal.training.stacked import partial_training_stacked
+from evomal.training.stack import stacked_training
 from evomal.training.support import forward_mode_problem, group_problem
-from evomal.training.together import optimize_weights_together
-from evomal.training.training import partial_training, train
+from evomal.training.workbench import Workbench
 
 IMAGES = (1, 28, 28)
 COLOUR = (3, 32, 32)
@@ -171,9 +172,9 @@ def test_every_architecture_has_the_fast_hypergradient(
     weights = torch.ones(4, dtype=torch.float64)
     loss = SymbolicLoss("mul(y, abs(log(f)))", weights, link="softmax")
     settings = EvaluationSettings(meta_steps=2, meta_learning_rate=0.01)
-    fast = optimize_weights(loss, [task], settings, seed=0)
-    monkeypatch.setattr(meta_training, "forward_mode_problem", lambda _: "not tried")
-    plain = optimize_weights(loss, [task], settings, seed=0)
+    fast = optimize_weights(Workbench([task], settings, 0), loss)
+    monkeypatch.setattr(meta_schedule, "forward_mode_problem", lambda _: "not tried")
+    plain = optimize_weights(Workbench([task], settings, 0), loss)
     torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-9)
 
 
@@ -195,15 +196,16 @@ def test_every_architecture_is_worked_on_in_groups(
         for text, edges in [("mul(y, abs(log(f)))", 4), ("square(sub(y, f))", 3)]
     ]
     plain = EvaluationSettings(meta_steps=2, meta_learning_rate=0.01)
-    expected = [optimize_weights(loss, [task], plain, seed=0) for loss in losses]
+    expected = [optimize_weights(Workbench([task], plain, 0), loss) for loss in losses]
     engines: list[Literal["batched", "stacked"]] = ["batched", "stacked"]
     for engine in engines:
         assert group_problem(task, stacked=engine == "stacked") is None
         settings = replace(plain, engine=engine)
-        found = optimize_weights_together(losses, [task], settings, seed=0)
+        found = engine_on(Workbench([task], settings, 0)).tune(losses)
         for ours, reference in zip(found, expected, strict=True):
+            assert isinstance(ours, Tensor)
             torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-9)
-    trained = partial_training_stacked(task, losses, 3, 0)
+    trained = stacked_training(task, losses, 3, 0)
     for curve, loss in zip(trained, losses, strict=True):
         assert list(curve) == [pytest.approx(partial_training(task, loss, 3, 0))]
 

@@ -14,12 +14,14 @@ from evomal import SymbolicLoss, Task
 from evomal.runs.work import screen_candidates, train_candidates
 from evomal.tasks.precision import Precision, float32_precisions, products_in
 from evomal.training import settings as settings_module
-from evomal.training.group_step import group_hypergradients
-from evomal.training.meta_training import MetaSchedule
-from evomal.training.settings import EvaluationSettings
+from evomal.training.engines.choice import with_engine
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.group import group_hypergradients
+from evomal.training.hypergradient.reverse import reverse_hypergradient
+from evomal.training.meta_schedule import MetaSchedule
+from evomal.training.settings import EvaluationSettings, Pipeline
 from evomal.training.support import group_way
-from evomal.training.together import with_engine
-from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
+from evomal.training.workbench import Workbench
 from run_helpers import run_python, tiny_settings
 from tasks_for_tests import TEXTS, classification_task, image_task, regression_task
 
@@ -71,8 +73,9 @@ def test_candidates_are_worked_on_in_the_precision_of_the_settings(engine: Any) 
         settings = EvaluationSettings(
             meta_steps=3, testing_steps=10, rejection_batch=8, engine=engine, precision=precision
         )
-        screened.append(screen_candidates([task], losses, settings, 0, True, False))
-        fitness = train_candidates([task], losses, settings, 0, 0)
+        bench = Workbench([task], settings, 0)
+        screened.append(screen_candidates(bench, losses, Pipeline(True, False, False)))
+        fitness = train_candidates(bench, losses, 0)
         trained.append([training.curve[-1] for training in fitness])
     assert trained[0] == pytest.approx(trained[1], abs=0.25)
     for one, other in zip(*screened, strict=True):
@@ -131,14 +134,14 @@ def test_a_search_where_a_backend_was_set_by_its_own_switch(tmp_path: Path) -> N
 def test_bfloat16_is_for_single_precision() -> None:
     settings = EvaluationSettings(precision="bfloat16")
     with pytest.raises(evomal.InputError, match="needs base learners with float32 parameters"):
-        with_engine(settings, [regression_task(torch.float64)], optimizes=True)
+        with_engine(settings, [regression_task(torch.float64)], tunes=True)
 
 
 def test_every_engine_is_chosen_as_in_full_precision() -> None:
     task: Task = classification_task()
     for precision in ("tf32", "bfloat16"):
         settings = EvaluationSettings(precision=precision)
-        assert with_engine(settings, [task], optimizes=True).engine == "batched"
+        assert with_engine(settings, [task], tunes=True).settings.engine == "batched"
     assert get_args(Precision) == get_args(settings_module.Precision)
     with pytest.raises(evomal.InputError, match="precision must be full, tf32 or bfloat16"):
         EvaluationSettings(precision="half").validate()  # type: ignore[arg-type]

@@ -351,9 +351,8 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
     _, executor = run([[A]], {A: OK}, method=name)
     screening, training = executor.arguments
     method = METHODS[name]
-    settings = tiny_settings_of(name)
-    assert screening == (settings, 7, method.optimizes_weights, method.filters)
-    assert training == (settings, 7, 0, None)
+    assert screening == (method.pipeline,)
+    assert training == (0, None)
 
 
 def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import evomal
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.registry import Split
-from evomal.training.training import performance, train
+from evomal.training.loop import performance, train
 
 
 def hundredth(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

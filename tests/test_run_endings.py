@@ -29,12 +29,13 @@ from evomal.methods.base import Method, Outcome
 from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, as_argument, named_run_dir
 from evomal.runs.next_steps import to_resume, to_train
 from evomal.runs.record import Origin, TaskFacts
-from evomal.training import filters, meta_training, stacked, together, training
+from evomal.training import filters, loop, meta_training, stack
+from evomal.training.loop import partial_training, performance
 from evomal.training.numerics import DeadlineError, deadline, draw_batches
 from evomal.training.screening import screen
-from evomal.training.settings import EvaluationSettings
-from evomal.training.stacked import partial_training_stacked
-from evomal.training.training import partial_training, performance
+from evomal.training.settings import EvaluationSettings, Pipeline
+from evomal.training.stack import stacked_training
+from evomal.training.workbench import Workbench
 from faulty_work import mean_squared_error
 from run_helpers import TINY, Recorder, contents, running
 from tasks_for_tests import regression_task
@@ -171,7 +172,7 @@ def test_the_clock_starts_with_the_call(tmp_path: Path, monkeypatch: pytest.Monk
     def set_up(settings: Any, *_: Any, **__: Any) -> Any:
         nonlocal now
         now += 100.0
-        return settings
+        return settings, "as asked"
 
     monkeypatch.setattr("evomal.runs.search.with_engine", set_up)
     run = search(
@@ -208,12 +209,9 @@ def test_formulas_get_no_more_time_than_is_left(
 def screened(engine: Any, **settings: Any) -> None:
     task = regression_task()
     screen(
+        Workbench([task], EvaluationSettings(engine=engine, rejection_steps=3, **settings), 0),
         [SymbolicLoss("square(sub(y, f))")],
-        [task],
-        EvaluationSettings(engine=engine, rejection_steps=3, **settings),
-        0,
-        optimize="meta_steps" in settings,
-        filters=True,
+        Pipeline(tune="meta_steps" in settings, reject=True, match_gradients=True),
     )
 
 
@@ -226,7 +224,7 @@ STAGES: dict[str, Callable[[], object]] = {
     "metric": lambda: performance(
         regression_task(), regression_task().new_model(0), regression_task().validation
     ),
-    "stacked training": lambda: partial_training_stacked(
+    "stacked training": lambda: stacked_training(
         regression_task(), [SymbolicLoss("square(sub(y, f))")], 2, 0
     ),
 }
@@ -241,7 +239,7 @@ def test_every_stage_looks_at_the_clock(where: str, monkeypatch: pytest.MonkeyPa
         nonlocal looks
         looks += 1
 
-    for module in (filters, meta_training, stacked, together, training):
+    for module in (filters, loop, meta_training, stack):
         monkeypatch.setattr(module, "check_deadline", check)
     STAGES[where]()
     assert looks >= 1 or where == "draws"

@@ -22,6 +22,8 @@ from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
 from evomal.runs.store import RunStore
 from evomal.runs.work import train_candidates
 from evomal.training.screening import screen
+from evomal.training.settings import Pipeline
+from evomal.training.workbench import Workbench
 from run_helpers import (
     OVERFLOW,
     TINY,
@@ -83,22 +85,22 @@ def test_every_outcome_has_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", [regression_task(), classification_task()], ids=lambda t: t.link)
 def test_overflow_is_a_diverged_candidate(task: Task, optimize: bool) -> None:
     loss = SymbolicLoss(OVERFLOW, link=task.link)
-    settings = tiny_settings()
-    (screening,) = screen([loss], [task], settings, 0, optimize=optimize, filters=True)
+    bench = Workbench([task], tiny_settings(), 0)
+    (screening,) = screen(bench, [loss], Pipeline(optimize, True, True))
     assert screening.verdict == "diverged"
     assert screening.gradient_key is None
     assert ("filters" in screening.seconds) is not optimize
-    (unfiltered,) = screen([loss], [task], settings, 0, optimize=False, filters=False)
+    (unfiltered,) = screen(bench, [loss], Pipeline(False, False, False))
     assert unfiltered.verdict == "promising"
-    assert train_candidates([task], [unfiltered.loss], settings, 0, 0)[0].curve == (math.inf,)
+    assert train_candidates(bench, [unfiltered.loss], 0)[0].curve == (math.inf,)
 
 
 @pytest.mark.parametrize("prescreen", [True, False])
 def test_prescreening_saves_the_local_search_of_hopeless_losses(prescreen: bool) -> None:
-    settings, task = tiny_settings(prescreen=prescreen), regression_task()
+    bench = Workbench([regression_task()], tiny_settings(prescreen=prescreen), 0)
     for text, hopeless in [("mul(-1, square(sub(y, f)))", True), ("square(sub(y, f))", False)]:
         loss = SymbolicLoss(text)
-        (screening,) = screen([loss], [task], settings, 0, optimize=True, filters=True)
+        (screening,) = screen(bench, [loss], Pipeline(True, True, True))
         assert (screening.verdict == "rejected") is hopeless
         assert ("local_search" in screening.seconds) is not (hopeless and prescreen)
         untouched = bool((screening.loss.phi == 1).all())
@@ -157,11 +159,9 @@ def test_the_fitness_is_the_mean_over_tasks(tmp_path: Path) -> None:
     tasks = two_tasks()
     run = run_tiny(tmp_path, tasks, method="gp-lfl", seed=1)
     assert run.summary()["task"] == ["a", "b"]
+    bench = Workbench(tasks, tiny_settings(), 1)
     for entry in run.hall_of_fame:
-        values = [
-            train_candidates(tasks, [entry.loss], tiny_settings(), 1, i)[0].curve[0]
-            for i in range(2)
-        ]
+        values = [train_candidates(bench, [entry.loss], i)[0].curve[0] for i in range(2)]
         assert values[0] != values[1]
         assert entry.fitness == pytest.approx(sum(values) / 2)
 

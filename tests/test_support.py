@@ -18,17 +18,18 @@ import evomal
 from evomal import SymbolicLoss, Task
 from evomal.errors import InputError
 from evomal.training import support, trial
-from evomal.training.group_step import group_hypergradients
-from evomal.training.meta_training import MetaSchedule
+from evomal.training.engines.choice import engine_on, with_engine
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.group import group_hypergradients
+from evomal.training.hypergradient.reverse import reverse_hypergradient
+from evomal.training.loop import partial_training
+from evomal.training.meta_schedule import MetaSchedule
 from evomal.training.numerics import quiet_vmap
-from evomal.training.screening import optimized
 from evomal.training.settings import EvaluationSettings
-from evomal.training.stacked import partial_training_stacked
+from evomal.training.stack import stacked_training
 from evomal.training.support import Way, forward_mode_problem, group_problem, group_way
-from evomal.training.together import with_engine
-from evomal.training.training import partial_training
 from evomal.training.trial import spoils_inputs
-from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
+from evomal.training.workbench import Workbench
 from run_helpers import tiny_settings
 from tasks_for_tests import losses_for, regression_task
 from torch_layers import LAYERS, layer_task
@@ -86,7 +87,7 @@ def test_every_layer_in_every_engine_that_takes_it(name: str, transposed: bool) 
                 for ours, reference in zip(gradients, expected, strict=True):
                     torch.testing.assert_close(ours, reference, rtol=1e-7, atol=1e-12)
     if taken["stacked"]:
-        trained = partial_training_stacked(task, losses, 3, 0)
+        trained = stacked_training(task, losses, 3, 0)
         for curve, loss in zip(trained, losses, strict=True):
             assert list(curve) == [pytest.approx(partial_training(task, loss, 3, 0), rel=1e-9)]
 
@@ -98,10 +99,10 @@ def test_what_is_taken_in_single_precision_raises_nothing(name: str) -> None:
         return
     task = layer_task(name, dtype=torch.float32)
     settings = EvaluationSettings(meta_steps=2)
-    chosen = with_engine(EvaluationSettings(), [task], optimizes=True)
+    chosen, _ = with_engine(EvaluationSettings(), [task], tunes=True)
     losses = [SymbolicLoss(text) for text in TEXTS]
     for engine in {chosen.engine, "loop"}:
-        found = optimized(losses, [task], replace(settings, engine=engine), 0)
+        found = engine_on(Workbench([task], replace(settings, engine=engine), 0)).tune(losses)
         assert all(isinstance(phi, Tensor) and phi.isfinite().all() for phi in found)
 
 
@@ -286,13 +287,61 @@ def test_a_learner_that_cannot_be_trained(
     assert message.replace("16 ", f"{trial.ROWS} ") in said
 
 
+class Buggy(nn.Module):
+    """Has a bug that shows on some inputs only, or only on more than two rows in eval mode."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.where == "validation" and bool((x == MARK).any()):
+            raise ValueError("a bug of mine")
+        if self.where == "evaluation" and not self.training and len(x) > 2:
+            raise ValueError("a bug of mine")
+        out: Tensor = self.last(x)
+        return out
+
+
+MARK = 77.0
+
+
+def broken_loss(pred: Tensor, target: Tensor) -> Tensor:
+    if bool((target == MARK).any()):
+        raise ValueError("a bug of mine")
+    return (pred - target).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("engine", "given"),
+    [
+        ("auto", {"model": partial(Buggy, "validation")}),
+        ("batched", {"model": partial(Buggy, "validation")}),
+        ("auto", {"model": partial(nn.Linear, 3, 1), "task_loss": broken_loss}),
+        ("stacked", {"model": partial(Buggy, "evaluation")}),
+    ],
+)
+def test_a_bug_of_the_user_is_told_and_no_reason_for_another_engine(
+    engine: Any, given: dict[str, Any]
+) -> None:
+    task = regression_task()
+    marked = torch.zeros(20, 3), torch.zeros(20, 1)  # a task is tried on the first rows
+    for tensor in marked:
+        tensor[-1] = MARK
+    parts: dict[str, Any] = {"train": task.train, "validation": marked, "link": "identity", **given}
+    own = Task(**parts, name="own")
+    with pytest.raises(InputError, match=r"'own'.*a bug of mine"):
+        with_engine(EvaluationSettings(engine=engine), [own], tunes=True)
+
+
 def test_a_learner_that_is_differentiated_forwards_only() -> None:
     """Hardsigmoid has no double backward; central differences stand in for it."""
     task = layer_task("Hardsigmoid")
-    assert with_engine(EvaluationSettings(), [task], optimizes=True).engine == "batched"
+    assert with_engine(EvaluationSettings(), [task], tunes=True).settings.engine == "batched"
     settings = EvaluationSettings(base_steps=2)
     with pytest.raises(InputError, match="hardsigmoid_backward"):
-        with_engine(settings, [task], optimizes=True)
+        with_engine(settings, [task], tunes=True)
 
 
 def test_a_message_about_memory_formats_is_not_taken_for_lack_of_memory() -> None:
@@ -314,8 +363,11 @@ def test_a_message_about_memory_formats_is_not_taken_for_lack_of_memory() -> Non
     assert problem is not None
     assert "memory_format" in problem
     with pytest.raises(InputError, match="does not suit the engine stacked"):
-        with_engine(EvaluationSettings(engine="stacked"), [task], optimizes=True)
-    assert with_engine(EvaluationSettings(), [task], optimizes=True).engine in ("batched", "loop")
+        with_engine(EvaluationSettings(engine="stacked"), [task], tunes=True)
+    assert with_engine(EvaluationSettings(), [task], tunes=True).settings.engine in (
+        "batched",
+        "loop",
+    )
 
 
 def test_lack_of_memory_says_nothing_about_a_learner(monkeypatch: pytest.MonkeyPatch) -> None:

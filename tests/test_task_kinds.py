@@ -25,10 +25,12 @@ from evomal.methods.base import Candidate
 from evomal.seeding import derive_generator
 from evomal.tasks.metrics import error_rate
 from evomal.training.filters import correlation, gradient_key
-from evomal.training.meta_training import MetaSchedule
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.reverse import reverse_hypergradient
+from evomal.training.loop import performance, train
+from evomal.training.meta_schedule import MetaSchedule
 from evomal.training.settings import EvaluationSettings
-from evomal.training.training import performance, train
-from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
+from evomal.training.workbench import Workbench
 from run_helpers import tiny_settings
 from strategies import fast, generators
 from tasks_for_tests import PLAIN, Perceptron
@@ -392,7 +394,7 @@ def test_the_filters_use_the_inputs() -> None:
         return SymbolicLoss.of_form(text, one.form)
 
     keys = {
-        text: gradient_key(loss(text), [one], settings, 0)
+        text: gradient_key(Workbench([one], settings, 0), loss(text))
         for text in [
             "square(sub(y, f))",
             WEIGHTED,
@@ -401,8 +403,9 @@ def test_the_filters_use_the_inputs() -> None:
         ]
     }
     assert len(set(keys.values())) == len(keys)
-    assert correlation(loss(WEIGHTED), [one], settings, 0) > 0
-    assert correlation(loss("mul(sub(w, w), square(sub(y, f)))"), [one], settings, 0) == 0
+    assert correlation(Workbench([one], settings, 0), loss(WEIGHTED)) > 0
+    flat = loss("mul(sub(w, w), square(sub(y, f)))")
+    assert correlation(Workbench([one], settings, 0), flat) == 0
 
 
 def test_a_weight_of_zero_takes_a_row_out_of_the_training() -> None:

@@ -18,7 +18,9 @@ from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
-from evomal.training.filters import _optimize_outputs, correlation, correlations, raw_outputs
+from evomal.training.engines.choice import engine_on
+from evomal.training.filters import _optimize_outputs, correlation, correlations
+from evomal.training.loop import new_sgd, partial_training, performance, train
 from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import (
     DeadlineError,
@@ -27,9 +29,9 @@ from evomal.training.numerics import (
     draw_batches,
     require_finite,
 )
-from evomal.training.screening import optimized
+from evomal.training.raw_outputs import raw_outputs
 from evomal.training.settings import EvaluationSettings
-from evomal.training.training import new_sgd, partial_training, performance, train
+from evomal.training.workbench import Workbench
 from tasks_for_tests import (
     PLAIN,
     TASK_BY_LINK,
@@ -252,8 +254,8 @@ def test_partial_training_is_the_metric_after_training_from_the_runs_start() -> 
 
 STAGES: dict[str, Callable[[Task], object]] = {
     "training": lambda task: train(task, SQUARED_ERROR, 3, stream=STREAM),
-    "local search": lambda task: optimize_weights(SQUARED_ERROR, [task], TWO_STEPS, 0),
-    "rejection": lambda task: correlation(SQUARED_ERROR, [task], TWO_STEPS, 0),
+    "local search": lambda task: optimize_weights(Workbench([task], TWO_STEPS, 0), SQUARED_ERROR),
+    "rejection": lambda task: correlation(Workbench([task], TWO_STEPS, 0), SQUARED_ERROR),
     "metric": lambda task: performance(task, task.new_model(0), task.validation),
 }
 
@@ -320,7 +322,7 @@ def test_a_model_that_works_in_place_does_not_change_the_data() -> None:
     task = Task(InPlace, (inputs, targets), (inputs, targets), link="identity")
     learner = train(task, SQUARED_ERROR, 3, stream=STREAM)
     values = {performance(task, learner, task.validation) for _ in range(3)}
-    optimize_weights(SQUARED_ERROR, [task], TWO_STEPS, 0)
+    optimize_weights(Workbench([task], TWO_STEPS, 0), SQUARED_ERROR)
     assert len(values) == 1
     assert torch.equal(inputs, before)
     assert torch.equal(task.train.inputs, before)
@@ -396,7 +398,7 @@ def test_a_metric_that_works_in_place_changes_nothing() -> None:
     assert torch.equal(task.validation.targets, plain.validation.targets)
     losses = [SQUARED_ERROR, SymbolicLoss("abs(sub(y, f))")]
     settings = EvaluationSettings(rejection_steps=5)
-    ours, theirs = (correlations(losses, [one], settings, 0) for one in (task, plain))
+    ours, theirs = (correlations(Workbench([one], settings, 0), losses) for one in (task, plain))
     assert [one.g for one in ours] == [pytest.approx(one.g) for one in theirs]
 
 
@@ -409,6 +411,6 @@ def test_a_task_loss_that_works_in_place_judges_all_losses_of_a_group_alike() ->
     losses = [SQUARED_ERROR, SymbolicLoss("abs(sub(y, f))")]
     settings = EvaluationSettings(meta_steps=3, engine="batched")
     tasks = regression_task(task_loss=spoiling), regression_task()
-    ours, theirs = (optimized(losses, [task], settings, 0) for task in tasks)
+    ours, theirs = (engine_on(Workbench([task], settings, 0)).tune(losses) for task in tasks)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)

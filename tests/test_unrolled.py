@@ -21,18 +21,16 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
-from evomal.training import unrolled
-from evomal.training.meta_training import MetaSchedule, optimize_weights
+from evomal.training.hypergradient import forward
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.reverse import reverse_hypergradient, sgd_step
+from evomal.training.hypergradient.step import MetaStep, first_step_size
+from evomal.training.meta_schedule import MetaSchedule
+from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import forward_mode_problem
-from evomal.training.unrolled import (
-    MetaStep,
-    first_step_size,
-    forward_hypergradient,
-    reverse_hypergradient,
-    sgd_step,
-)
+from evomal.training.workbench import Workbench
 from strategies import fast, weighted_losses
 from tasks_for_tests import (
     TASK_BY_LINK,
@@ -301,20 +299,22 @@ CASES: dict[str, tuple[EvaluationSettings, list[Task]]] = {
 @pytest.mark.parametrize(("settings", "tasks"), CASES.values(), ids=CASES)
 def test_weights_are_those_of_algorithm_1(settings: EvaluationSettings, tasks: list[Task]) -> None:
     loss = smooth_loss("identity")
-    found = optimize_weights(loss, tasks, settings, seed=3)
+    found = optimize_weights(Workbench(tasks, settings, 3), loss)
     torch.testing.assert_close(found, reference(loss, tasks, settings, 3), rtol=1e-6, atol=1e-9)
 
 
 def test_every_setting_and_task_counts() -> None:
     loss = smooth_loss("identity")
-    found = [tuple(optimize_weights(loss, t, s, 3).tolist()) for s, t in CASES.values()]
+    found = [tuple(optimize_weights(Workbench(t, s, 3), loss).tolist()) for s, t in CASES.values()]
     assert len(set(found)) == len(CASES)
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator() -> None:
     task, loss = image_task(), SymbolicLoss(SMOOTH, link="softmax")
     state = torch.random.get_rng_state()
-    first, again, other = (optimize_weights(loss, [task], SETTINGS, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        optimize_weights(Workbench([task], SETTINGS, seed), loss) for seed in (1, 1, 2)
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(first, again)
     assert not torch.isclose(first, other, rtol=1e-6).any()
@@ -326,7 +326,7 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_generator() -> None
 def test_optimising_lowers_the_task_loss_after_a_step(meta_batch: Any) -> None:
     settings = EvaluationSettings(meta_steps=40, meta_learning_rate=0.05, meta_batch=meta_batch)
     task, loss = regression_task(F64), SymbolicLoss("square(sub(y, f))", torch.ones(3, dtype=F64))
-    phi = optimize_weights(loss, [task], settings, 0)
+    phi = optimize_weights(Workbench([task], settings, 0), loss)
     schedule = MetaSchedule(task, settings, 1)  # steps that were not optimised on
     steps = [schedule.step(i) for i in range(20)]
     before, after = (sum(float(judged(s, loss, w)) for s in steps) for w in (loss.phi, phi))
@@ -335,14 +335,16 @@ def test_optimising_lowers_the_task_loss_after_a_step(meta_batch: Any) -> None:
 
 @pytest.mark.parametrize("terminal", ["f", "1"])
 def test_a_loss_without_weights_stays_as_it_is(terminal: str) -> None:
-    assert optimize_weights(SymbolicLoss(terminal), [regression_task()], SETTINGS, 0).shape == (0,)
+    assert optimize_weights(
+        Workbench([regression_task()], SETTINGS, 0), SymbolicLoss(terminal)
+    ).shape == (0,)
 
 
 @pytest.mark.parametrize("model", [Perceptron, NoForwardMode])
 def test_an_overflow_is_a_divergence(model: Callable[[], nn.Module]) -> None:
     deep = "square(" * 9 + "sub(add(y, add(1, 1)), f)" + ")" * 9
     with pytest.raises(DivergedError):
-        optimize_weights(SymbolicLoss(deep), [regression_task(model=model)], SETTINGS, 0)
+        optimize_weights(Workbench([regression_task(model=model)], SETTINGS, 0), SymbolicLoss(deep))
 
 
 def test_bad_luck_is_not_taken_for_a_missing_rule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,10 +355,10 @@ def test_bad_luck_is_not_taken_for_a_missing_rule(monkeypatch: pytest.MonkeyPatc
         return raise_it
 
     monkeypatch.setattr(
-        unrolled, "_jacobian_product", fail("DefaultCPUAllocator: can't allocate memory")
+        forward, "_jacobian_product", fail("DefaultCPUAllocator: can't allocate memory")
     )
     with pytest.raises(RuntimeError, match="allocate"):
         forward_mode_problem(regression_task())
     for message in ("this operation is not for dual numbers", "bad memory_format of a layer"):
-        monkeypatch.setattr(unrolled, "_jacobian_product", fail(message))
+        monkeypatch.setattr(forward, "_jacobian_product", fail(message))
         assert forward_mode_problem(regression_task()) == f"RuntimeError: {message}"

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evomal.errors import printable
-from evomal.methods.settings import SearchSettings
 from evomal.runs.next_steps import to_train
+from evomal.runs.record import RunFacts
 from evomal.runs.run import BestLoss, Run
 from evomal.training.meta_testing import Comparison, Sample
 
@@ -46,7 +46,7 @@ def run_overview(run: Run) -> Group:
     elif run.diagnosis is not None:
         lines.append(line(run.diagnosis))
     counts = ", ".join(f"{n} {status}" for status, n in run.archive.counts.items() if n) or "none"
-    lines += [line(_engine(facts.settings)), Text(f"Candidates: {counts}")]
+    lines += [line(_engine(facts)), Text(f"Candidates: {counts}")]
     lines += [
         line(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]
@@ -91,12 +91,14 @@ def next_step(run: Run) -> str | None:
     return to_train(run.run_dir, run.facts.tasks)
 
 
-def _engine(settings: SearchSettings) -> str:
+def _engine(facts: RunFacts) -> str:
+    settings = facts.settings
     more = "" if settings.precision == "full" else f"; precision {settings.precision}"
-    if settings.engine == "loop":
-        return f"Engine: loop, one candidate after the other{more}"
     size = settings.group_size
-    return f"Engine: {settings.engine}, in groups of {size or 'a generation'}{more}"
+    groups = f"in groups of {size or 'a generation'}"
+    if size == 1:
+        groups = "one candidate after the other"
+    return f"Engine: {settings.engine}, {groups} ({facts.engine_reason}){more}"
 
 
 PUBLISHED_WARNING = (

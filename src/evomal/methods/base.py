@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
-from evomal.training.halving import Curve
+from evomal.training.halving import LearningCurve
+from evomal.training.settings import Pipeline
 
 if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
     from evomal.losses.base import Loss
@@ -92,7 +93,7 @@ class Outcome:
     gradient_key: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[LearningCurve, ...] = ()
     halted: bool = False
 
     @property
@@ -229,11 +230,8 @@ class Method(ABC):
     description: ClassVar[str]
     """One line for a list of methods."""
 
-    optimizes_weights: ClassVar[bool]
-    """Whether Algorithm 1 tunes the weights of every candidate."""
-
-    filters: ClassVar[bool]
-    """Whether the rejection protocol and gradient equivalence apply."""
+    pipeline: ClassVar[Pipeline]
+    """Which stages every candidate goes through before its partial training."""
 
     settings_type: ClassVar[type[SearchSettings]]
     """Its settings: a frozen dataclass, whose fields are the flags of the command line."""

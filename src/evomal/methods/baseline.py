@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from evomal.methods.base import Method, Outcome
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import typed
+from evomal.training.settings import Pipeline
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,7 @@ class Baseline(Method):
 
     name: ClassVar[str] = "baseline"
     description: ClassVar[str] = "the task's own loss, no search"
-    optimizes_weights: ClassVar[bool] = False
-    filters: ClassVar[bool] = False
+    pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=False, match_gradients=False)
     settings_type: ClassVar[type[SearchSettings]] = BaselineSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
         "paper": BaselineSettings(),

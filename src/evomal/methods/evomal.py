@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from evomal.methods.evolution import GeneticProgramming, GeneticSettings
 from evomal.methods.settings import SearchSettings
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import EvaluationSettings, Pipeline
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class EvoMAL(GeneticProgramming):
 
     name: ClassVar[str] = "evomal"
     description: ClassVar[str] = "expressions by genetic programming, weights by gradient descent"
-    optimizes_weights: ClassVar[bool] = True
-    filters: ClassVar[bool] = True
+    pipeline: ClassVar[Pipeline] = Pipeline(tune=True, reject=True, match_gradients=True)
     settings_type: ClassVar[type[SearchSettings]] = EvoMALSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
         "paper": EvoMALSettings(),

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from evomal.methods.evolution import GeneticProgramming, GeneticSettings
 from evomal.methods.settings import SearchSettings
-from evomal.training.settings import FilterSettings
+from evomal.training.settings import FilterSettings, Pipeline
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class GPLFL(GeneticProgramming):
 
     name: ClassVar[str] = "gp-lfl"
     description: ClassVar[str] = "expressions by genetic programming, all weights 1"
-    optimizes_weights: ClassVar[bool] = False
-    filters: ClassVar[bool] = True
+    pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=True, match_gradients=True)
     settings_type: ClassVar[type[SearchSettings]] = GPLFLSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
         "paper": GPLFLSettings(),

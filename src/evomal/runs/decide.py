@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from evomal.methods.base import Archive, Candidate, Outcome
-from evomal.runs.work import Training
+from evomal.training.engines.base import Training
 from evomal.training.halving import halted
 from evomal.training.screening import Screening
 from evomal.training.stages import TRAINING, diverged

@@ -15,6 +15,7 @@ import torch
 from evomal.runs.execution import Execution, StopConditions, available_cores
 from evomal.runs.executors import Executor, InProcess, WorkError
 from evomal.tasks.task import Task
+from evomal.training.settings import TrainingSettings
 
 ATTEMPTS = 2
 """How often a piece of work is tried before it is given up."""
@@ -62,7 +63,7 @@ class Dispatcher:
     def start(
         self, label: Hashable, function: Callable[..., Any], *args: Any, candidates: int = 1
     ) -> None:
-        """Begin a piece of work, ``function(tasks, *args)``, on so many candidates."""
+        """Begin a piece of work, ``function(workbench, *args)``, on so many candidates."""
         self._submit(_Piece(label, function, args, candidates))
 
     def finished(self) -> Iterator[tuple[Any, Any]]:
@@ -106,27 +107,29 @@ class Dispatcher:
         self._running[future] = piece
 
 
-def open_executor(tasks: Sequence[Task], threads: int, execution: Execution, most: int) -> Executor:
-    """The executor for the settings; no more than `most` workers, unless a number is given.
+def open_executor(
+    tasks: Sequence[Task], settings: TrainingSettings, seed: int, execution: Execution, most: int
+) -> Executor:
+    """The executor of a run; no more than `most` workers, unless a number is given.
 
     Raises
     ------
     InputError
         If a task cannot be sent to workers, or the cluster cannot be reached.
     """
-    workers = execution.workers
+    workers, threads = execution.workers, settings.threads
     if execution.executor == "ray":
         from evomal.runs.ray_actors import RayActors
 
-        return RayActors(tasks, threads, workers, execution.ray_address, most)
+        return RayActors(tasks, settings, seed, workers, execution.ray_address, most)
     on_gpu = tasks[0].device.type != "cpu"
     if workers == 1 or (workers == "auto" and not on_gpu and default_workers(tasks, threads) == 1):
-        return InProcess(tasks, threads)
+        return InProcess(tasks, settings, seed)
     from evomal.runs.processes import LocalProcesses
 
     # On a GPU also a single worker, as after some errors only a new process can use it again.
     count = min(default_workers(tasks, threads), most) if workers == "auto" else workers
-    return LocalProcesses(tasks, threads, count)
+    return LocalProcesses(tasks, settings, seed, count)
 
 
 def default_workers(tasks: Sequence[Task], threads: int) -> int:

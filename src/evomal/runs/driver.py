@@ -25,7 +25,8 @@ from evomal.runs.queue import GenerationQueue
 from evomal.runs.record import RunFacts, TaskFacts
 from evomal.runs.run import describe
 from evomal.runs.store import RunStore
-from evomal.runs.work import Training, train_candidates
+from evomal.runs.work import train_candidates
+from evomal.training.engines.base import Training
 
 FAILURES_IN_A_ROW = 10
 """How many failed candidates in a row end a run; those of its last generation are tried again when
@@ -126,13 +127,12 @@ class Driver:
         """What the task loss itself scores; None if it diverges."""
         if self._facts.has_own_fitness:
             return self._facts.task_loss_fitness
-        method, trainings = self._method, dict[int, Training]()
+        trainings: dict[int, Training] = {}
         waiting = deque(range(len(self._tasks)))
         while len(trainings) < len(self._tasks):
             while waiting and dispatcher.has_room:
                 index = waiting.popleft()
-                settings = method.settings
-                dispatcher.start(index, train_candidates, [None], settings, method.seed, index)
+                dispatcher.start(index, train_candidates, [None], index)
             for index, result in dispatcher.finished():
                 if isinstance(result, WorkError):
                     raise InputError(

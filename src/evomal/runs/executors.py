@@ -1,7 +1,8 @@
 """Where the work on candidates is done: in this process, in local ones, or in a Ray cluster.
 
-The work is a pure function of (tasks, candidate, seed, settings), so it does not matter where. All
-executors keep one contract: `submit` returns a future that holds the function's value or a
+The work is a pure function of (tasks, settings, seed, candidate), so it does not matter where. The
+first three are the same for a whole run: every worker makes one `Workbench` of them. All executors
+keep one contract: `submit` returns a future that holds the function's value or a
 `WorkError`; after a `WorkError` the worker that it happened on is never used again.
 """
 
@@ -22,7 +23,9 @@ from evomal.errors import InputError
 from evomal.tasks.precision import float32_precisions, set_float32_precisions
 from evomal.tasks.task import Task
 from evomal.training.numerics import DeadlineError, DivergedError, deadline
+from evomal.training.settings import TrainingSettings
 from evomal.training.stages import stage_of
+from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
@@ -62,7 +65,7 @@ class WorkError(Exception):
 
 
 class Executor(Protocol):
-    """Runs ``function(tasks, *args)`` somewhere, `workers` of them at a time."""
+    """Runs ``function(workbench, *args)`` somewhere, `workers` of them at a time."""
 
     workers: int
 
@@ -86,10 +89,10 @@ class InProcess:
 
     workers = 1
 
-    def __init__(self, tasks: Sequence[Task], threads: int) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: Sequence[Task], settings: TrainingSettings, seed: int) -> None:
+        self._bench = Workbench(tasks, settings, seed)
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(settings.threads)
 
     def submit(
         self, function: Callable[..., T], *args: Any, timeout: float | None = None
@@ -98,7 +101,7 @@ class InProcess:
         future: Future[T] = Future()
         try:
             with deadline(timeout):
-                future.set_result(function(self._tasks, *args))
+                future.set_result(function(self._bench, *args))
         except DeadlineError:
             future.set_exception(late(timeout))
         except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
@@ -114,11 +117,11 @@ class InProcess:
 
 
 def attempt(
-    function: Callable[..., T], tasks: Sequence[Task], args: Sequence[Any]
+    function: Callable[..., T], bench: Workbench, args: Sequence[Any]
 ) -> tuple[bool, T | WorkError]:
     """In a worker: (True, the value of the function), or (False, the error of what it raised)."""
     try:
-        return True, function(tasks, *args)
+        return True, function(bench, *args)
     except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
         return False, WorkError.raised(error)
 

@@ -22,9 +22,12 @@ from evomal.tasks.task import Task, as_tasks
 
 
 def begin_facts(
-    tasks: Sequence[Task], method: str, settings: SearchSettings, seed: int
+    tasks: Sequence[Task], method: str, settings: SearchSettings, engine_reason: str, seed: int
 ) -> dict[str, Any]:
-    """What a run records about itself when it begins."""
+    """What a run records about itself when it begins.
+
+    `engine_reason` is why its settings have the engine that they have.
+    """
     described = [{**task.description(), "origin": task.origin} for task in tasks]
     return {
         "task": common([task["name"] for task in described]),
@@ -35,6 +38,7 @@ def begin_facts(
         "method": method,
         "seed": seed,
         "settings": dataclasses.asdict(settings),
+        "engine_reason": engine_reason,
         "status": "running",
         "device": str(tasks[0].device),
         "versions": _versions(),

@@ -30,6 +30,8 @@ from evomal.runs.executors import (
     torch_settings,
 )
 from evomal.tasks.task import Task
+from evomal.training.settings import TrainingSettings
+from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
@@ -40,7 +42,7 @@ _LONGEST_WAIT = 20 * 86400.0  # seconds; the system's limit is 24 days
 
 
 class LocalProcesses:
-    """Spawned processes that hold the tasks; the data is shared memory.
+    """Spawned processes, each with a `Workbench`; the tasks' data is shared memory.
 
     On GPUs every worker has one of its own, in turn.
 
@@ -50,12 +52,14 @@ class LocalProcesses:
         If a task cannot be sent to another process, as with a lambda for a model factory.
     """
 
-    def __init__(self, tasks: Sequence[Task], threads: int, workers: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], settings: TrainingSettings, seed: int, workers: int
+    ) -> None:
         require_picklable(tasks)
         self.workers = workers
         self._tasks = [task.to("cpu") for task in tasks]
         self._devices = [_device_of_worker(tasks[0], index) for index in range(workers)]
-        self._torch_threads = threads
+        self._settings, self._seed = settings, seed
         self._lock = threading.Lock()
         self._closed = False
         self._started_once = False
@@ -131,7 +135,9 @@ class LocalProcesses:
             if self._closed:
                 raise WorkError("the executor was closed")
             try:
-                worker = _Worker(index, self._tasks, self._torch_threads, self._devices[index])
+                worker = _Worker(
+                    index, self._tasks, self._settings, self._seed, self._devices[index]
+                )
             except (OSError, RuntimeError) as error:
                 if "bootstrapping" in str(error):  # this is a worker, importing an unguarded script
                     raise
@@ -147,13 +153,20 @@ class _Worker:
     """One process and our end of its pipe."""
 
     def __init__(
-        self, index: int, tasks: Sequence[Task], threads: int, device: torch.device
+        self,
+        index: int,
+        tasks: Sequence[Task],
+        settings: TrainingSettings,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.index = index
         self._ready = False
         self._pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(
-            target=_serve, args=(theirs, tasks, threads, device, torch_settings()), daemon=True
+            target=_serve,
+            args=(theirs, tasks, settings, seed, device, torch_settings()),
+            daemon=True,
         )
         with interrupts_held():
             self.process.start()
@@ -231,9 +244,10 @@ def _device_of_worker(task: Task, index: int) -> torch.device:
 def _serve(
     pipe: Connection[Any, Any],
     tasks: Sequence[Task],
-    threads: int,
+    settings: TrainingSettings,
+    seed: int,
     device: torch.device,
-    settings: Mapping[str, Any],
+    of_torch: Mapping[str, Any],
 ) -> None:
     """What a worker process does: answer requests until the pipe closes.
 
@@ -241,8 +255,8 @@ def _serve(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    prepare_worker(threads, settings)
-    tasks = [task.to(device) for task in tasks]
+    prepare_worker(settings.threads, of_torch)
+    bench = Workbench([task.to(device) for task in tasks], settings, seed)
     answer: object = "ready"
     while True:
         message = pickle.dumps(answer)
@@ -252,7 +266,7 @@ def _serve(
         except (EOFError, OSError):  # the coordinator is gone
             return
         function, args = pickle.loads(request)  # noqa: S301 - from our coordinator
-        answer = attempt(function, tasks, args)
+        answer = attempt(function, bench, args)
 
 
 def _end_with_parent() -> None:

@@ -14,16 +14,15 @@ from evomal.methods.base import Candidate, Method, Outcome
 from evomal.runs.decide import Decisions, Failure
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
-from evomal.runs.work import Training, screen_candidates, train_candidates
-from evomal.training.halving import Curve, bars
+from evomal.runs.work import screen_candidates, train_candidates
+from evomal.training.engines.base import Training
+from evomal.training.engines.choice import engine_type
+from evomal.training.halving import LearningCurve, bars
 from evomal.training.screening import Screening
 from evomal.training.stages import TRAINING
 
 Group = tuple[Candidate, ...]
 Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, int]
-
-TAPER = 3
-"""A group on CPUs has at most this share of the candidates that are left: one in so many."""
 
 
 class GenerationQueue:
@@ -54,6 +53,7 @@ class GenerationQueue:
     ) -> None:
         settings = method.settings
         self._method = method
+        self._engine = engine_type(settings)
         self._dispatcher = dispatcher
         self._candidates = candidates
         self._tasks = tasks
@@ -84,25 +84,15 @@ class GenerationQueue:
                     yield from self._collect(label, result)
 
     def _chunks(self, candidates: Sequence[Candidate], known: Collection[int]) -> Iterator[Group]:
-        """Groups of the size that is set, but those all of whose candidates are known.
-
-        They are the same whatever is finished already. On CPUs the last groups are smaller, so
-        that no worker waits for another's for long.
-        """
-        settings = self._method.settings
-        size = 1
-        if settings.engine in ("batched", "stacked"):
-            size = settings.group_size or len(candidates)
+        """The engine's groups, the same whatever is finished; but those that are known."""
         start = 0
-        while start < len(candidates):
-            left = len(candidates) - start
-            count = min(size, -(-left // TAPER)) if settings.engine == "batched" else size
+        for count in self._engine.group_sizes(len(candidates), self._method.settings.group_size):
             group = tuple(candidates[start : start + count])
             start += count
             if any(candidate.number not in known for candidate in group):
                 yield group
 
-    def _bars_of_earlier_generations(self) -> list[Curve | None]:
+    def _bars_of_earlier_generations(self) -> list[LearningCurve | None]:
         """For each task, which L_P stops a training at its rungs; None without halving."""
         settings = self._method.settings
         if not settings.halving:
@@ -131,8 +121,6 @@ class GenerationQueue:
                 ("training", group, task),
                 train_candidates,
                 losses,
-                method.settings,
-                method.seed,
                 task,
                 self._bars[task],
                 candidates=len(group),
@@ -143,10 +131,7 @@ class GenerationQueue:
                 ("screening", group),
                 screen_candidates,
                 [candidate.loss for candidate in group],
-                method.settings,
-                method.seed,
-                method.optimizes_weights,
-                method.filters,
+                method.pipeline,
                 candidates=len(group),
             )
         else:
@@ -156,14 +141,14 @@ class GenerationQueue:
     def _group_to_train(self) -> Group:
         """The next candidates to train together; none if there are none, or none may be trained.
 
-        With stacked learners all candidates of the generation have to be decided first, so that
-        the groups do not depend on what is finished when.
+        Where the engine trains groups, all candidates of the generation have to be decided first,
+        so that the groups do not depend on what is finished when.
         """
         waiting = self._decisions.to_train
         left = self._trainings_left() - len(self._trainings)
         if left < 1 or not waiting:
             return ()
-        if self._method.settings.engine != "stacked":
+        if not self._engine.trains_together:
             return (waiting.popleft(),)
         if not self._decisions.all_decided:
             return ()

@@ -22,6 +22,8 @@ from evomal.runs.executors import (
     torch_settings,
 )
 from evomal.tasks.task import Task
+from evomal.training.settings import TrainingSettings
+from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
@@ -40,7 +42,7 @@ class _Slot:
 
 
 class RayActors:
-    """Actors that hold the tasks; these are put into the cluster's object store once.
+    """Actors, each with a `Workbench`; the tasks are put into the cluster's object store once.
 
     An actor that dies is replaced by a new one wherever the cluster has room; until it has, the
     work waits for the other actors.
@@ -54,7 +56,8 @@ class RayActors:
     def __init__(
         self,
         tasks: Sequence[Task],
-        threads: int,
+        settings: TrainingSettings,
+        seed: int,
         workers: int | Literal["auto"],
         address: str | None,
         most: int,
@@ -77,7 +80,7 @@ class RayActors:
                 raise InputError(f"The Ray cluster {where}: {describe_error(error)}") from error
         try:
             gpus = 0 if tasks[0].device.type == "cpu" else 1
-            room = self._room(threads, gpus)
+            room = self._room(settings.threads, gpus)
             self.workers = min(room, most) if workers == "auto" else workers
             try:
                 self._tasks = ray.put([task.to("cpu") for task in tasks])
@@ -86,9 +89,9 @@ class RayActors:
                     f"The tasks cannot be sent to a Ray cluster: {describe_error(error)}"
                 ) from error
             self._new_actor = (
-                self._ray.remote(_Actor).options(num_cpus=threads, num_gpus=gpus).remote
+                self._ray.remote(_Actor).options(num_cpus=settings.threads, num_gpus=gpus).remote
             )
-            self._arguments = threads, tasks[0].device.type, torch_settings()
+            self._arguments = settings, seed, tasks[0].device.type, torch_settings()
             self._lock = threading.Lock()
             self._closed = False
             self._failed_starts = 0
@@ -229,10 +232,15 @@ class _Actor:
     """What runs in the cluster."""
 
     def __init__(
-        self, tasks: Sequence[Task], threads: int, device: str, settings: Mapping[str, Any]
+        self,
+        tasks: Sequence[Task],
+        settings: TrainingSettings,
+        seed: int,
+        device: str,
+        of_torch: Mapping[str, Any],
     ) -> None:
-        prepare_worker(threads, settings)
-        self._tasks = [task.to(device) for task in tasks]
+        prepare_worker(settings.threads, of_torch)
+        self._bench = Workbench([task.to(device) for task in tasks], settings, seed)
 
     def node(self) -> str:
         """The node that it is on; answered when it is ready."""
@@ -243,4 +251,4 @@ class _Actor:
 
     def work(self, function: Callable[..., T], args: Sequence[Any]) -> tuple[bool, T | WorkError]:
         """As `attempt`."""
-        return attempt(function, self._tasks, args)
+        return attempt(function, self._bench, args)

@@ -83,6 +83,8 @@ class RunFacts:
         What it was begun with.
     started
         When, in ISO format.
+    engine_reason
+        Why the settings have the engine that they have.
     status, stop_reason, seconds
         How it ended or stands, and how long it has taken; no seconds before the first stop.
     has_own_fitness, task_loss_fitness, task_loss_reason
@@ -94,6 +96,7 @@ class RunFacts:
     metrics: Sequence[str]
     method: str
     settings: SearchSettings
+    engine_reason: str
     form: Form
     seed: int
     device: str
@@ -189,6 +192,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         metrics,
         method,
         settings,
+        fact(str, "engine_reason"),
         form,
         fact(int, "seed"),
         fact(str, "device"),

@@ -11,7 +11,7 @@ from evomal.losses.base import Loss
 from evomal.losses.files import loss_from_dict, loss_is_finite
 from evomal.methods.base import STATUSES, Candidate, Generation, Identity, Outcome, Status
 from evomal.methods.stored import from_json, require, typed
-from evomal.training.halving import Curve
+from evomal.training.halving import LearningCurve
 
 _INHERITED = ("duplicate", "equivalent")
 _UNTRAINED = ("rejected", "diverged", "failed")
@@ -152,7 +152,7 @@ def _flag(value: object, what: str) -> bool:
     return bool(number)
 
 
-def _curves(text: object, what: str) -> tuple[Curve, ...]:
+def _curves(text: object, what: str) -> tuple[LearningCurve, ...]:
     infinity = Literal["Infinity"]
     curves = typed(tuple[tuple[float | infinity, ...], ...], from_json(text, what), what)
     require(all(curves), f"{what} hold one without values")

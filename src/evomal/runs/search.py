@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import sqlite3
 import time
@@ -32,9 +33,9 @@ from evomal.runs.run import Run
 from evomal.runs.store import RunStore, reading
 from evomal.tasks.arguments import instance, whole_number
 from evomal.tasks.task import Task, as_tasks
-from evomal.training.filters import undefined_on_few
+from evomal.training.engines.choice import with_engine
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import with_engine
+from evomal.training.workbench import Workbench
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -134,11 +135,12 @@ def search(
     execution.validate()
     if execution.executor == "local":
         require_cores(chosen.threads)
-    chosen = with_engine(chosen, tasks, optimizes=METHODS[method].optimizes_weights)
-    if METHODS[method].filters:
+    pipeline = METHODS[method].pipeline
+    chosen, reason = with_engine(chosen, tasks, tunes=pipeline.tune)
+    if pipeline.reject:
         _warn_of_metrics(tasks, chosen, seed)
-    facts = begin_facts(tasks, method, chosen, seed)
-    with contextlib.closing(_open(tasks, chosen, execution)) as executor:
+    facts = begin_facts(tasks, method, chosen, reason, seed)
+    with contextlib.closing(_open(tasks, chosen, seed, execution)) as executor:
         directory, store = _create(directory, facts)
         with contextlib.closing(store):
             _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
@@ -206,7 +208,7 @@ def resume(
         with reading(directory):
             require_continuable(record, store.last_state())
         warn_of_versions(facts.versions)
-        with contextlib.closing(_open(tasks, settings, execution)) as executor:
+        with contextlib.closing(_open(tasks, settings, facts.seed, execution)) as executor:
             changes = {"settings": dataclasses.asdict(settings), "status": "running"}
             try:
                 store.write_facts({**changes, "stop_reason": None})
@@ -232,8 +234,9 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
 
 def _warn_of_metrics(tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> None:
     """Say so if the rejection protocol will reject nothing on a task."""
-    for task in tasks:
-        if undefined_on_few(task, settings, seed):
+    metrics = Workbench(tasks, settings, seed).metrics_before
+    for task, value in zip(tasks, metrics, strict=True):
+        if math.isnan(value):
             warnings.warn(
                 f"The metric of {task.name!r} fails or is not finite on the "
                 f"{min(settings.rejection_batch, len(task.train))} training rows of the rejection "
@@ -258,11 +261,13 @@ def _create(run_dir: Path | None, facts: Mapping[str, Any]) -> tuple[Path, RunSt
             raise
 
 
-def _open(tasks: Sequence[Task], settings: SearchSettings, execution: Execution) -> Executor:
+def _open(
+    tasks: Sequence[Task], settings: SearchSettings, seed: int, execution: Execution
+) -> Executor:
     """An executor with no more workers than a generation has work for."""
     execution.require_room(settings.threads)
     most = settings.population_size * len(tasks)
-    return open_executor(tasks, settings.threads, execution, most)
+    return open_executor(tasks, settings, seed, execution, most)
 
 
 def _drive(

@@ -12,45 +12,16 @@ import torch
 from torch import Tensor
 
 from evomal.losses.base import Loss
-from evomal.losses.form import HALVES, NO_INPUTS
-from evomal.seeding import derive_generator, derive_seed, isolated_rng
-from evomal.tasks.checks import OWN_CODE_ERRORS
-from evomal.tasks.classes import held_classes, with_every_class
+from evomal.losses.form import NO_INPUTS
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training.numerics import (
-    DivergedError,
-    all_finite,
-    check_deadline,
-    draw_batches,
-    is_out_of_memory,
-    require_finite,
-)
-from evomal.training.settings import EvaluationSettings
-from evomal.training.training import can_be_fused, finite_metric
+from evomal.training.loop import can_be_fused
+from evomal.training.numerics import DivergedError, all_finite, check_deadline, require_finite
+from evomal.training.raw_outputs import metric_on_few
+from evomal.training.workbench import Workbench
 
 PROGRESS_IN_KEY = (0.0, 0.5, 1.0)
 """Where the gradients are compared of losses that depend on the progress of the training."""
-
-
-def raw_outputs(task: Task, count: int, seed: int) -> Data:
-    """ŷ: raw outputs of an untrained base learner for `count` training rows, with their targets.
-
-    Fixed for a run. The rows are a random sample, but for a few of every class
-    (`evomal.tasks.classes.with_every_class`), without which many a metric is undefined. The
-    learner is in train mode; it is discarded, statistics and all. Outputs and targets of 16 bits
-    are given in single precision: steps of Adam are lost in 16.
-    """
-    stream = (seed, "raw-outputs", task.name)
-    rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
-    classes = held_classes(task.train.targets, task.form)
-    if classes is not None:
-        rows = with_every_class(rows, classes, derive_generator(*stream, "classes"))
-    learner = task.new_model(derive_seed(*stream, "theta"))
-    with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
-        batch = task.batch(task.train, rows)
-        outputs = Data(learner(batch.inputs), batch.targets, batch.extras)
-    return outputs.to_dtype(torch.float32) if outputs.inputs.dtype in HALVES else outputs
 
 
 @dataclass(frozen=True)
@@ -75,9 +46,7 @@ class Correlation:
         return self.g is not None and self.g <= 0
 
 
-def correlation(
-    loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> float:
+def correlation(bench: Workbench, loss: Loss) -> float:
     """g: how much L_P falls when the raw outputs themselves are optimised (eqs. 10 and 11).
 
     The mean over the tasks whose metric is defined on the raw outputs before and after; NaN
@@ -88,50 +57,31 @@ def correlation(
     DivergedError
         If an optimised output is not finite.
     """
-    (found,) = correlations([loss], tasks, settings, seed)
+    (found,) = correlations(bench, [loss])
     if found.diverged:
         raise DivergedError
     return math.nan if found.g is None else found.g
 
 
-def correlations(
-    losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> list[Correlation]:
+def correlations(bench: Workbench, losses: Sequence[Loss]) -> list[Correlation]:
     """`correlation` of every loss of a group, all optimised side by side."""
     falls: list[list[float]] = [[] for _ in losses]
     diverged = [False] * len(losses)
-    for task in tasks:
-        outputs = raw_outputs(task, settings.rejection_batch, seed)
-        before = _metric_on_few(task, outputs.inputs, outputs.targets)
-        steps = settings.rejection_steps or task.rejection_steps
+    parts = zip(bench.tasks, bench.raw_outputs, bench.metrics_before, strict=True)
+    for task, outputs, before in parts:
+        steps = bench.filtering.rejection_steps or task.rejection_steps
         found = _optimize_outputs(losses, task, outputs, steps)
         for place, optimized in enumerate(found):
             if diverged[place] or not all_finite([optimized]):
                 diverged[place] = True
                 continue
-            fall = before - _metric_on_few(task, optimized, outputs.targets)
+            fall = before - metric_on_few(task, optimized, outputs.targets)
             if not math.isnan(fall):
                 falls[place].append(fall)
     return [
         Correlation(None, is_diverged) if is_diverged or not own else Correlation(fmean(own))
         for own, is_diverged in zip(falls, diverged, strict=True)
     ]
-
-
-def undefined_on_few(task: Task, settings: EvaluationSettings, seed: int) -> bool:
-    """Whether the metric is undefined on the rows of the protocol, which then rejects nothing."""
-    outputs = raw_outputs(task, settings.rejection_batch, seed)
-    return math.isnan(_metric_on_few(task, outputs.inputs, outputs.targets))
-
-
-def _metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
-    """L_P; NaN where it is undefined or fails, as many a metric is on a few rows."""
-    try:
-        return finite_metric(task, pred, target)
-    except OWN_CODE_ERRORS as error:
-        if is_out_of_memory(error):
-            raise
-        return math.nan
 
 
 def _optimize_outputs(
@@ -154,7 +104,7 @@ def _optimize_outputs(
     return pred.detach().unbind()
 
 
-def gradient_key(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> str:
+def gradient_key(bench: Workbench, loss: Loss) -> str:
     """A digest of the norms ‖∂M_φ/∂ŷ_b‖₂ (eq. 12), each rounded to two significant digits.
 
     Losses with equal keys have near-identical gradients at the untrained outputs of every task.
@@ -165,8 +115,7 @@ def gradient_key(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings
         If the loss or a gradient is not finite.
     """
     rounded: list[str] = []
-    for task in tasks:
-        outputs = raw_outputs(task, settings.rejection_batch, seed)
+    for task, outputs in zip(bench.tasks, bench.raw_outputs, strict=True):
         for progress in PROGRESS_IN_KEY if task.progress_inputs else (0.0,):
             inputs = task.loss_inputs(outputs, progress)
             norms = gradient_norms(loss, outputs, inputs)

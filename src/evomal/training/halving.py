@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-Curve = tuple[float, ...]
+LearningCurve = tuple[float, ...]
 """L_P on validation data at the rungs that a training has reached, and at its end if it has."""
 
 SHARES = (0.25, 0.5)
@@ -22,7 +22,7 @@ def rungs(steps: int) -> list[int]:
     return sorted({math.ceil(share * steps) for share in SHARES} - {steps})
 
 
-def bars(curves: Sequence[Curve], steps: int) -> Curve:
+def bars(curves: Sequence[LearningCurve], steps: int) -> LearningCurve:
     """The worst L_P with which a training goes on at each rung: the median of those in `curves`.
 
     Infinite where none of them has come so far.
@@ -31,6 +31,6 @@ def bars(curves: Sequence[Curve], steps: int) -> Curve:
     return tuple(statistics.median(values) if values else math.inf for values in reached)
 
 
-def halted(curve: Curve, steps: int) -> bool:
+def halted(curve: LearningCurve, steps: int) -> bool:
     """Whether this is the curve of a training that was stopped at a rung."""
     return len(curve) <= len(rungs(steps))

@@ -13,8 +13,8 @@ from evomal.losses.base import Loss
 from evomal.tasks.arguments import whole_number, whole_numbers
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import Task, require_task
+from evomal.training.loop import performance, train
 from evomal.training.numerics import DivergedError
-from evomal.training.training import performance, train
 
 LEARNING_RATE_FACTORS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 """What the base learning rate is multiplied with when it is tuned."""

@@ -1,39 +1,41 @@
-"""Algorithm 1: the weights of a meta-loss network, tuned by gradients through training steps."""
+"""Algorithm 1: the weights of meta-loss networks, tuned by gradients through training steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_rng
-from evomal.tasks.task import Task
-from evomal.training.numerics import check_deadline, draw_batches, require_finite
-from evomal.training.settings import EvaluationSettings
-from evomal.training.support import forward_mode_problem
-from evomal.training.trial import spoils_inputs
-from evomal.training.unrolled import MetaStep, forward_hypergradient, reverse_hypergradient
+from evomal.seeding import derive_generator
+from evomal.training.hypergradient.group import group_hypergradients
+from evomal.training.numerics import DivergedError, check_deadline, quiet_vmap, require_finite
+from evomal.training.support import group_way
+from evomal.training.workbench import Workbench
+
+CHECK_EVERY = 25
+"""Meta steps; a loss of a group that diverged is left out from the next check on."""
 
 
-def optimize_weights(
-    loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> Tensor:
+def initial_weights(bench: Workbench, loss: Loss) -> Tensor:
+    """φ₀: the loss's `initial_phi`, drawn from (run seed, loss), ready for gradients."""
+    phi = loss.initial_phi(derive_generator(bench.seed, "phi", loss.key))
+    return phi.to(bench.device).requires_grad_()
+
+
+def optimize_weights(bench: Workbench, loss: Loss) -> Tensor:
     """φ after S_meta steps of Adam (Algorithm 1), starting near the loss's own weights.
+
+    The meta-objective is the mean of the task losses (eq. 2).
 
     Parameters
     ----------
+    bench
+        The run's meta steps; S_meta and η.
     loss
-        The loss to tune; φ₀ is its `initial_phi`, from (`seed`, its key).
-    tasks
-        The meta-objective is the mean of their task losses (eq. 2).
-    settings
-        S_meta, S_base, η and where L_T takes its batch from.
-    seed
-        The run's seed.
+        The loss to tune.
 
     Returns
     -------
@@ -45,58 +47,69 @@ def optimize_weights(
     DivergedError
         If a loss, prediction, gradient or weight becomes non-finite.
     """
-    phi = loss.initial_phi(derive_generator(seed, "phi", loss.key)).to(tasks[0].device)
-    phi.requires_grad_()
+    phi = initial_weights(bench, loss)
     if phi.numel() == 0:
         return phi.detach()
-    optimizer = torch.optim.Adam([phi], lr=settings.meta_learning_rate)
+    optimizer = torch.optim.Adam([phi], lr=bench.tuning.meta_learning_rate)
     with sdpa_kernel(SDPBackend.MATH):  # the only attention with a second derivative
-        schedules = [MetaSchedule(task, settings, seed) for task in tasks]
-        for i in range(settings.meta_steps):
+        for i in range(bench.tuning.meta_steps):
             check_deadline()
-            gradients = [one.hypergradient(loss, phi, one.step(i)) for one in schedules]
+            gradients = [one.hypergradient(loss, phi, one.step(i)) for one in bench.schedules]
             phi.grad = torch.stack(gradients).mean(dim=0)
             optimizer.step()
     require_finite([phi], "a weight of the loss")
     return phi.detach()
 
 
-class MetaSchedule:
-    """The meta steps of one task, their batches drawn ahead from (run seed, task)."""
+def optimize_weights_of_group(
+    bench: Workbench, losses: Sequence[Loss], *, stacked: bool
+) -> list[Tensor | DivergedError]:
+    """`optimize_weights` of every loss up to rounding, all in one: each meta step is made once.
 
-    def __init__(self, task: Task, settings: EvaluationSettings, seed: int) -> None:
-        self._task = task
-        self._seed = seed
-        self._judges = task.validation if settings.meta_batch == "validation" else task.train
-        self._base_steps = settings.base_steps
-        self._training_rows = draw_batches(
-            derive_generator(seed, "meta-training", task.name),
-            len(task.train),
-            task.batch_size,
-            settings.meta_steps * settings.base_steps,
-            task.device,
-        ).reshape(settings.meta_steps, settings.base_steps, -1)
-        self._judging_rows = draw_batches(
-            derive_generator(seed, "meta-judging", task.name),
-            len(self._judges),
-            task.batch_size,
-            settings.meta_steps,
-            task.device,
-        )
+    Parameters
+    ----------
+    bench
+        As for `optimize_weights`; with S_base = 1.
+    losses
+        The losses to tune; what one of them becomes depends on the others by rounding alone.
+    stacked
+        Whether their updated base learners are worked on in one pass.
 
-    @cached_property
-    def hypergradient(self) -> Callable[[Loss, Tensor, MetaStep], Tensor]:
-        """The fast way where the base learner supports it, else the plain one."""
-        fast = self._base_steps == 1 and forward_mode_problem(self._task) is None
-        return forward_hypergradient if fast else reverse_hypergradient
-
-    def step(self, i: int) -> MetaStep:
-        """Meta step i: a fresh base learner and its batches."""
-        task = self._task
-        seed = derive_seed(self._seed, "meta-step", task.name, i)
-        with isolated_rng(task.device, derive_seed(seed, "preprocess")):
-            training = [task.batch(task.train, rows) for rows in self._training_rows[i]]
-            judging = task.batch(self._judges, self._judging_rows[i])
-        progress = float(derive_generator(seed, "progress").random())
-        learner, spoils = task.new_model(seed), spoils_inputs(task)
-        return MetaStep(task, learner, training, judging, seed, progress, spoils)
+    Returns
+    -------
+    list
+        For every loss its weights, detached, or that it diverged.
+    """
+    phis = [initial_weights(bench, loss) for loss in losses]
+    optimizer = torch.optim.Adam(phis, lr=bench.tuning.meta_learning_rate)
+    finite = torch.ones(len(losses), dtype=torch.bool, device=bench.device)
+    active = list(range(len(losses)))
+    rows = torch.arange(len(losses), device=finite.device)
+    with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
+        ways = [group_way(task, stacked=stacked) for task in bench.tasks]
+        for i in range(bench.tuning.meta_steps):
+            check_deadline()
+            if i and i % CHECK_EVERY == 0:
+                active = [p for p, is_finite in enumerate(finite.tolist()) if is_finite]
+                rows = finite.nonzero()[:, 0]
+            if not active:
+                break
+            group, own = [losses[p] for p in active], [phis[p] for p in active]
+            found = [
+                group_hypergradients(
+                    *(group, own, schedule.step(i), way.layers),
+                    stacked=stacked,
+                    in_turn=way.in_turn,
+                )
+                for schedule, way in zip(bench.schedules, ways, strict=True)
+            ]
+            optimizer.zero_grad()
+            for place, phi in enumerate(own):
+                phi.grad = torch.stack([one.gradients[place] for one in found]).mean(dim=0)
+            finite[rows] &= torch.stack([one.finite for one in found]).all(dim=0)
+            optimizer.step()
+    finite &= torch.stack([phi.detach().isfinite().all() for phi in phis])
+    return [
+        phi.detach() if ok else DivergedError("a value on the way")
+        for phi, ok in zip(phis, finite.tolist(), strict=True)
+    ]

@@ -47,7 +47,10 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the CPU's or a GPU's memory is used up."""
+    """Whether an error says that the CPU's or a GPU's memory is used up.
+
+    Of the CPU's, torch tells only in the words of a plain ``RuntimeError``.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

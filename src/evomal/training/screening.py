@@ -10,13 +10,12 @@ from typing import Literal
 from torch import Tensor
 
 from evomal.losses.base import Loss
-from evomal.tasks.task import Task
+from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlations, gradient_key
-from evomal.training.meta_training import optimize_weights
-from evomal.training.numerics import DivergedError, is_out_of_memory
-from evomal.training.settings import EvaluationSettings
+from evomal.training.numerics import DivergedError
+from evomal.training.settings import EvaluationSettings, Pipeline
 from evomal.training.stages import EQUIVALENCE, REJECTION, WEIGHTS, diverged, stage
-from evomal.training.together import optimize_weights_together
+from evomal.training.workbench import Workbench
 
 
 @dataclass
@@ -46,48 +45,36 @@ class Screening:
     reason: str | None = None
 
 
-def screen(
-    losses: Sequence[Loss],
-    tasks: Sequence[Task],
-    settings: EvaluationSettings,
-    seed: int,
-    *,
-    optimize: bool,
-    filters: bool,
-) -> list[Screening]:
-    """Optimise the weights of a group and apply the filters that need no candidate outside it.
+def screen(bench: Workbench, losses: Sequence[Loss], pipeline: Pipeline) -> list[Screening]:
+    """Tune the weights of a group and apply the filters that need no candidate outside it.
 
     A pure function of its arguments, the times apart; what a candidate becomes depends on the
     others of its group by rounding alone.
 
     Parameters
     ----------
+    bench
+        What the run fixes.
     losses
-        The candidates; several only with the batched engine.
-    tasks
-        The tasks of the run.
-    settings
-        Steps, rates and batch sizes.
-    seed
-        The run's seed.
-    optimize
-        Whether Algorithm 1 tunes the weights.
-    filters
-        Whether the rejection protocol and gradient equivalence apply.
+        The candidates; as many as the run's engine has in a group.
+    pipeline
+        Which stages apply.
     """
     results = [Screening(loss) for loss in losses]
-    if optimize and filters and settings.prescreen:
+    settings = bench.settings
+    if isinstance(settings, EvaluationSettings) and settings.prescreen:
         with stage(REJECTION):
-            _reject_hopeless(results, tasks, settings, seed)
-    if optimize:
+            _reject_hopeless(bench, results)
+    if pipeline.tune:
         with stage(WEIGHTS):
-            _optimize(_promising(results), tasks, settings, seed)
-    if filters:
+            _tune(bench, _promising(results))
+    if pipeline.reject:
         with stage(REJECTION):
-            _reject_hopeless(_promising(results), tasks, settings, seed)
+            _reject_hopeless(bench, _promising(results))
+    if pipeline.match_gradients:
         with stage(EQUIVALENCE):
             for result in _promising(results):
-                _find_key(result, tasks, settings, seed)
+                _find_key(bench, result)
     return results
 
 
@@ -95,58 +82,27 @@ def _promising(results: Sequence[Screening]) -> list[Screening]:
     return [result for result in results if result.verdict == "promising"]
 
 
-def _optimize(
-    results: Sequence[Screening], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> None:
-    """Algorithm 1 on the losses, a group that does not fit in the memory in two halves."""
+def _tune(bench: Workbench, results: Sequence[Screening]) -> None:
+    """Algorithm 1 on the losses."""
     if not results:
         return
     start = time.perf_counter()
-    try:
-        weights: Sequence[Tensor | DivergedError | None] | None = optimized(
-            [result.loss for result in results], tasks, settings, seed
-        )
-    except (RuntimeError, MemoryError) as error:
-        if len(results) == 1 or not is_out_of_memory(error):
-            raise
-        weights = None
-    if weights is None:  # outside the handler, whose traceback holds all tensors
-        middle = len(results) // 2
-        _optimize(results[:middle], tasks, settings, seed)
-        _optimize(results[middle:], tasks, settings, seed)
-        return
-    seconds = time.perf_counter() - start
+    weights = engine_on(bench).tune([result.loss for result in results])
+    seconds = (time.perf_counter() - start) / len(results)
     for result, phi in zip(results, weights, strict=True):
-        _add_seconds(result, "local_search", seconds / len(results))
+        _add_seconds(result, "local_search", seconds)
         if isinstance(phi, Tensor):
             result.loss = result.loss.with_phi(phi)
         else:
             result.verdict, result.reason = "diverged", diverged(WEIGHTS, phi)
 
 
-def optimized(
-    losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> Sequence[Tensor | DivergedError | None]:
-    """φ of every loss with the engine of the settings; for those that diverged why, or None."""
-    if settings.engine in ("batched", "stacked"):
-        return optimize_weights_together(losses, tasks, settings, seed)
-    weights: list[Tensor | DivergedError] = []
-    for loss in losses:
-        try:
-            weights.append(optimize_weights(loss, tasks, settings, seed))
-        except DivergedError as error:
-            weights.append(error.with_traceback(None))  # which holds the tensors
-    return weights
-
-
-def _reject_hopeless(
-    results: Sequence[Screening], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> None:
+def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
     """The rejection protocol on the losses as they are now."""
     if not results:
         return
     start = time.perf_counter()
-    found = correlations([result.loss for result in results], tasks, settings, seed)
+    found = correlations(bench, [result.loss for result in results])
     for result, one in zip(results, found, strict=True):
         result.correlation = one.g
         if one.diverged:
@@ -156,13 +112,11 @@ def _reject_hopeless(
         _add_seconds(result, "filters", (time.perf_counter() - start) / len(results))
 
 
-def _find_key(
-    result: Screening, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
-) -> None:
+def _find_key(bench: Workbench, result: Screening) -> None:
     """Gradient equivalence."""
     start = time.perf_counter()
     try:
-        result.gradient_key = gradient_key(result.loss, tasks, settings, seed)
+        result.gradient_key = gradient_key(bench, result.loss)
     except DivergedError as error:
         result.verdict, result.reason = "diverged", diverged(EQUIVALENCE, error)
     _add_seconds(result, "filters", time.perf_counter() - start)

@@ -20,6 +20,20 @@ MOST_THREADS = 1_000_000
 
 
 @dataclass(frozen=True)
+class Pipeline:
+    """Which stages a candidate of a method goes through before its partial training."""
+
+    tune: bool
+    """Algorithm 1 on its weights."""
+
+    reject: bool
+    """The rejection protocol."""
+
+    match_gradients: bool
+    """Gradient equivalence."""
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How the training of base learners is computed; the defaults are the paper's."""
 
@@ -77,8 +91,6 @@ class TuningSettings(TrainingSettings):
         require_whole(self, 1, 10_000, "base_steps")
         require_number(self, 1e6, "meta_learning_rate")
         require_choice(self, "meta_batch", "validation", "training")
-        if self.engine in ("batched", "stacked") and self.base_steps != 1:
-            raise InputError(f"The engine {self.engine} works with base_steps of 1 only; use loop.")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 That nothing raises does not mean that an engine is right: dropout, say, draws its masks in the
 order of the memory, which ``torch.vmap`` can change. So its outputs, the judgement L_T(θ₁) and the
-hypergradient are held, in numbers, to the plain way (`trial`) before it is used.
+hypergradient are held, in numbers, to the plain way (`agreement`) before it is used. An error in an
+ordinary step is the user's and raised as an `InputError`; it never makes an engine unsuitable.
 """
 
 from __future__ import annotations
@@ -20,24 +21,21 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.seeding import isolated_rng
 from evomal.tasks.task import Task
-from evomal.training.affine import AffineLayer, affine_layers
-from evomal.training.group_step import group_hypergradients
-from evomal.training.numerics import DivergedError
-from evomal.training.training import new_sgd
-from evomal.training.trial import (
-    Failed,
+from evomal.training.agreement import (
     Results,
     difference,
-    few_rows,
     first_order,
-    kept,
     probe_losses,
-    probe_step,
-    problem_of,
     stacked_training_difference,
-    tried,
 )
-from evomal.training.unrolled import MetaStep, forward_hypergradient, reverse_hypergradient
+from evomal.training.hypergradient.affine import AffineLayer, affine_layers
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.group import group_hypergradients
+from evomal.training.hypergradient.reverse import reverse_hypergradient
+from evomal.training.hypergradient.step import MetaStep
+from evomal.training.loop import new_sgd
+from evomal.training.numerics import DivergedError
+from evomal.training.trial import Failed, few_rows, kept, no_weights, probe_step, told, tried
 
 T = TypeVar("T")
 
@@ -73,23 +71,21 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
     InputError
         If one of them fails; the message says why.
     """
-    rows = len(few_rows(task, task.train))
-    problem = problem_of(partial(_train, task))
-    if problem is not None:
-        raise InputError(
-            f"The base learner of {task.name!r} fails in a training step on {rows} of its training "
-            f"rows ({problem}); fix the model, or give it what this asks for."
+
+    def message(problem: str) -> str:
+        return (
+            f"The base learner of {task.name!r} fails in a training step on "
+            f"{len(few_rows(task, task.train))} of its training rows ({problem}); fix the model, "
+            "or give it what this asks for."
         )
+
+    with told(message):
+        _train(task)
     if base_steps is None:
         return
-    problem = _found(task, lambda: problem_of(partial(_differentiate, task)), "reverse mode")
-    if problem is not None and (base_steps > 1 or forward_mode_problem(task) is not None):
-        raise InputError(
-            f"No loss's weights can be learned with the base learner of {task.name!r}, as "
-            f"differentiating through a training step fails on {rows} training rows and "
-            f"{len(few_rows(task, task.validation))} validation rows ({problem}); change what "
-            "this is about, or use the method gp-lfl, which learns no weights."
-        )
+    found = _found(task, lambda: tried(partial(_differentiate, task)), "reverse mode")
+    if isinstance(found, Failed) and (base_steps > 1 or forward_mode_problem(task) is not None):
+        raise InputError(no_weights(task, found.reason))
 
 
 def forward_mode_problem(task: Task) -> str | None:
@@ -100,7 +96,7 @@ def forward_mode_problem(task: Task) -> str | None:
         gradients = [forward_hypergradient(loss, phi, step) for loss, phi in both]
         return Results(*first_order(step, losses, phis), gradients)
 
-    return _found(task, lambda: problem_of(partial(difference, task, forward)), "forward mode")
+    return _found(task, lambda: difference(task, forward), "forward mode")
 
 
 def group_problem(task: Task, *, stacked: bool) -> str | None:
@@ -172,10 +168,10 @@ def _find_way(task: Task, *, stacked: bool) -> Way | Failed:
         for own in (by_hand, ())
         for in_turn in ((False,) if stacked else (False, True))
     ):
-        problem = problem_of(partial(difference, task, partial(_in_groups, way, stacked)))
+        problem = difference(task, partial(_in_groups, way, stacked))
         if problem is None:
             if stacked:
-                problem = problem_of(partial(stacked_training_difference, task))
+                problem = stacked_training_difference(task)
             return way if problem is None else Failed(problem)
     assert problem is not None
     return Failed(problem)

@@ -1,4 +1,7 @@
-"""Algorithm 2: ordinary training under any loss, and the metric after it."""
+"""Algorithm 2: ordinary training under any loss, and the metric after it.
+
+The only training loop: of searches, comparisons, examples and benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from evomal.tasks.data import Data
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
-from evomal.training.halving import Curve, rungs
+from evomal.training.halving import LearningCurve, rungs
 from evomal.training.numerics import (
     METRIC,
     DivergedError,
@@ -26,10 +29,38 @@ from evomal.training.numerics import (
     require_finite,
 )
 
-NO_JUDGES: Mapping[int, Callable[[nn.Module], bool]] = MappingProxyType({})
+Observer = Callable[[nn.Module], bool | None]
+"""Looks at a base learner during its training, which ends there if it returns False."""
+
+NO_OBSERVERS: Mapping[int, Observer] = MappingProxyType({})
 
 _CHECK_EVERY = 25  # training steps; a diverged training is stopped at the next check
 _EVALUATION_ROWS = {"cpu": 64, "cuda": 512}  # per forward pass when a metric is computed
+
+
+def take_steps(
+    task: Task, steps: int, stream: Sequence[int | str], step: Callable[[int, Data], bool]
+) -> None:
+    """Hand one training batch after the other to `step`, with its number from 1: the training loop.
+
+    Parameters
+    ----------
+    task
+        Its training data.
+    steps
+        At most so many.
+    stream
+        Names the random stream of batches and of what layers draw.
+    step
+        Takes an optimiser step; the loop ends when it returns False.
+    """
+    rng = derive_generator(*stream, "batches")
+    batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
+    with isolated_rng(task.device, derive_seed(*stream, "layers")):
+        for number, rows in enumerate(batches, start=1):
+            check_deadline()
+            if not step(number, task.batch(task.train, rows)):
+                break
 
 
 def train(
@@ -40,7 +71,7 @@ def train(
     stream: Sequence[int | str],
     optimizer: SGD | None = None,
     milestones: Sequence[float] = (),
-    judges: Mapping[int, Callable[[nn.Module], bool]] = NO_JUDGES,
+    observers: Mapping[int, Observer] = NO_OBSERVERS,
 ) -> nn.Module:
     """Train a fresh base learner for `steps` steps under `loss`.
 
@@ -58,9 +89,9 @@ def train(
         Instead of the task's own settings.
     milestones
         Shares of the steps after which the learning rate falls to a tenth.
-    judges
-        Called after the step of their number, counted from 1, with the base learner, in train mode
-        as it has to be left; if one returns False, the training ends there.
+    observers
+        By the number of steps after which each is called, 0 for before the first. It may leave the
+        base learner in eval mode.
 
     Returns
     -------
@@ -74,36 +105,41 @@ def train(
     InputError
         If the loss does not depend on the prediction.
     """
-    settings = optimizer or task.optimizer
     learner = task.new_model(derive_seed(*stream, "theta"))
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    sgd = new_sgd(parameters, settings)
-    rng = derive_generator(*stream, "batches")
-    batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
+    sgd = new_sgd(parameters, optimizer or task.optimizer)
     decays = {round(share * steps) for share in milestones}
     finite = torch.ones((), dtype=torch.bool, device=task.device)
-    with isolated_rng(task.device, derive_seed(*stream, "layers")):
-        for step, rows in enumerate(batches, start=1):
-            check_deadline()
-            if step - 1 in decays:
-                for group in sgd.param_groups:
-                    group["lr"] *= 0.1
-            batch = task.batch(task.train, rows)
-            pred = learner(batch.inputs)
-            value = loss(pred, batch.targets, **own_inputs(task, loss, batch, (step - 1) / steps))
-            if not value.requires_grad:
-                raise InputError("The loss does not depend on the prediction, so nothing trains.")
-            sgd.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            sgd.step()
-            finite &= pred.detach().isfinite().all() & value.detach().isfinite()
-            judge = judges.get(step)
-            if step % _CHECK_EVERY == 0 or step == steps or judge is not None:
-                if not finite:
-                    raise DivergedError("a prediction or the loss")
-                require_finite(parameters, "a weight of the model")  # or a gradient before
-            if judge is not None and not judge(learner):
-                break
+
+    def goes_on(taken: int) -> bool:
+        observer = observers.get(taken)
+        if observer is None:
+            return True
+        verdict = observer(learner)
+        learner.train()
+        return verdict is not False
+
+    def step(number: int, batch: Data) -> bool:
+        if number - 1 in decays:
+            for group in sgd.param_groups:
+                group["lr"] *= 0.1
+        pred = learner(batch.inputs)
+        own = own_inputs(task, loss, batch, (number - 1) / steps)
+        value = loss(pred, batch.targets, **own)
+        if not value.requires_grad:
+            raise InputError("The loss does not depend on the prediction, so nothing trains.")
+        sgd.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        sgd.step()
+        finite.logical_and_(pred.detach().isfinite().all() & value.detach().isfinite())
+        if number % _CHECK_EVERY == 0 or number == steps or number in observers:
+            if not finite:
+                raise DivergedError("a prediction or the loss")
+            require_finite(parameters, "a weight of the model")  # or a gradient before
+        return goes_on(number)
+
+    if goes_on(0):
+        take_steps(task, steps, stream, step)
     return learner
 
 
@@ -211,7 +247,7 @@ def partial_training(task: Task, loss: TensorLoss, steps: int, seed: int) -> flo
 
 def halved_training(
     task: Task, loss: TensorLoss, steps: int, seed: int, bars: Sequence[float]
-) -> Curve:
+) -> LearningCurve:
     """`partial_training` that is judged at its rungs, and stopped where L_P is above the bar.
 
     Parameters
@@ -223,7 +259,7 @@ def halved_training(
 
     Returns
     -------
-    Curve
+    LearningCurve
         L_P at every rung reached, infinite if the metric there is not finite, and at the end if it
         got there: the same as without rungs.
 
@@ -239,11 +275,10 @@ def halved_training(
             curve.append(performance(task, learner, task.validation))
         except DivergedError:
             curve.append(math.inf)
-        learner.train()
         return curve[-1] <= bar
 
-    judges = {step: partial(goes_on, bar) for step, bar in zip(rungs(steps), bars, strict=True)}
-    learner = train(task, loss, steps, stream=(seed, "fitness", task.name), judges=judges)
+    observers = {step: partial(goes_on, bar) for step, bar in zip(rungs(steps), bars, strict=True)}
+    learner = train(task, loss, steps, stream=(seed, "fitness", task.name), observers=observers)
     if all(value <= bar for value, bar in zip(curve, bars, strict=False)):
         curve.append(performance(task, learner, task.validation))
     return tuple(curve)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,33 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor
 
 import evomal
 from evomal import SymbolicLoss, Task
+from evomal.analysis.tables import run_overview
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression
 from evomal.tasks.metrics import error_rate
-from evomal.training import screening, stacked, together
-from evomal.training.filters import _optimize_outputs, correlations, raw_outputs
-from evomal.training.group_step import group_hypergradients
-from evomal.training.halving import Curve
-from evomal.training.meta_training import MetaSchedule, optimize_weights
+from evomal.training import meta_training
+from evomal.training.engines import batched, choice, stacked
+from evomal.training.engines.choice import engine_on, with_engine
+from evomal.training.engines.loop import LoopEngine
+from evomal.training.filters import _optimize_outputs, correlations
+from evomal.training.halving import LearningCurve
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.group import group_hypergradients
+from evomal.training.loop import halved_training, partial_training
+from evomal.training.meta_schedule import MetaSchedule
+from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import DivergedError, is_out_of_memory
-from evomal.training.settings import EvaluationSettings
-from evomal.training.stacked import partial_training_stacked
+from evomal.training.raw_outputs import raw_outputs
+from evomal.training.screening import screen
+from evomal.training.settings import EvaluationSettings, Pipeline
+from evomal.training.stack import stacked_training
 from evomal.training.support import group_problem, group_way
-from evomal.training.together import optimize_weights_together, with_engine
-from evomal.training.training import halved_training, partial_training
-from evomal.training.unrolled import forward_hypergradient
+from evomal.training.workbench import Workbench
 from run_helpers import OVERFLOW, run_python, tiny_settings, without_timing
 from strategies import fast, weighted_losses
 from tasks_for_tests import (
@@ -76,11 +85,11 @@ def test_weights_of_a_group_are_those_of_its_losses(name: str, engine: Any) -> N
     task = VARIED_TASKS[name]()
     settings = EvaluationSettings(meta_steps=4, engine=engine)
     losses = losses_for(task)
-    ours = optimize_weights_together(losses, [task, task], settings, 5)
+    ours = engine_on(Workbench([task, task], settings, 5)).tune(losses)
     for loss, phi in zip(losses, ours, strict=True):
-        assert phi is not None
+        assert isinstance(phi, Tensor)
         torch.testing.assert_close(
-            phi, optimize_weights(loss, [task, task], settings, 5), rtol=1e-9, atol=1e-9
+            phi, optimize_weights(Workbench([task, task], settings, 5), loss), rtol=1e-9, atol=1e-9
         )
 
 
@@ -102,16 +111,17 @@ def test_single_precision_is_as_near() -> None:
 def test_a_loss_that_diverges_leaves_the_others_alone(
     name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "CHECK_EVERY", 2)
+    monkeypatch.setattr(meta_training, "CHECK_EVERY", 2)
     task = regression_task()
     losses = [SymbolicLoss(text) for text in (TEXTS[0], OVERFLOW, TEXTS[1])]
     settings = EvaluationSettings(meta_steps=5, engine=name)
-    first, broken, last = optimize_weights_together(losses, [task], settings, 1)
-    assert broken is None
+    first, broken, last = engine_on(Workbench([task], settings, 1)).tune(losses)
+    assert isinstance(broken, DivergedError)
     for loss, phi in [(losses[0], first), (losses[2], last)]:
-        assert phi is not None
-        torch.testing.assert_close(phi, optimize_weights(loss, [task], settings, 1))
-    assert optimize_weights_together([losses[1]], [task], settings, 1) == [None]
+        assert isinstance(phi, Tensor)
+        torch.testing.assert_close(phi, optimize_weights(Workbench([task], settings, 1), loss))
+    (alone,) = engine_on(Workbench([task], settings, 1)).tune([losses[1]])
+    assert isinstance(alone, DivergedError)
 
 
 def test_a_group_leaves_the_generators_and_the_learner_alone() -> None:
@@ -131,7 +141,7 @@ def test_the_rejection_protocol_is_the_same_side_by_side() -> None:
     task = image_task(F64)
     losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
     settings = EvaluationSettings(rejection_steps=15, rejection_batch=12)
-    found = correlations(losses, [task, task], settings, 4)
+    found = correlations(Workbench([task, task], settings, 4), losses)
     outputs = raw_outputs(task, 12, 4)
     optimized = _optimize_outputs(losses, task, outputs, 15)
     assert [one.diverged for one in found] == [
@@ -153,54 +163,84 @@ def test_the_rejection_protocol_is_the_same_side_by_side() -> None:
 # The rule
 
 
-def engine(task: Task, *, optimizes: bool = True, **settings: Any) -> tuple[str, int | None]:
-    chosen = with_engine(EvaluationSettings(**settings), [task], optimizes=optimizes)
-    return chosen.engine, chosen.group_size
+def chosen(task: Task, *, tunes: bool = True, **settings: Any) -> tuple[str, int | None, str]:
+    found, reason = with_engine(EvaluationSettings(**settings), [task], tunes=tunes)
+    return found.engine, found.group_size, reason
 
 
 def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = regression_task()
-    assert engine(plain) == ("batched", 4)
-    assert engine(image_task()) == ("batched", 4)
-    assert engine(plain, group_size=7) == ("batched", 7)
-    assert engine(plain, engine="batched") == ("batched", 4)
-    assert engine(plain, engine="loop", group_size=7) == ("loop", 1)
-    assert engine(plain, base_steps=2) == ("loop", 1)
-    assert engine(plain, optimizes=False) == ("loop", 1)
-    assert engine(regression_task(model=NoForwardMode)) == ("loop", 1)
-    monkeypatch.setattr(together, "MOST_PARAMETERS", 4 * 26 - 1)
-    assert engine(plain) == ("loop", 1)
+    on_cpu = "CPU; the base learner supports it"
+    assert chosen(plain) == ("batched", 4, on_cpu)
+    assert chosen(image_task()) == ("batched", 4, on_cpu)
+    assert chosen(plain, group_size=7) == ("batched", 7, on_cpu)
+    assert chosen(plain, engine="batched") == ("batched", 4, "as asked")
+    assert chosen(plain, engine="loop", group_size=7) == ("loop", 1, "as asked")
+    several = "more than one base step is differentiated"
+    assert chosen(plain, base_steps=2) == ("loop", 1, several)
+    assert chosen(plain, tunes=False) == ("loop", 1, "the method tunes no weights")
+    name, size, reason = chosen(regression_task(model=NoForwardMode))
+    assert (name, size) == ("loop", 1)
+    assert reason.startswith("CPU; not batched: NotImplementedError: ")
+    monkeypatch.setattr(choice, "MOST_PARAMETERS", 4 * 26 - 1)
+    assert chosen(plain) == ("loop", 1, "a group's base learners have over 103 parameters")
     assert sum(p.numel() for p in Perceptron().parameters()) == 26
 
 
 def test_an_engine_that_cannot_be_is_refused() -> None:
     message = r"does not suit the engine batched \(NotImplementedError: .*\); use the engine loop"
     with pytest.raises(InputError, match=message):
-        engine(regression_task(model=NoForwardMode), engine="batched")
+        chosen(regression_task(model=NoForwardMode), engine="batched")
     assert group_problem(regression_task(), stacked=True) is None
     with pytest.raises(InputError, match="base_steps of 1 only"):
-        EvaluationSettings(engine="batched", base_steps=2).validate()
+        chosen(regression_task(), engine="batched", base_steps=2)
     with pytest.raises(InputError, match="engine must be"):
         EvaluationSettings(engine="fast").validate()  # type: ignore[arg-type]
     with pytest.raises(InputError, match="group_size must be"):
         EvaluationSettings(group_size=0).validate()
 
 
-def test_a_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    together_as_it_is = optimize_weights_together
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [
+        (0, 4, {"loop": [], "batched": [], "stacked": []}),
+        (7, 4, {"loop": [1] * 7, "batched": [3, 2, 1, 1], "stacked": [4, 3]}),
+        (7, None, {"loop": [1] * 7, "batched": [3, 2, 1, 1], "stacked": [7]}),
+        (
+            25,
+            4,
+            {"loop": [1] * 25, "batched": [4, 4, 4, 4, 3, 2, 2, 1, 1], "stacked": [4] * 6 + [1]},
+        ),
+    ],
+)
+def test_groups(count: int, size: int | None, expected: dict[str, list[int]]) -> None:
+    found = {name: engine.group_sizes(count, size) for name, engine in choice.ENGINES.items()}
+    assert found == expected
 
-    def short_of_memory(losses: Any, *rest: Any) -> list[Tensor | None]:
+
+def test_an_engine_that_is_not_chosen_yet_is_the_loop() -> None:
+    kinds = [choice.engine_type(tiny_settings(engine=name)) for name in ("auto", "loop", "stacked")]
+    assert kinds == [LoopEngine, LoopEngine, stacked.StackedEngine]
+    facts = [(kind.tunes_in_groups, kind.trains_together) for kind in choice.ENGINES.values()]
+    assert facts == [(False, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("module", [batched, stacked])
+def test_a_group_that_does_not_fit_is_halved(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    as_it_is = module.optimize_weights_of_group
+
+    def short_of_memory(bench: Any, losses: Any, **options: Any) -> Any:
         sizes.append(len(losses))
         if len(losses) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return together_as_it_is(losses, *rest)
+        return as_it_is(bench, losses, **options)
 
-    monkeypatch.setattr(screening, "optimize_weights_together", short_of_memory)
-    task = regression_task()
+    monkeypatch.setattr(module, "optimize_weights_of_group", short_of_memory)
     losses = [SymbolicLoss(text) for text in (*TEXTS, "abs(sub(y, f))", "square(sub(f, y))")]
-    settings = tiny_settings(engine="batched", group_size=5)
-    found = screening.screen(losses, [task], settings, 0, optimize=True, filters=False)
+    name: Any = module.__name__.rpartition(".")[2]
+    bench = Workbench([regression_task()], tiny_settings(engine=name, group_size=5), 0)
+    found = screen(bench, losses, Pipeline(tune=True, reject=False, match_gradients=False))
     assert sizes == [5, 2, 3, 1, 2]
     assert [one.verdict for one in found] == ["promising"] * 5
     assert [len(one.loss.phi) for one in found] == [len(loss.phi) for loss in losses]
@@ -209,14 +249,14 @@ def test_a_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> list[Tensor | None]:
+    def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(screening, "optimize_weights_together", broken)
+    monkeypatch.setattr(batched, "optimize_weights_of_group", broken)
     losses = [SymbolicLoss(text) for text in TEXTS]
-    settings = tiny_settings(engine="batched")
+    bench = Workbench([regression_task()], tiny_settings(engine="batched"), 0)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        screening.screen(losses, [regression_task()], settings, 0, optimize=True, filters=False)
+        screen(bench, losses, Pipeline(tune=True, reject=True, match_gradients=True))
 
 
 MEMORY = """
@@ -227,8 +267,9 @@ from torch import nn
 from functools import partial
 from evomal import SymbolicLoss, Task
 from evomal.tasks.models.mlp import MLP
+from evomal.training.engines.choice import engine_on
 from evomal.training.settings import EvaluationSettings
-from evomal.training.together import (optimize_weights_together)
+from evomal.training.workbench import Workbench
 
 def peak():
     # not ru_maxrss, which a child begins with its parent's
@@ -241,7 +282,7 @@ count = sum(p.numel() for p in task.new_model(0).parameters()) + 64 * (2 * 1000 
 losses = [SymbolicLoss("square(sub(y, f))")] * 6
 settings = EvaluationSettings(meta_steps=2, engine=sys.argv[1])
 before = peak()
-optimize_weights_together(losses, [task], settings, 0)
+engine_on(Workbench([task], settings, 0)).tune(losses)
 print((peak() - before) / (len(losses) * count * 4))
 """
 
@@ -261,7 +302,7 @@ def test_a_group_needs_no_more_than_four_times_its_learners(engine: str) -> None
 def test_trainings_of_a_group_are_those_of_its_losses(name: str) -> None:
     task = VARIED_TASKS[name](metric=mean_output)
     losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
-    *ours, diverged = partial_training_stacked(task, losses, 12, 6)
+    *ours, diverged = stacked_training(task, losses, 12, 6)
     for curve, loss in zip(ours, losses[:-1], strict=True):
         assert list(curve) == [pytest.approx(partial_training(task, loss, 12, 6), rel=1e-9)]
     assert diverged == (math.inf,)
@@ -279,7 +320,7 @@ def test_halved_trainings_of_a_group_are_those_of_its_losses(name: str) -> None:
     between = (low + middle) / 2, second + 1e-6
     lengths = set()
     for bars in [none, between, (between[0], math.inf), (math.inf, between[1]), (-1.0, math.inf)]:
-        *ours, diverged = partial_training_stacked(task, losses, 12, 6, bars)
+        *ours, diverged = stacked_training(task, losses, 12, 6, bars)
         for curve, loss in zip(ours, losses[:-1], strict=True):
             assert curve == pytest.approx(halved_training(task, loss, 12, 6, bars), rel=1e-9)
             lengths.add(len(curve))
@@ -294,21 +335,37 @@ def mean_output(pred: Tensor, _: Tensor) -> Tensor:
 
 def test_a_training_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    as_it_is = stacked._Stack.train
 
-    def short_of_memory(stack: Any, *rest: Any) -> list[Curve]:
-        sizes.append(len(stack.losses))
-        if len(stack.losses) > 1:
+    def short_of_memory(task: Any, losses: Any, *rest: Any) -> list[LearningCurve]:
+        sizes.append(len(losses))
+        if len(losses) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return as_it_is(stack, *rest)
+        return stacked_training(task, losses, *rest)
 
-    monkeypatch.setattr(stacked._Stack, "train", short_of_memory)
+    monkeypatch.setattr(stacked, "stacked_training", short_of_memory)
     task = regression_task(F64)
     losses = losses_for(task)
-    found = partial_training_stacked(task, losses, 5, 0)
+    bench = Workbench([task], EvaluationSettings(testing_steps=5, engine="stacked"), 0)
+    found = engine_on(bench).train(losses, 0)
     assert sizes == [3, 1, 2, 1, 1]
-    for curve, loss in zip(found, losses, strict=True):
-        assert list(curve) == [pytest.approx(partial_training(task, loss, 5, 0))]
+    for one, loss in zip(found, losses, strict=True):
+        assert list(one.curve) == [pytest.approx(partial_training(task, loss, 5, 0))]
+
+
+@pytest.mark.parametrize("name", ["loop", *ENGINES])
+def test_an_engine_trains_its_losses_and_the_tasks_own(name: Any) -> None:
+    task, other = regression_task(F64), regression_task(F64, name="b")
+    losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
+    bench = Workbench([other, task], EvaluationSettings(testing_steps=12, engine=name), 6)
+    *ours, diverged = engine_on(bench).train(losses, 1)
+    for one, loss in zip(ours, losses[:-1], strict=True):
+        assert list(one.curve) == [pytest.approx(partial_training(task, loss, 12, 6), rel=1e-9)]
+    assert diverged.curve == (math.inf,)
+    none = math.inf, math.inf
+    own, first = engine_on(bench).train([None, losses[0]], 1, none)
+    (same,) = engine_on(bench).train([None], 1, none)
+    assert own.curve == same.curve == halved_training(task, task.task_loss, 12, 6, none)
+    assert first.curve == halved_training(task, losses[0], 12, 6, none)
 
 
 def test_further_inputs_reach_stacked_trainings() -> None:
@@ -316,7 +373,7 @@ def test_further_inputs_reach_stacked_trainings() -> None:
     task = regression_task(F64, loss_inputs={"w": weights, "t": "progress"})
     text = "mul(add(w, t), square(sub(y, f)))"
     loss = SymbolicLoss(text, torch.ones(7, dtype=F64), inputs=task.form.inputs)
-    ((ours,),) = partial_training_stacked(task, [loss], 7, 0)
+    ((ours,),) = stacked_training(task, [loss], 7, 0)
     assert ours == pytest.approx(partial_training(task, loss, 7, 0), rel=1e-9)
 
 
@@ -341,6 +398,11 @@ def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> Non
 def test_the_choice_is_recorded(tmp_path: Path) -> None:
     run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
     assert (run.facts.settings.engine, run.facts.settings.group_size) == ("batched", 4)
+    assert run.facts.engine_reason == "CPU; the base learner supports it"
+    console = Console(width=100, file=StringIO(), record=True)
+    console.print(run_overview(run))
+    line = "Engine: batched, in groups of 4 (CPU; the base learner supports it)"
+    assert line in console.export_text()
     again = evomal.search(
         regression_task(), settings=tiny_settings(), run_dir=tmp_path / "b", workers=2
     )

@@ -15,43 +15,33 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_rng
+from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training.halving import Curve, rungs
+from evomal.training.halving import LearningCurve, rungs
+from evomal.training.loop import evaluation_rows, finite_metric, new_sgd, own_inputs, take_steps
 from evomal.training.numerics import (
     DivergedError,
     check_deadline,
-    draw_batches,
     finite_rows,
-    is_out_of_memory,
     quiet_vmap,
     require_finite,
 )
-from evomal.training.training import evaluation_rows, finite_metric, new_sgd, own_inputs
 
 
-def partial_training_stacked(
+def stacked_training(
     task: Task, losses: Sequence[Loss], steps: int, seed: int, bars: Sequence[float] | None = None
-) -> list[Curve]:
-    """`partial_training` of every loss, but for rounding; infinite for a training that diverges.
+) -> list[LearningCurve]:
+    """`partial_training` of every loss, up to rounding; infinite for a training that diverges.
 
     With `bars`, each is judged at its rungs as in `halved_training`, and what is stopped leaves the
-    stack. A group that does not fit in the memory is trained in two halves.
+    stack.
     """
-    try:
-        with quiet_vmap():
-            return _Stack(task, losses, seed).train(steps, bars)
-    except (RuntimeError, MemoryError) as error:
-        if len(losses) == 1 or not is_out_of_memory(error):
-            raise
-    middle = len(losses) // 2  # outside the handler, whose traceback holds all tensors
-    halves = losses[:middle], losses[middle:]
-    both = [partial_training_stacked(task, half, steps, seed, bars) for half in halves]
-    return [*both[0], *both[1]]
+    with quiet_vmap():
+        return Stack(task, losses, seed).train(steps, bars)
 
 
-class _Stack:
+class Stack:
     """The learners of a group in training."""
 
     def __init__(self, task: Task, losses: Sequence[Loss], seed: int) -> None:
@@ -68,29 +58,27 @@ class _Stack:
         self.sgd = new_sgd(self._trained(), task.optimizer)
         self.finite = torch.ones(count, dtype=torch.bool, device=task.device)
 
-    def train(self, steps: int, bars: Sequence[float] | None) -> list[Curve]:
+    def train(self, steps: int, bars: Sequence[float] | None) -> list[LearningCurve]:
         """The curve of every learner."""
-        task = self.task
         curves: list[list[float]] = [[] for _ in self.losses]
         places = list(range(len(curves)))  # of the learners in the stack
         bar_at = {} if bars is None else dict(zip(rungs(steps), bars, strict=True))
-        rng = derive_generator(*self.stream, "batches")
-        batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
-        with isolated_rng(task.device, derive_seed(*self.stream, "layers")):
-            for step, rows in enumerate(batches, start=1):
-                check_deadline()
-                self._step(task.batch(task.train, rows), (step - 1) / steps)
-                if step not in bar_at and step != steps:
-                    continue
-                for place, value in zip(places, self._performances(), strict=True):
-                    curves[place].append(value)
-                bar = bar_at.get(step, math.inf)
-                on = [i for i, place in enumerate(places) if curves[place][-1] <= bar]
-                if not on:
-                    break
-                if len(on) < len(places):
-                    self._keep(on)
-                    places = [places[i] for i in on]
+
+        def step(number: int, batch: Data) -> bool:
+            nonlocal places
+            self._step(batch, (number - 1) / steps)
+            if number not in bar_at and number != steps:
+                return True
+            for place, value in zip(places, self._performances(), strict=True):
+                curves[place].append(value)
+            bar = bar_at.get(number, math.inf)
+            on = [i for i, place in enumerate(places) if curves[place][-1] <= bar]
+            if on and len(on) < len(places):
+                self._keep(on)
+                places = [places[i] for i in on]
+            return bool(on)
+
+        take_steps(self.task, steps, self.stream, step)
         return [tuple(curve) for curve in curves]
 
     def _trained(self) -> list[Tensor]:

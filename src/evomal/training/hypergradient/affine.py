@@ -14,9 +14,9 @@ all candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-from evomal.training.unrolled import MetaStep
+from evomal.training.hypergradient.step import MetaStep
 
 Forward = Callable[[str, nn.Module, Tensor], Tensor]
 
@@ -42,15 +42,11 @@ class AffineLayer:
         Whether its update is not put together.
     parameters
         The names of W and, if it has one, b among the learner's parameters.
-    pool
-        For a convolution of the batch itself, the name of the max pooling that alone reads what it
-        gives, if there is one; see `evomal.training.stem`.
     """
 
     name: str
     low_rank: bool
     parameters: tuple[str, ...]
-    pool: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ def intercepted(learner: nn.Module, names: Sequence[str], forward: Forward) -> I
 
 
 @contextmanager
-def recorded(learner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Pass]]:
+def passes_of(learner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Pass]]:
     """Collects what some layers meet in a forward pass; without those that are not called."""
     passes: dict[str, Pass] = {}
 
@@ -149,9 +145,8 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
         Rows of a real batch, on which it depends whether an update of low rank pays.
     """
     plain = {name: layer for name, layer in step.learner.named_modules() if _is_plain(layer)}
-    pools = {name: one for name, one in step.learner.named_modules() if _is_pool(one)}
     theta = step.parameters()
-    calls: dict[str, list[_Call]] = {name: [] for name in (*plain, *pools)}
+    calls: dict[str, list[_Call]] = {name: [] for name in plain}
 
     def note(name: str, layer: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
         if args:  # not called by keyword
@@ -159,7 +154,7 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
 
     hooks = [
         layer.register_forward_hook(partial(note, name), prepend=True)
-        for name, layer in (plain | pools).items()
+        for name, layer in plain.items()
     ]
     with step.rng("training"):
         output = step.call(theta, step.buffers(), step.judging.inputs)
@@ -180,7 +175,7 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
             found.append(AffineLayer(name, low_rank, own))
     if not _are_hidden(step, found):
         found = [layer for layer in found if _are_hidden(step, [layer])]
-    return tuple(replace(layer, pool=_pool_of(step, layer, calls)) for layer in found)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -234,44 +229,6 @@ def _are_hidden(step: MetaStep, layers: Sequence[AffineLayer]) -> bool:
     with torch.no_grad(), step.rng("training"), intercepted(step.learner, names, forward):
         output = step.call({**theta, **spoilt}, step.buffers(), step.judging.inputs)
     return bool(output.isfinite().all())
-
-
-def _pool_of(step: MetaStep, layer: AffineLayer, calls: Mapping[str, list[_Call]]) -> str | None:
-    """The max pooling behind a convolution of the batch, if nothing else reads what that gives."""
-    convolution = step.learner.get_submodule(layer.name)
-    (call,) = calls[layer.name]
-    if not isinstance(convolution, nn.Conv2d) or convolution.groups != 1:
-        return None
-    if call.inputs is not step.judging.inputs or call.inputs.ndim != 4:
-        return None
-    for name, found in calls.items():
-        if len(found) != 1 or found[0].inputs is not call.outputs:
-            continue
-        if found[0].outputs._version != found[0].version:
-            continue
-        true, zeros, nans = (
-            _output_given(step, {name: found[0].outputs, layer.name: outputs})
-            for outputs in (
-                call.outputs,
-                torch.zeros_like(call.outputs),
-                torch.full_like(call.outputs, torch.nan),
-            )
-        )
-        if torch.equal(zeros, true) and torch.equal(nans, true):
-            return name
-    return None
-
-
-def _output_given(step: MetaStep, outputs: Mapping[str, Tensor]) -> Tensor:
-    """The learner's outputs if some of its layers gave these."""
-    replacing = intercepted(step.learner, list(outputs), lambda name, *_: outputs[name])
-    with torch.no_grad(), step.rng("training"), replacing:
-        return step.call(step.parameters(), step.buffers(), step.judging.inputs)
-
-
-def _is_pool(layer: nn.Module) -> bool:
-    plain = type(layer) is nn.MaxPool2d and "forward" not in vars(layer)
-    return plain and not layer.return_indices
 
 
 def _pays(layer: nn.Linear, inputs: Tensor, batch: int, rows: int) -> bool:

@@ -6,8 +6,7 @@ there are the same for all of them, and only what J is applied to differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,16 +14,15 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import jvp, vmap
 
-from evomal.training.affine import (
+from evomal.training.hypergradient.affine import (
     AffineLayer,
     intercepted,
+    passes_of,
     product,
     pushed_forward,
-    recorded,
 )
+from evomal.training.hypergradient.step import MetaStep, first_step, first_step_size
 from evomal.training.numerics import all_finite, finite_rows
-from evomal.training.stem import Stems, pool_recorded, stem_replaced, stem_tangents
-from evomal.training.unrolled import MetaStep, first_step, first_step_size
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,17 @@ class Updated:
     finite: Tensor
 
 
-class Start:
+class SharedPass:
     """What all losses of a group share in a meta step: the forward pass at θ₀, and that θ₀."""
 
     def __init__(self, step: MetaStep, layers: Sequence[AffineLayer]) -> None:
         self.step = step
         self.theta, self.buffers = step.parameters(), step.buffers()
         (batch,) = step.training
-        names = [layer.name for layer in layers]
-        stem = next((layer for layer in layers if layer.pool), None)
-        recording = recorded(step.learner, names), pool_recorded(step.learner, stem)
-        with step.rng("training"), recording[0] as self.passes, recording[1] as pools:
+        watched = passes_of(step.learner, [layer.name for layer in layers])
+        with step.rng("training"), watched as self.passes:
             self.output = step.call(self.theta, self.buffers, batch.inputs)
         self.layers = {layer.name: layer for layer in layers if layer.name in self.passes}
-        met = self.passes.get(stem.name) if stem else None
-        goes_on = met is not None and len(pools) == 1 and pools[0].inputs is met.outputs
-        self.stem = stem if goes_on else None
-        self.pool = pools[0] if goes_on else None
-        self.in_stem = self.stem.parameters if self.stem else ()
         self.low_rank = [name for name, layer in self.layers.items() if layer.low_rank]
         self.alpha = first_step_size(step.task.optimizer)
         decay = 1 - self.alpha * step.task.optimizer.weight_decay
@@ -148,35 +139,23 @@ class Start:
             deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
             return dict(zip(self.whole, updated, strict=True)), deltas, all_finite(pulled)
 
-        pulls: Iterable[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]] = map(pull, u)
-        stems = None
-        if self.stem is not None:  # else a learner at a time is in the memory
-            pulls = list(pulls)
-            stems = self._stems([learner for learner, *_ in pulls])
-        judgements, finite, slopes = [], [], []
-        for p, (learner, deltas, is_finite) in enumerate(pulls):
+        judgements, finite = [], []
+        for p, slope in enumerate(u):
+            learner, deltas, is_finite = pull(slope)
             probes = self.probes(deltas)
             own = {name: buffer.clone() for name, buffer in self.buffers.items()}
-            own_stem = None if stems is None else stems.outputs[p]
-            gives = self._stem_gives(self.step.judging.inputs, own_stem)
-            with self.step.rng("judging"), gives:
+            with self.step.rng("judging"):
                 judged, met = self.judge(learner, own, deltas, probes)
             judgement = self.step.judgement(judged)
-            apart = {name: one for name, one in learner.items() if name not in self.in_stem}
-            leaves = [*apart.values(), *probes.values()]
-            if stems is not None:
-                leaves.append(stems.outputs[p])
+            leaves = [*learner.values(), *probes.values()]
             gradients = torch.autograd.grad(judgement, leaves, materialize_grads=True)
-            for name, gradient in zip(apart, gradients, strict=False):
+            for name, gradient in zip(learner, gradients, strict=False):
                 v[name][p] = gradient
-            for name, epsilon in zip(self.low_rank, gradients[len(apart) :], strict=False):
+            for name, epsilon in zip(self.low_rank, gradients[len(learner) :], strict=True):
                 if name in met:
                     shifts[name][p] = self.shift(name, met[name].detach(), epsilon)
-            slopes.append(gradients[-1])
             judgements.append(judgement.detach())
             finite.append(is_finite & all_finite([judged]))
-        if stems is not None:
-            v.update(zip(self.in_stem, stems.gradients(slopes), strict=True))
         return Updated(torch.stack(judgements), v, shifts, torch.stack(finite))
 
     def _updated_in_one(self, u: Tensor) -> Updated:
@@ -212,25 +191,6 @@ class Start:
                 shifts[name] = self.shift(name, common, epsilon)
         return Updated(judgements.detach(), v, shifts, finite & finite_rows([judged]))
 
-    def _stems(self, learners: Sequence[dict[str, Tensor]]) -> Stems:
-        """The stems of updated learners, on the batch that judges them."""
-        parameters = [[learner[name] for learner in learners] for name in self.in_stem]
-        layer, pool = self._stem_modules()
-        return Stems(layer, pool, self.step.judging.inputs, parameters)
-
-    def _stem_modules(self) -> tuple[nn.Module, nn.Module]:
-        assert self.stem is not None
-        assert self.stem.pool is not None
-        find = self.step.learner.get_submodule
-        return find(self.stem.name), find(self.stem.pool)
-
-    def _stem_gives(self, batch: Tensor, outputs: Tensor | None) -> AbstractContextManager[None]:
-        """Let the stem give these outputs inside the block, if they are given."""
-        if outputs is None or self.stem is None:
-            return nullcontext()
-        shape = self.passes[self.stem.name].outputs.shape
-        return stem_replaced(self.step.learner, self.stem, batch, shape, outputs)
-
     def tangents(self, updated: Updated, *, in_turn: bool) -> Tensor:
         """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them, or each.
 
@@ -241,18 +201,8 @@ class Start:
         fixed = {name: value.detach() for name, value in self.theta.items()}
         others = {name: value for name, value in fixed.items() if name not in own}
         (batch,) = self.step.training
-        layers = list(self.layers)
-        stems: dict[str, Tensor] = {}
-        if self.stem is not None and self.pool is not None:
-            layers.remove(self.stem.name)
-            changes = [updated.v[name] for name in self.in_stem]
-            layer, _ = self._stem_modules()
-            with torch.no_grad():
-                stems["pool"] = stem_tangents(layer, batch.inputs, self.pool.indices, changes)
 
-        def one(
-            v: dict[str, Tensor], shifts: dict[str, Tensor], stems: dict[str, Tensor]
-        ) -> Tensor:
+        def one(v: dict[str, Tensor], shifts: dict[str, Tensor]) -> Tensor:
             def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
                 met = self.passes[name]
                 changes = [v[one] for one in self.layers[name].parameters if one in v]
@@ -264,12 +214,7 @@ class Start:
 
             def pushed(parameters: dict[str, Tensor], _: Tensor) -> Tensor:
                 parameters = {**fixed, **parameters}
-                dual = None
-                if self.pool is not None:
-                    z = self.pool.outputs.detach()
-                    dual = forward_ad.make_dual(z, stems["pool"])  # type: ignore[no-untyped-call]
-                hand = intercepted(self.step.learner, layers, forward)
-                with hand, self._stem_gives(batch.inputs, dual):
+                with intercepted(self.step.learner, list(self.layers), forward):
                     return self.step.call(parameters, self.step.buffers(), batch.inputs)
 
             nothing = self.output.new_zeros(())  # there may be no others
@@ -285,7 +230,7 @@ class Start:
                 output, change = forward_ad.unpack_dual(pushed(duals, nothing))  # type: ignore[no-untyped-call]
                 return torch.zeros_like(output) if change is None else change
 
-        given = updated.v, updated.shifts, stems
+        given = updated.v, updated.shifts
         if not in_turn:
             with torch.no_grad(), self.step.rng("training"):
                 tangents: Tensor = vmap(one, randomness="same")(*given)

@@ -1,4 +1,4 @@
-"""The gradients of Algorithm 1 for a group of losses, in one meta step.
+"""∂L_T(θ₁)/∂φ for every loss of a group, in one meta step.
 
 All candidates of a meta step share θ₀ and the training batch, so the network and its Jacobian J
 there are the same for all of them, and only what J is applied to differs. For P losses this takes
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from evomal.losses.base import Loss
-from evomal.training.affine import AffineLayer
+from evomal.training.hypergradient.affine import AffineLayer
+from evomal.training.hypergradient.shared_pass import SharedPass
+from evomal.training.hypergradient.step import MetaStep, first_step_size
 from evomal.training.numerics import finite_rows
-from evomal.training.shared_start import Start
-from evomal.training.unrolled import MetaStep, first_step_size
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ def group_hypergradients(
         Whether the forward-mode products are taken one after the other, not as one.
     """
     (batch,) = step.training
-    start = Start(step, layers)
-    pred = start.output.detach().requires_grad_()
+    shared = SharedPass(step, layers)
+    pred = shared.output.detach().requires_grad_()
     values = [step.value(loss, pred, batch, phi) for loss, phi in zip(losses, phis, strict=True)]
     slopes = [
         torch.autograd.grad(value, pred, create_graph=True, materialize_grads=True)[0]
         for value in values
     ]
     u = torch.stack([slope.detach() for slope in slopes])
-    updated = start.updated(u, stacked=stacked)
-    tangents = start.tangents(updated, in_turn=in_turn)
+    updated = shared.updated(u, stacked=stacked)
+    tangents = shared.tangents(updated, in_turn=in_turn)
     alpha = first_step_size(step.task.optimizer)
     products = [(slope * tangent).sum() for slope, tangent in zip(slopes, tangents, strict=True)]
     gradients = [torch.zeros_like(phi) for phi in phis]
@@ -94,4 +94,4 @@ def group_hypergradients(
         gradients = [-alpha * derivative for derivative in derivatives]
     finite = updated.finite & finite_rows([u, torch.stack(values), updated.judgements])
     finite &= torch.stack([gradient.isfinite().all() for gradient in gradients])
-    return GroupGradients(gradients, finite, start.output.detach(), updated.judgements)
+    return GroupGradients(gradients, finite, shared.output.detach(), updated.judgements)

@@ -1,0 +1,104 @@
+"""What an engine is: the way in which losses are tuned and trained on a worker."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from evomal.losses.base import Loss
+from evomal.tasks.task import Task
+from evomal.training.halving import LearningCurve
+from evomal.training.numerics import DivergedError, is_out_of_memory
+from evomal.training.workbench import Workbench
+
+T = TypeVar("T")
+EngineName = Literal["loop", "batched", "stacked"]
+
+
+class Training(NamedTuple):
+    """A loss's partial training on one task.
+
+    Attributes
+    ----------
+    curve
+        L_P at its rungs, if it had any, and at its end, if it was not stopped before; the last one
+        is infinite if it diverged.
+    seconds
+        Wall-clock time.
+    reason
+        Why it diverged, if that is known.
+    """
+
+    curve: LearningCurve
+    seconds: float = 0.0
+    reason: str | None = None
+
+
+class Engine(ABC):
+    """Tunes and trains the losses of a run, on one worker.
+
+    What the class itself says holds for every run, and can be asked where there is no worker.
+
+    Parameters
+    ----------
+    bench
+        What the run fixes.
+    """
+
+    name: ClassVar[EngineName]
+    """In settings."""
+
+    tunes_in_groups: ClassVar[bool]
+    """Whether several losses are tuned in one piece of work."""
+
+    trains_together: ClassVar[bool]
+    """Whether several losses are trained in one piece of work, as well."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+
+    @staticmethod
+    @abstractmethod
+    def problem(task: Task) -> str | None:
+        """Why it does not suit a task's base learner; None if it does."""
+
+    @staticmethod
+    @abstractmethod
+    def group_sizes(count: int, size: int | None) -> list[int]:
+        """How many of `count` losses are in each group, one after the other.
+
+        `size` is how many at most; None for all of them.
+        """
+
+    @abstractmethod
+    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+        """φ of every loss after Algorithm 1, or that it diverged.
+
+        It is the same, up to rounding, whichever losses are in the group.
+        """
+
+    @abstractmethod
+    def train(
+        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+    ) -> list[Training]:
+        """The partial training of every loss, None being the task's own, on the task `index`.
+
+        With `bars`, it is judged at its rungs (`evomal.training.halving`).
+        """
+
+
+def halved_if_too_large(
+    work: Callable[[Sequence[Loss]], list[T]], losses: Sequence[Loss]
+) -> list[T]:
+    """Work on a group; one that does not fit in the memory is worked on in two halves."""
+    try:
+        return work(losses)
+    except (RuntimeError, MemoryError) as error:
+        if len(losses) == 1 or not is_out_of_memory(error):
+            raise
+    middle = len(losses) // 2  # outside the handler, whose traceback holds all tensors
+    halves = losses[:middle], losses[middle:]
+    return [one for half in halves for one in halved_if_too_large(work, half)]

@@ -1,0 +1,55 @@
+"""Losses tuned in groups, which share the meta steps; trained one after the other: for CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from evomal.losses.base import Loss
+from evomal.tasks.task import Task
+from evomal.training.engines.base import Engine, EngineName, Training, halved_if_too_large
+from evomal.training.engines.loop import trained_in_turn
+from evomal.training.meta_training import optimize_weights_of_group
+from evomal.training.numerics import DivergedError
+from evomal.training.support import group_problem
+
+TAPER = 3
+"""A group has at most this share of the losses that are left, one in so many, so that no worker
+waits for another's for long."""
+
+
+@final
+class BatchedEngine(Engine):
+    """A group of losses shares base learners, batches and forward passes of the meta steps."""
+
+    name: ClassVar[EngineName] = "batched"
+    tunes_in_groups: ClassVar[bool] = True
+    trains_together: ClassVar[bool] = False
+
+    @staticmethod
+    def problem(task: Task) -> str | None:
+        """Why there is no forward-mode product through its base learner."""
+        return group_problem(task, stacked=False)
+
+    @staticmethod
+    def group_sizes(count: int, size: int | None) -> list[int]:
+        """Groups of that size, the last ones smaller."""
+        sizes: list[int] = []
+        while count:
+            sizes.append(min(size or count, -(-count // TAPER)))
+            count -= sizes[-1]
+        return sizes
+
+    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+        """All in one."""
+        work = partial(optimize_weights_of_group, self.bench, stacked=False)
+        return halved_if_too_large(work, losses)
+
+    def train(
+        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+    ) -> list[Training]:
+        """One after the other."""
+        return trained_in_turn(self.bench, losses, index, bars)

@@ -1,0 +1,73 @@
+"""One loss after the other: the plain reference of the other engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from evomal.losses.base import Loss
+from evomal.tasks.metrics import TensorLoss
+from evomal.tasks.task import Task
+from evomal.training.engines.base import Engine, EngineName, Training
+from evomal.training.loop import halved_training, partial_training
+from evomal.training.meta_training import optimize_weights
+from evomal.training.numerics import DivergedError
+from evomal.training.stages import TRAINING, diverged
+from evomal.training.workbench import Workbench
+
+
+@final
+class LoopEngine(Engine):
+    """Every loss by itself; it suits every base learner that can be trained."""
+
+    name: ClassVar[EngineName] = "loop"
+    tunes_in_groups: ClassVar[bool] = False
+    trains_together: ClassVar[bool] = False
+
+    @staticmethod
+    def problem(task: Task) -> None:
+        """None, as it needs nothing but ordinary steps."""
+
+    @staticmethod
+    def group_sizes(count: int, size: int | None) -> list[int]:
+        """Groups of one."""
+        return [1] * count
+
+    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+        """One after the other."""
+        return [self._tuned(loss) for loss in losses]
+
+    def train(
+        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+    ) -> list[Training]:
+        """One after the other."""
+        return trained_in_turn(self.bench, losses, index, bars)
+
+    def _tuned(self, loss: Loss) -> Tensor | DivergedError:
+        try:
+            return optimize_weights(self.bench, loss)
+        except DivergedError as error:
+            return error.with_traceback(None)  # which holds the tensors
+
+
+def trained_in_turn(
+    bench: Workbench, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None
+) -> list[Training]:
+    """The partial training of every loss, None being the task's own, one after the other."""
+    task = bench.tasks[index]
+    return [_trained(bench, task, loss or task.task_loss, bars) for loss in losses]
+
+
+def _trained(
+    bench: Workbench, task: Task, loss: TensorLoss, bars: Sequence[float] | None
+) -> Training:
+    steps, seed = bench.settings.testing_steps, bench.seed
+    try:
+        if bars is None:
+            return Training((partial_training(task, loss, steps, seed),))
+        return Training(halved_training(task, loss, steps, seed, bars))
+    except DivergedError as error:
+        return Training((math.inf,), reason=diverged(TRAINING, error))

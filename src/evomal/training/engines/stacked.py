@@ -1,0 +1,59 @@
+"""All base learners of a group in one pass, in tuning and in training: for GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from evomal.losses.base import Loss
+from evomal.tasks.task import Task
+from evomal.training.engines.base import Engine, EngineName, Training, halved_if_too_large
+from evomal.training.engines.loop import trained_in_turn
+from evomal.training.halving import LearningCurve
+from evomal.training.meta_training import optimize_weights_of_group
+from evomal.training.numerics import DivergedError
+from evomal.training.stack import stacked_training
+from evomal.training.support import group_problem
+
+
+@final
+class StackedEngine(Engine):
+    """The base learners of a group are one with a further dimension, under ``torch.vmap``."""
+
+    name: ClassVar[EngineName] = "stacked"
+    tunes_in_groups: ClassVar[bool] = True
+    trains_together: ClassVar[bool] = True
+
+    @staticmethod
+    def problem(task: Task) -> str | None:
+        """Why its base learner has no forward-mode product, or does not work under vmap."""
+        return group_problem(task, stacked=True)
+
+    @staticmethod
+    def group_sizes(count: int, size: int | None) -> list[int]:
+        """Groups of that size, and what is left."""
+        size = size or max(count, 1)
+        return [min(size, count - start) for start in range(0, count, size)]
+
+    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+        """All in one."""
+        work = partial(optimize_weights_of_group, self.bench, stacked=True)
+        return halved_if_too_large(work, losses)
+
+    def train(
+        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+    ) -> list[Training]:
+        """All in one, the task's own loss by itself."""
+        own = [loss for loss in losses if loss is not None]
+        if len(own) < len(losses):
+            return trained_in_turn(self.bench, losses, index, bars)
+        bench = self.bench
+        task, steps = bench.tasks[index], bench.settings.testing_steps
+
+        def work(group: Sequence[Loss]) -> list[LearningCurve]:
+            return stacked_training(task, group, steps, bench.seed, bars)
+
+        return [Training(curve) for curve in halved_if_too_large(work, own)]

@@ -1,0 +1,60 @@
+"""The meta steps of a run: which base learner and which batches each of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from torch import Tensor
+
+from evomal.losses.base import Loss
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
+from evomal.tasks.task import Task
+from evomal.training.hypergradient.forward import forward_hypergradient
+from evomal.training.hypergradient.reverse import reverse_hypergradient
+from evomal.training.hypergradient.step import MetaStep
+from evomal.training.numerics import draw_batches
+from evomal.training.settings import TuningSettings
+from evomal.training.support import forward_mode_problem
+from evomal.training.trial import spoils_inputs
+
+
+class MetaSchedule:
+    """The meta steps of one task, their batches drawn ahead from (run seed, task)."""
+
+    def __init__(self, task: Task, settings: TuningSettings, seed: int) -> None:
+        self._task = task
+        self._seed = seed
+        self._judges = task.validation if settings.meta_batch == "validation" else task.train
+        self._base_steps = settings.base_steps
+        self._training_rows = draw_batches(
+            derive_generator(seed, "meta-training", task.name),
+            len(task.train),
+            task.batch_size,
+            settings.meta_steps * settings.base_steps,
+            task.device,
+        ).reshape(settings.meta_steps, settings.base_steps, -1)
+        self._judging_rows = draw_batches(
+            derive_generator(seed, "meta-judging", task.name),
+            len(self._judges),
+            task.batch_size,
+            settings.meta_steps,
+            task.device,
+        )
+
+    @cached_property
+    def hypergradient(self) -> Callable[[Loss, Tensor, MetaStep], Tensor]:
+        """The fast way where the base learner supports it, else the plain one."""
+        fast = self._base_steps == 1 and forward_mode_problem(self._task) is None
+        return forward_hypergradient if fast else reverse_hypergradient
+
+    def step(self, i: int) -> MetaStep:
+        """Meta step i: a fresh base learner and its batches."""
+        task = self._task
+        seed = derive_seed(self._seed, "meta-step", task.name, i)
+        with isolated_rng(task.device, derive_seed(seed, "preprocess")):
+            training = [task.batch(task.train, rows) for rows in self._training_rows[i]]
+            judging = task.batch(self._judges, self._judging_rows[i])
+        progress = float(derive_generator(seed, "progress").random())
+        learner, spoils = task.new_model(seed), spoils_inputs(task)
+        return MetaStep(task, learner, training, judging, seed, progress, spoils)

@@ -1,0 +1,47 @@
+"""ŷ of the filters: raw outputs of an untrained base learner, and the metric on them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from evomal.losses.form import HALVES
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
+from evomal.tasks.checks import OWN_CODE_ERRORS
+from evomal.tasks.classes import held_classes, with_every_class
+from evomal.tasks.data import Data
+from evomal.tasks.task import Task
+from evomal.training.loop import finite_metric
+from evomal.training.numerics import draw_batches, is_out_of_memory
+
+
+def raw_outputs(task: Task, count: int, seed: int) -> Data:
+    """ŷ: raw outputs of an untrained base learner for `count` training rows, with their targets.
+
+    Fixed for a run. The rows are a random sample, but for a few of every class
+    (`evomal.tasks.classes.with_every_class`), without which many a metric is undefined. The
+    learner is in train mode; it is discarded, statistics and all. Outputs and targets of 16 bits
+    are given in single precision: steps of Adam are lost in 16.
+    """
+    stream = (seed, "raw-outputs", task.name)
+    rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
+    classes = held_classes(task.train.targets, task.form)
+    if classes is not None:
+        rows = with_every_class(rows, classes, derive_generator(*stream, "classes"))
+    learner = task.new_model(derive_seed(*stream, "theta"))
+    with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
+        batch = task.batch(task.train, rows)
+        outputs = Data(learner(batch.inputs), batch.targets, batch.extras)
+    return outputs.to_dtype(torch.float32) if outputs.inputs.dtype in HALVES else outputs
+
+
+def metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
+    """L_P; NaN where it is undefined or fails, as many a metric is on a few rows."""
+    try:
+        return finite_metric(task, pred, target)
+    except OWN_CODE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        return math.nan
