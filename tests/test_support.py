@@ -29,7 +29,7 @@ from evomal.training.together import with_engine
 from evomal.training.training import partial_training
 from evomal.training.trial import spoils_inputs
 from evomal.training.unrolled import forward_hypergradient, reverse_hypergradient
-from run_helpers import tiny_settings
+from run_helpers import tiny_settings, tiny_settings_of
 from tasks_for_tests import losses_for, regression_task
 from torch_layers import LAYERS, layer_task
 
@@ -266,7 +266,10 @@ def test_a_learner_that_cannot_be_differentiated(
     assert "\n" not in message
     task = regression_task(model=model)
     run = evomal.search(
-        task, method="gp-lfl", settings=tiny_settings(generations=1), run_dir=tmp_path / "gp"
+        task,
+        method="gp-lfl",
+        settings=tiny_settings_of("gp-lfl", generations=1),
+        run_dir=tmp_path / "gp",
     )
     assert run.archive.counts["failed"] == 0
 

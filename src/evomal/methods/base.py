@@ -111,7 +111,7 @@ def rank(fitness: float, size: int, number: int, *, halted: bool = False) -> Ran
     return math.isinf(fitness), halted, fitness, size, number
 
 
-Identity = Callable[[Loss | None, int], str]
+Identity = Callable[["Loss | None", int], str]
 
 
 def by_structure(loss: Loss | None, number: int) -> str:
