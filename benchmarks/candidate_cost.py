@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import evomal
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.settings import PRESETS, SearchSettings
+from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.executors import Executor, InProcess
 from evomal.runs.processes import LocalProcesses
 from evomal.tasks.task import Task
@@ -59,17 +59,17 @@ Piece = Callable[[], float]
 STAGES = ("local search", "rejection", "partial training", "validation")
 
 
-def local_search(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+def local_search(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
     """In a worker: a group of candidates."""
     return len(optimized(losses, tasks, settings, 0))
 
 
-def rejection(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+def rejection(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
     """In a worker: a group of candidates."""
     return len(correlations(losses, tasks, settings, 0))
 
 
-def training(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+def training(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
     """In a worker: one candidate, or in one pass those of a group that are promising."""
     if settings.engine == "stacked":
         own = losses[: -(-len(losses) // 4)]
@@ -79,13 +79,13 @@ def training(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) ->
     return 1
 
 
-def validation(tasks: Sequence[Task], losses: Losses, settings: SearchSettings) -> int:
+def validation(tasks: Sequence[Task], losses: Losses, settings: EvoMALSettings) -> int:
     """In a worker: one candidate."""
     performance(tasks[0], tasks[0].new_model(0), tasks[0].validation)
     return 1
 
 
-def ours(executor: Executor, losses: Losses, settings: SearchSettings) -> dict[str, Piece]:
+def ours(executor: Executor, losses: Losses, settings: EvoMALSettings) -> dict[str, Piece]:
     """By stage: seconds of a piece per candidate, all workers busy."""
 
     def timed(work: Callable[..., int]) -> Piece:
@@ -143,7 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.tasks:
         task = evomal.load_task(name, device=options.device)
-        paper = PRESETS["paper"]
+        paper = EvoMALSettings()
         piece = replace(
             paper,
             meta_steps=options.steps,

@@ -21,7 +21,14 @@ from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import Execution, SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.queue import GenerationQueue
-from run_helpers import Fate, ShuffledExecutor, new_candidate, new_outcome, tiny_settings
+from run_helpers import (
+    Fate,
+    ShuffledExecutor,
+    new_candidate,
+    new_outcome,
+    tiny_settings,
+    tiny_settings_of,
+)
 
 INF = math.inf
 Generations = Sequence[Sequence[str | None]]
@@ -53,7 +60,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         executor = ShuffledExecutor(by_key, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
         grouped = {} if group == 1 else {"engine": engine, "group_size": group}
-        searcher = METHODS[method](tiny_settings(halving=halving, **grouped), Form("identity"), 7)
+        settings = tiny_settings_of(method, halving=halving, **grouped)
+        searcher = METHODS[method](settings, Form("identity"), 7)
         rows: list[list[Row]] = []
         for candidates in as_candidates(generations):
             dispatcher = Dispatcher(executor, Execution())
@@ -343,8 +351,9 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
     _, executor = run([[A]], {A: OK}, method=name)
     screening, training = executor.arguments
     method = METHODS[name]
-    assert screening == (tiny_settings(), 7, method.optimizes_weights, method.filters)
-    assert training == (tiny_settings(), 7, 0, None)
+    settings = tiny_settings_of(name)
+    assert screening == (settings, 7, method.optimizes_weights, method.filters)
+    assert training == (settings, 7, 0, None)
 
 
 def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from run_helpers import (
     TINY,
     Recorder,
     contents,
+    known_to,
     run_python,
     running,
     without_timing,
@@ -104,7 +105,7 @@ def test_an_interrupted_run_ends_as_the_whole_one(
 def test_every_method_can_be_resumed_again_and_again(
     method: str, many: bool, tmp_path: Path
 ) -> None:
-    arguments: dict[str, Any] = {**SEARCH, "method": method}
+    arguments: dict[str, Any] = {**known_to(method, SEARCH), "seed": 1, "method": method}
     tasks: Any = two_tasks() if many else regression_task()
     expected = search(tasks, run_dir=tmp_path / "whole", **arguments)
     place = tmp_path / "run"
@@ -279,6 +280,15 @@ def test_data_is_found_where_the_run_found_it(
     with pytest.raises(InputError, match="its data changed"):
         resume(place, data_dir=changed.parent)
     assert resume(place).facts.status == "finished"
+
+
+def test_only_a_method_with_generations_can_search_on(tmp_path: Path) -> None:
+    search(regression_task(), method="baseline", run_dir=tmp_path, testing_steps=5)
+    before = contents(tmp_path)
+    assert resume(tmp_path, generations=1).facts.status == "finished"
+    with pytest.raises(InputError, match=r"method baseline has no setting 'generations'; .*evomal"):
+        resume(tmp_path, regression_task(), generations=2)
+    assert contents(tmp_path) == before
 
 
 def test_other_versions_are_warned_of(tmp_path: Path) -> None:

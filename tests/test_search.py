@@ -28,6 +28,7 @@ from run_helpers import (
     Fixed,
     Recorder,
     contents,
+    known_to,
     made_up_formulas,
     run_python,
     tiny_settings,
@@ -39,7 +40,8 @@ pytestmark = pytest.mark.usefixtures("instant_formulas")
 
 
 def run_tiny(run_dir: Path | None, task: Any = None, **arguments: Any) -> Run:
-    return search(task or regression_task(), run_dir=run_dir, **{**TINY, **arguments})
+    sizes = known_to(arguments.get("method", "evomal"), TINY)
+    return search(task or regression_task(), run_dir=run_dir, **{**sizes, **arguments})
 
 
 def stored(run: Run) -> list[Any]:
@@ -341,5 +343,5 @@ def test_the_default_run_dir_is_a_new_number(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = regression_task()
-    runs = [search(task, method="baseline", **TINY) for _ in range(2)]
+    runs = [search(task, method="baseline", **known_to("baseline", TINY)) for _ in range(2)]
     assert [run.run_dir for run in runs] == [Path("runs/0001"), Path("runs/0002")]

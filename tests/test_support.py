@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 import evomal
 from evomal import SymbolicLoss, Task
 from evomal.errors import InputError
-from evomal.methods.settings import SearchSettings
 from evomal.training import support, trial
 from evomal.training.group_step import group_hypergradients
 from evomal.training.meta_training import MetaSchedule
@@ -99,7 +98,7 @@ def test_what_is_taken_in_single_precision_raises_nothing(name: str) -> None:
         return
     task = layer_task(name, dtype=torch.float32)
     settings = EvaluationSettings(meta_steps=2)
-    chosen = with_engine(SearchSettings(), [task], optimizes=True)
+    chosen = with_engine(EvaluationSettings(), [task], optimizes=True)
     losses = [SymbolicLoss(text) for text in TEXTS]
     for engine in {chosen.engine, "loop"}:
         found = optimized(losses, [task], replace(settings, engine=engine), 0)
@@ -290,8 +289,8 @@ def test_a_learner_that_cannot_be_trained(
 def test_a_learner_that_is_differentiated_forwards_only() -> None:
     """Hardsigmoid has no double backward; central differences stand in for it."""
     task = layer_task("Hardsigmoid")
-    assert with_engine(SearchSettings(), [task], optimizes=True).engine == "batched"
-    settings = SearchSettings(base_steps=2)
+    assert with_engine(EvaluationSettings(), [task], optimizes=True).engine == "batched"
+    settings = EvaluationSettings(base_steps=2)
     with pytest.raises(InputError, match="hardsigmoid_backward"):
         with_engine(settings, [task], optimizes=True)
 
@@ -315,8 +314,8 @@ def test_a_message_about_memory_formats_is_not_taken_for_lack_of_memory() -> Non
     assert problem is not None
     assert "memory_format" in problem
     with pytest.raises(InputError, match="does not suit the engine stacked"):
-        with_engine(SearchSettings(engine="stacked"), [task], optimizes=True)
-    assert with_engine(SearchSettings(), [task], optimizes=True).engine in ("batched", "loop")
+        with_engine(EvaluationSettings(engine="stacked"), [task], optimizes=True)
+    assert with_engine(EvaluationSettings(), [task], optimizes=True).engine in ("batched", "loop")
 
 
 def test_lack_of_memory_says_nothing_about_a_learner(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,12 @@ from evomal.cli import main
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.run import BestLoss, Run
 from evomal.runs.store import RunStore
-from run_helpers import TINY
+from run_helpers import TINY, known_to
 from tasks_for_tests import regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
+
+SIZES = known_to("gp-lfl", TINY)
 
 Altered = Callable[..., Run]
 
@@ -31,7 +33,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, instant_formulas: None) -
     place = tmp_path_factory.mktemp("tables") / "run"
     losses = ("square(sub(y, f))", "abs(sub(y, f))")
     task = load_task("diabetes/mlp")
-    return search(task, method="gp-lfl", run_dir=place, initial_losses=losses, **TINY)
+    return search(task, method="gp-lfl", run_dir=place, initial_losses=losses, **SIZES)
 
 
 @pytest.fixture
@@ -136,7 +138,8 @@ def test_a_task_of_ones_own_goes_on_in_python(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = {"max_evaluations": 1, "initial_losses": ["mul(add(1, 1), square(sub(y, f)))"]}
-    run = search(regression_task(), method="gp-lfl", run_dir=tmp_path / "run", **{**TINY, **limits})
+    sizes = {**SIZES, **limits}
+    run = search(regression_task(), method="gp-lfl", run_dir=tmp_path / "run", **sizes)
     assert f"To go on: evomal.resume('{run.run_dir}', task)" in shown(run, capsys)[0]
     assert run.beats_task_loss
     assert next_step(run) == (

@@ -18,7 +18,6 @@ import evomal
 from evomal import SymbolicLoss, Task
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression
-from evomal.methods.settings import SearchSettings
 from evomal.tasks.metrics import error_rate
 from evomal.training import screening, stacked, together
 from evomal.training.filters import _optimize_outputs, correlations, raw_outputs
@@ -155,7 +154,7 @@ def test_the_rejection_protocol_is_the_same_side_by_side() -> None:
 
 
 def engine(task: Task, *, optimizes: bool = True, **settings: Any) -> tuple[str, int | None]:
-    chosen = with_engine(SearchSettings(**settings), [task], optimizes=optimizes)
+    chosen = with_engine(EvaluationSettings(**settings), [task], optimizes=optimizes)
     return chosen.engine, chosen.group_size
 
 
@@ -180,11 +179,11 @@ def test_an_engine_that_cannot_be_is_refused() -> None:
         engine(regression_task(model=NoForwardMode), engine="batched")
     assert group_problem(regression_task(), stacked=True) is None
     with pytest.raises(InputError, match="base_steps of 1 only"):
-        SearchSettings(engine="batched", base_steps=2).validate()
+        EvaluationSettings(engine="batched", base_steps=2).validate()
     with pytest.raises(InputError, match="engine must be"):
-        SearchSettings(engine="fast").validate()  # type: ignore[arg-type]
+        EvaluationSettings(engine="fast").validate()  # type: ignore[arg-type]
     with pytest.raises(InputError, match="group_size must be"):
-        SearchSettings(group_size=0).validate()
+        EvaluationSettings(group_size=0).validate()
 
 
 def test_a_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:

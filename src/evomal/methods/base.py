@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from evomal.errors import InputError
-from evomal.losses.base import Loss
-from evomal.losses.form import Form
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.training.halving import Curve
+
+if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
+    from evomal.losses.base import Loss
+    from evomal.losses.form import Form
 
 Rank = tuple[bool, bool, float, int, int]
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "halted", "diverged", "failed"]
@@ -234,9 +235,11 @@ class Method(ABC):
     filters: ClassVar[bool]
     """Whether the rejection protocol and gradient equivalence apply."""
 
-    unused: ClassVar[tuple[str, ...]] = ()
-    """Settings that ask for a part of the search which the method does not have. (Numbers that it
-    does not read do no harm: the same ones can be given to all methods in a comparison.)"""
+    settings_type: ClassVar[type[SearchSettings]]
+    """Its settings: a frozen dataclass, whose fields are the flags of the command line."""
+
+    presets: ClassVar[Mapping[str, SearchSettings]]
+    """Settings to begin with, by name: the published ones (paper), or a first look (quick)."""
 
     def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
         self.settings = settings
@@ -245,16 +248,6 @@ class Method(ABC):
         self.archive = Archive()
         self.generation = 0
         self._candidates = 0
-
-    @classmethod
-    def require_use(cls, settings: SearchSettings, usual: Sequence[SearchSettings]) -> None:
-        """Raise an `InputError` for an `unused` setting that is as in none of the usual ones."""
-        for name in cls.unused:
-            if all(getattr(settings, name) != getattr(other, name) for other in usual):
-                raise InputError(
-                    f"The method {cls.name} has no use for {name}; leave it out, or choose another "
-                    "method."
-                )
 
     @staticmethod
     def identity(loss: Loss | None, number: int) -> str:

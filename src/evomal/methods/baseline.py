@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evomal.methods.base import Method, Outcome
+from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import typed
+
+
+@dataclass(frozen=True)
+class BaselineSettings(SearchSettings):
+    """Settings of the baseline, which only trains; the defaults are the paper's."""
 
 
 class Baseline(Method):
@@ -16,12 +23,11 @@ class Baseline(Method):
     description: ClassVar[str] = "the task's own loss, no search"
     optimizes_weights: ClassVar[bool] = False
     filters: ClassVar[bool] = False
-    unused: ClassVar[tuple[str, ...]] = ("prescreen", "halving", "activation", "initial_losses")
-
-    @property
-    def generations(self) -> int:
-        """One."""
-        return 1
+    settings_type: ClassVar[type[SearchSettings]] = BaselineSettings
+    presets: ClassVar[Mapping[str, SearchSettings]] = {
+        "paper": BaselineSettings(),
+        "quick": BaselineSettings(testing_steps=100),
+    }
 
     def _ask(self) -> list[None]:
         return [None]

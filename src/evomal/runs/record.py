@@ -163,7 +163,8 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     form = _checked_form(fact(Form, "form"))
     method = fact(str, "method")
     require(method in METHODS, f"the method {quoted(method)} is unknown")
-    settings: SearchSettings = typed(SearchSettings, fact(Any, "settings"), "the settings")
+    kind = METHODS[method].settings_type
+    settings: SearchSettings = typed(kind, fact(Any, "settings"), "the settings")
     settings.validate(form.inputs)
     require(settings.engine != "auto", "the engine is 'auto', not the one that was chosen")
     tasks = [_task(task, form) for task in fact(tuple[Mapping[str, Any], ...], "tasks")]

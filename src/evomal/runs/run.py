@@ -22,6 +22,7 @@ from evomal.runs.diagnosis import diagnosis
 from evomal.runs.directory import is_in_use
 from evomal.runs.record import RunFacts, read_record
 from evomal.runs.store import RunStore, reading
+from evomal.training.settings import FilterSettings
 
 _SYMPY_STARTS = 1.0  # seconds that the first answer takes at least
 
@@ -145,6 +146,7 @@ class Run:
         facts = self.facts
         if facts.method == "baseline":
             return "The baseline is the task loss itself; it learns nothing."
+        settings = facts.settings
         optimizer = facts.tasks[0].description["optimizer"]
         return diagnosis(
             self.archive.counts,
@@ -153,7 +155,7 @@ class Run:
             task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
             task_loss_reason=facts.task_loss_reason or "",
             learning_rate=optimizer["learning_rate"],
-            rejection_batch=facts.settings.rejection_batch,
+            rejection_batch=settings.rejection_batch if isinstance(settings, FilterSettings) else 0,
         )
 
     @property
