@@ -48,9 +48,9 @@ def main() -> None:
                 workers="auto",
                 **overrides,
             )
-        seconds = [value for _, value in run.generations]
+        seconds = [generation.seconds for generation in run.generations]
         done = ", ".join(f"{value:.1f}" for value in seconds)
-        print(f"{name}: engine {run.facts['settings']['engine']}, generations took {done} s")
+        print(f"{name}: engine {run.facts.settings.engine}, generations took {done} s")
         counts = {status: count for status, count in run.archive.counts.items() if count}
         print(f"  outcomes: {counts}")
         if not options.whole and len(seconds) > 1:

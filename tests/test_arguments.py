@@ -469,4 +469,4 @@ def test_numbers_of_numpys_are_stored(tmp_path: Any) -> None:
     run = evomal.search(
         task, settings=settings, seed=seed, run_dir=tmp_path / "run", method="gp-lfl"
     )
-    assert run.facts["seed"] == 3
+    assert run.facts.seed == 3

@@ -150,7 +150,7 @@ def test_a_quiet_search_prints_nothing(evomal: Evomal, method: str) -> None:
         options.append("--generations=2")
     search = ["search", "diabetes/mlp", *options, "--workers=1", "--seed=1", "--method", method]
     assert evomal(*search, "--quiet") == (0, "", "")
-    assert Run("runs/0001").facts["status"] == "finished"
+    assert Run("runs/0001").facts.status == "finished"
     status, output, errors = evomal("show", "runs/0001")
     assert (status, errors) == (0, "")
     assert f"{method} on diabetes/mlp, seed 1, finished" in output
@@ -451,7 +451,7 @@ def test_ctrl_c_ends_a_search_with_all_it_has(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (130, "")
     assert "interrupted" in output
     run = Run(run_dir)
-    assert run.facts["status"] == "interrupted"
+    assert run.facts.status == "interrupted"
     assert 1 <= len(run.generations) < 25
     assert load_loss(run_dir / "best.json").to_dict() == run.best.loss.to_dict()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,10 +17,15 @@ from evomal.losses.form import Form
 from evomal.methods.base import STATUSES
 from evomal.methods.evomal import EvoMAL
 from evomal.runs.callbacks import Callback, RunStart
+from evomal.runs.identity import begin_facts
 from evomal.runs.progress import LiveProgress, PlainProgress, with_progress
+from evomal.runs.record import read_facts
 from run_helpers import TINY, known_to, new_candidate, new_outcome, tiny_settings
 from tasks_for_tests import regression_task
 
+TASK = regression_task()
+BEGUN = begin_facts([TASK], "evomal", tiny_settings(engine="loop"), 0)
+FACTS = read_facts(json.loads(json.dumps({"started": "2026-01-01", **BEGUN})))
 LONG = "add(y, " * 9 + "f" + ")" * 9
 
 
@@ -31,7 +37,7 @@ def display(width: int, counts: dict[str, int], own: float | None = 0.5) -> list
     method.archive.add(new_outcome(new_candidate(0, LONG), 0.25))
     method.archive.counts.update(counts)  # type: ignore[arg-type]
     progress = LiveProgress(console)
-    progress.on_run_start(method, RunStart(Path("runs/0001"), {}, own, []))
+    progress.on_run_start(method, RunStart(Path("runs/0001"), FACTS, own, []))
     progress.on_run_end(method)
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue()).replace("\r", "\n")
     lines = [line.rstrip() for line in text.splitlines()]

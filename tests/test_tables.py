@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -121,9 +122,9 @@ def test_what_is_printed_can_be_pasted(
     assert shlex.split(command)[-2:] == ["--loss", str(run.run_dir)]
     text, _ = shown(run, capsys)
     assert f"To go on: {shlex.join(['evomal', 'resume', str(run.run_dir)])}" in text
-    (task,) = run.facts["tasks"]
-    origin = {**task["origin"], "data_dir": "/a b", "split": "published"}
     store = RunStore.reopen(run.run_dir)
+    (task,) = store.facts()["tasks"]
+    origin = {**task["origin"], "data_dir": "/a b", "split": "published"}
     store.write_facts(
         {"split": "published", "tasks": [{**task, "origin": origin, "split": "published"}]}
     )
@@ -155,7 +156,8 @@ def test_stored_texts_do_not_reach_the_terminal(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (task,) = original.facts["tasks"]
+    with contextlib.closing(RunStore.open(original.run_dir)) as store:
+        (task,) = store.facts()["tasks"]
     run = altered(
         tasks=[{**task, "name": NASTY}],
         task=NASTY,

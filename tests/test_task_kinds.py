@@ -358,7 +358,7 @@ def test_every_kind_of_task_is_searched_and_trained(
 ) -> None:
     settings = tiny_settings(population_size=6, generations=2)
     run = evomal.search(make(), settings=settings, run_dir=tmp_path / "run")
-    assert run.facts["status"] == "finished"
+    assert run.facts.status == "finished"
     loss = evomal.load_loss(tmp_path / "run" / "best.json")
     assert Form(loss.link, loss.inputs, None, loss.ignore_index) == make().form
     result = evomal.compare(make(), loss, [0], steps=10)

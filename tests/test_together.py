@@ -340,7 +340,7 @@ def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> Non
 
 def test_the_choice_is_recorded(tmp_path: Path) -> None:
     run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
-    assert (run.facts["settings"]["engine"], run.facts["settings"]["group_size"]) == ("batched", 4)
+    assert (run.facts.settings.engine, run.facts.settings.group_size) == ("batched", 4)
     again = evomal.search(
         regression_task(), settings=tiny_settings(), run_dir=tmp_path / "b", workers=2
     )

@@ -167,15 +167,27 @@ class Archive:
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished generation: the best fitness so far, its own mean over finite fitness, counts.
+    """A finished generation.
 
-    The mean is over what was trained to the end.
+    Attributes
+    ----------
+    number
+        Counts from 0.
+    best
+        The best fitness so far.
+    mean
+        Of the finite fitness of its candidates, but for those whose training was halted.
+    counts
+        Number of its candidates by status.
+    seconds
+        Wall-clock time.
     """
 
     number: int
     best: float | None
     mean: float | None
     counts: Mapping[Status, int]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

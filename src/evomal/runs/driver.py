@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ class Driver:
     def _restore(self) -> None:
         """Bring the method to where the store says the run stands."""
         method, store = self._method, self._store
-        self._seconds_before = self._facts.seconds
-        self._generations = [generation for generation, _ in store.generations()]
+        self._seconds_before = self._facts.seconds or 0.0
+        self._generations = store.generations()
         state = store.last_state()
         if state is not None:
             method.load_state_dict(state)
@@ -113,7 +114,7 @@ class Driver:
     def _search(self, dispatcher: Dispatcher) -> None:
         method, stop = self._method, dispatcher.stop
         own = self._task_loss_fitness(dispatcher)
-        start = RunStart(self._run_dir, self._store.facts(), own, list(self._generations))
+        start = RunStart(self._run_dir, self._facts, own, list(self._generations))
         for callback in self._callbacks:
             callback.on_run_start(method, start)
         stop.check_archive(method.archive)
@@ -156,10 +157,10 @@ class Driver:
             self._record(outcome, dispatcher)
             outcomes.append(outcome)
         outcomes.sort(key=lambda outcome: outcome.candidate.number)
-        generation = method.tell(outcomes)
+        told = method.tell(outcomes)
+        generation = replace(told, seconds=time.perf_counter() - start)
         self._generations.append(generation)
-        seconds = time.perf_counter() - start
-        self._store.write_generation(generation, method.state_dict(), seconds)
+        self._store.write_generation(generation, method.state_dict())
         self._store.write_facts({"seconds": self._seconds()})
         for callback in self._callbacks:
             callback.on_generation(method, generation)

@@ -69,8 +69,8 @@ def outcome_of(
 
 def generation_of(
     number: object, best: object, mean: object, counts: object, seconds: object
-) -> tuple[Generation, float]:
-    """A row of the table of generations, with its seconds.
+) -> Generation:
+    """A row of the table of generations.
 
     Raises
     ------
@@ -85,13 +85,13 @@ def generation_of(
         set(by_status) == set(STATUSES) and min(by_status.values()) >= 0,
         f"the counts of {what} are not one number for every outcome",
     )
-    generation = Generation(
+    return Generation(
         _count(number, what),
         typed(float | None, best, f"the best fitness of {what}"),
         typed(float | None, mean, f"the mean fitness of {what}"),
         by_status,
+        _not_below_0(seconds, f"the time of {what}"),
     )
-    return generation, _not_below_0(seconds, f"the time of {what}")
 
 
 def _require_sense(outcome: Outcome, what: str) -> None:

@@ -49,7 +49,7 @@ class SearchInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run: Run, signal: int = SIGINT) -> None:
-        onwards = to_resume(run.run_dir, run.record.facts.tasks)
+        onwards = to_resume(run.run_dir, run.facts.tasks)
         super().__init__(f"The search was interrupted; to go on: {onwards}")
         self.run = run
         self.signal = signal

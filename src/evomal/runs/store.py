@@ -246,9 +246,7 @@ class RunStore:
             if collects:
                 gc.enable()
 
-    def write_generation(
-        self, generation: Generation, state: Mapping[str, Any], seconds: float
-    ) -> None:
+    def write_generation(self, generation: Generation, state: Mapping[str, Any]) -> None:
         """Close a generation together with the method's state."""
         with self._writing():
             self._connection.execute(
@@ -259,13 +257,13 @@ class RunStore:
                     generation.mean,
                     json.dumps(dict(generation.counts)),
                     json.dumps(state),
-                    seconds,
+                    generation.seconds,
                     _now(),
                 ),
             )
 
-    def generations(self) -> list[tuple[Generation, float]]:
-        """Every finished generation with its seconds."""
+    def generations(self) -> list[Generation]:
+        """Every finished generation."""
         rows = self._connection.execute(
             "SELECT number, best, mean, counts, seconds FROM generations ORDER BY number"
         )
