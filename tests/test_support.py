@@ -30,7 +30,7 @@ from evomal.training.stack import stacked_training
 from evomal.training.support import Way, forward_mode_problem, group_problem, group_way
 from evomal.training.trial import spoils_inputs
 from evomal.training.workbench import Workbench
-from run_helpers import tiny_settings
+from run_helpers import tiny_settings, tiny_settings_of
 from tasks_for_tests import losses_for, regression_task
 from torch_layers import LAYERS, layer_task
 
@@ -267,7 +267,10 @@ def test_a_learner_that_cannot_be_differentiated(
     assert "\n" not in message
     task = regression_task(model=model)
     run = evomal.search(
-        task, method="gp-lfl", settings=tiny_settings(generations=1), run_dir=tmp_path / "gp"
+        task,
+        method="gp-lfl",
+        settings=tiny_settings_of("gp-lfl", generations=1),
+        run_dir=tmp_path / "gp",
     )
     assert run.archive.counts["failed"] == 0
 
