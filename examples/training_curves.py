@@ -25,9 +25,9 @@ from scipy.stats import t as student_t
 import evomal
 from evomal.losses.base import Loss
 from evomal.losses.known import HANDCRAFTED_LOSSES
+from evomal.losses.names import resolve_loss
 from evomal.runs.execution import available_cores
 from evomal.runs.executors import WorkError
-from evomal.runs.named_losses import resolve_loss
 from evomal.runs.processes import LocalProcesses
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data

@@ -103,6 +103,29 @@ def test_a_copy_computes_the_same_bit_for_bit(
             assert torch.equal(tensor, states[1][name])
 
 
+def test_nothing_is_overridden_twice_in_one_chain() -> None:
+    for loss in EVERY_LOSS:
+        chain = [cls for cls in type(loss).__mro__ if cls.__module__.startswith("evomal.losses.")]
+        names = {name for cls in chain for name in vars(cls) if not name.startswith("__")}
+        for name in names - {"_abc_impl"}:
+            assert len([cls for cls in chain if name in vars(cls)]) <= 2, (type(loss), name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_class_weights_keep_the_type_that_the_module_is_moved_to(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    for make in LOSSES:
+        loss = make(weight=CLASS_WEIGHTS).to(dtype)
+        assert loss.weight is not None
+        assert loss.weight.dtype == dtype
+        assert list(loss.state_dict()) == ["weight"]
+        if not isinstance(loss, SparselySmoothedLoss):
+            twin = by_file(loss, tmp_path)
+            assert twin.weight is not None
+            assert twin.weight.dtype == dtype
+
+
 def test_losses_are_where_they_are_looked_for() -> None:
     for name in evomal.losses.__all__:
         value = getattr(evomal.losses, name)

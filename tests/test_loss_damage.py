@@ -212,6 +212,19 @@ def test_a_file_of_the_second_version_calls_phi_weights(tmp_path: Path) -> None:
     assert loss_to_dict(load_loss(path)) == loss_to_dict(LOSSES["symbolic"])
 
 
+def test_older_files_of_handcrafted_losses_are_read(tmp_path: Path) -> None:
+    """They have a type of weights even where there are none."""
+    path = tmp_path / "loss.json"
+    for weight in (None, WEIGHT):
+        loss = FocalLoss(3.0, weight=None if weight is None else torch.tensor(weight).double())
+        fields = {**loss_to_dict(loss), "dtype": "float64"}
+        path.write_text(json.dumps({"format": "evomal-loss", "version": 2, **fields}))
+        assert loss_to_dict(load_loss(path)) == loss_to_dict(loss)
+    path.write_text(json.dumps({**fields_of("without class weights"), "dtype": "float32"}))
+    with pytest.raises(InputError, match="'weight' and 'dtype' must both be there"):
+        load_loss(path)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_byte_order_mark_does_not_matter(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "loss.json"

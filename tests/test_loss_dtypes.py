@@ -20,8 +20,9 @@ from evomal import (
     SparseLabelSmoothingLoss,
     SymbolicLoss,
 )
-from evomal.losses.base import Activation, Loss, Reduction
+from evomal.losses.base import Loss, Reduction
 from evomal.losses.form import Link
+from evomal.losses.meta import Activation
 from handcrafted_losses import CROSS_ENTROPIES, LOSSES, Make, classes, draw, name
 
 HALVES = [torch.float16, torch.bfloat16]

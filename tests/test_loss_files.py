@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from evomal import SymbolicLoss, load_loss, save_loss
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression
-from evomal.losses.base import Activation, Reduction
+from evomal.losses.base import Reduction
 from evomal.losses.files import (
     FORMAT_VERSION,
     loss_from_dict,
@@ -25,6 +25,7 @@ from evomal.losses.files import (
     loss_to_dict,
 )
 from evomal.losses.form import Link
+from evomal.losses.meta import Activation
 from strategies import fast, weighted_losses
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -92,6 +93,7 @@ def test_extreme_weights_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtyp
     phi = torch.tensor([-0.0, limits.max, limits.tiny, -limits.eps, 1 / 3], dtype=dtype)
     save_loss(SymbolicLoss("add(mul(y, f), abs(f))", phi), tmp_path / "loss.json")
     twin = load_loss(tmp_path / "loss.json")
+    assert isinstance(twin, SymbolicLoss)
     assert torch.equal(twin.phi.view(torch.uint8), phi.view(torch.uint8))
 
 
@@ -273,7 +275,9 @@ def test_a_damaged_field_is_refused(
 def test_the_undamaged_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
     path.write_text(json.dumps(FIELDS))
-    assert load_loss(path).phi.tolist() == FIELDS["phi"]
+    loss = load_loss(path)
+    assert isinstance(loss, SymbolicLoss)
+    assert loss.phi.tolist() == FIELDS["phi"]
 
 
 def test_a_pipe_is_written_to_and_a_link_stays_one(tmp_path: Path) -> None:

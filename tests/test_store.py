@@ -245,7 +245,7 @@ def test_damage_anywhere_is_an_input_error(run_dir: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 5, "4", None])
+@pytest.mark.parametrize("version", [0, 1, 3, 4, 6, "5", None])
 def test_another_version_is_an_input_error(store: RunStore, run_dir: Path, version: Any) -> None:
     store.write_facts({"format_version": version})
     with pytest.raises(InputError, match=f"format version {version!r}, but this evomal reads"):

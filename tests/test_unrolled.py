@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evomal.expressions.expression import Expression
-from evomal.losses.base import Loss
 from evomal.losses.form import Link
+from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator
 from evomal.tasks.optimizers import SGD
@@ -77,7 +77,7 @@ def torchs(settings: SGD, parameters: list[nn.Parameter]) -> torch.optim.SGD:
     )
 
 
-def judged(step: MetaStep, loss: Loss, phi: Tensor) -> Tensor:
+def judged(step: MetaStep, loss: MetaLoss, phi: Tensor) -> Tensor:
     """L_T after ordinary training with torch's own SGD on the batches of a meta step."""
     learner, settings = copy.deepcopy(step.learner), step.task.optimizer
     sgd = torchs(settings, [p for p in learner.parameters() if p.requires_grad])
@@ -96,7 +96,7 @@ def central_differences(function: Callable[[Tensor], Tensor], phi: Tensor) -> Te
     return torch.stack([(function(phi + h) - function(phi - h)) / 2e-5 for h in steps])
 
 
-def both(loss: Loss, phi: Tensor, step: MetaStep) -> list[Tensor | None]:
+def both(loss: MetaLoss, phi: Tensor, step: MetaStep) -> list[Tensor | None]:
     """Forward and reverse hypergradient, each of its own learner; None for a divergence."""
     found: list[Tensor | None] = []
     for hypergradient in (forward_hypergradient, reverse_hypergradient):
@@ -266,9 +266,11 @@ def test_batches_come_from_the_split_that_they_should(meta_batch: Any) -> None:
 # Optimising the weights
 
 
-def reference(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> Tensor:
+def reference(
+    loss: MetaLoss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> Tensor:
     """Algorithm 1 by double backward, with Adam written out."""
-    phi = loss.initial_phi(derive_generator(seed, "phi", loss.key))
+    phi = loss.initial_phi(derive_generator(seed, "phi", loss.structure))
     m, v = torch.zeros_like(phi), torch.zeros_like(phi)
     schedules = [MetaSchedule(task, settings, seed) for task in tasks]
     for i in range(settings.meta_steps):

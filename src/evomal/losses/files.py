@@ -31,11 +31,12 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     InputError
         If `loss` is not one of evomal's losses, or has weights without values.
     """
-    if isinstance(loss, Loss) and (loss.phi.is_meta or loss.phi.dtype not in FLOATS):
-        raise InputError(
-            f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
-            f"{loss.phi.dtype} on the device {loss.phi.device}."
-        )
+    for tensor in loss.buffers() if isinstance(loss, Loss) else ():
+        if tensor.is_meta or tensor.dtype not in FLOATS:
+            raise InputError(
+                f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
+                f"{tensor.dtype} on the device {tensor.device}."
+            )
     for kind, cls in LOSS_KINDS.items():
         if type(loss) is cls:
             return {"kind": kind, **loss.to_dict()}
@@ -119,14 +120,22 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
             f"{str(path)!r} has format version {quoted(version)}, but this evomal reads "
             f"versions up to {FORMAT_VERSION}; upgrade evomal."
         )
-    if version == 1:
-        fields = {**_SINCE_VERSION_2, **fields}
-    if version <= 2 and "weights" in fields:
-        fields["phi"] = fields.pop("weights")
     try:
-        return loss_from_dict(fields)
+        return loss_from_dict(_upgraded(fields, version))
     except InputError as error:
         raise InputError(f"The loss file {str(path)!r} is damaged: {error}") from error
+
+
+def _upgraded(fields: dict[str, Any], version: int) -> dict[str, Any]:
+    """The fields of an older version as those of this one."""
+    if version == 1:
+        fields = {**_SINCE_VERSION_2, **fields}
+    if version <= 2:
+        if "weights" in fields:
+            fields["phi"] = fields.pop("weights")
+        elif fields.get("weight") is None:
+            fields["dtype"] = None
+    return fields
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
@@ -163,5 +172,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def loss_is_finite(loss: Loss) -> bool:
     """Whether all weights are finite."""
-    given = [loss.phi] if loss.weight is None else [loss.phi, loss.weight]
-    return all(bool(one.isfinite().all()) for one in given)
+    return all(bool(one.isfinite().all()) for one in loss.buffers())

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 from evomal.errors import InputError
-from evomal.losses.base import Loss
 from evomal.losses.form import Form
+from evomal.losses.meta import MetaLoss
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.training.halving import Curve
@@ -36,12 +36,12 @@ class Candidate:
 
     number: int
     generation: int
-    loss: Loss | None
+    loss: MetaLoss | None
 
     @property
     def key(self) -> str:
         """Equal for symbolically equivalent candidates."""
-        return "task loss" if self.loss is None else self.loss.key
+        return "task loss" if self.loss is None else self.loss.structure
 
     @property
     def size(self) -> int:
@@ -85,7 +85,7 @@ class Outcome:
     candidate: Candidate
     status: Status
     fitness: float
-    loss: Loss | None
+    loss: MetaLoss | None
     source: int | None = None
     correlation: float | None = None
     gradient_key: str | None = None
@@ -290,7 +290,7 @@ class Method(ABC):
         self._load_state(stored.method)
 
     @abstractmethod
-    def _ask(self) -> Sequence[Loss | None]:
+    def _ask(self) -> Sequence[MetaLoss | None]:
         """The losses of the next generation."""
 
     @abstractmethod

@@ -13,9 +13,10 @@ from typing import Any
 
 from evomal.errors import InputError
 from evomal.losses.files import save_loss
+from evomal.losses.names import BEST_LOSS
 from evomal.methods.base import Generation, Outcome
 from evomal.runs.callbacks import Callback, RunStart
-from evomal.runs.directory import BEST_LOSS, DATABASE
+from evomal.runs.directory import DATABASE
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError

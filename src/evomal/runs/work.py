@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import kept_rng
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.precision import products_in
@@ -42,7 +42,7 @@ class Training(NamedTuple):
 
 def screen_candidates(
     tasks: Sequence[Task],
-    losses: Sequence[Loss],
+    losses: Sequence[MetaLoss],
     settings: EvaluationSettings,
     seed: int,
     optimize: bool,
@@ -56,7 +56,7 @@ def screen_candidates(
 
 def train_candidates(
     tasks: Sequence[Task],
-    losses: Sequence[Loss | None],
+    losses: Sequence[MetaLoss | None],
     settings: EvaluationSettings,
     seed: int,
     index: int,

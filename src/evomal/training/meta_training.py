@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.task import Task
 from evomal.training.numerics import check_deadline, draw_batches, require_finite
@@ -20,14 +20,14 @@ from evomal.training.unrolled import MetaStep, forward_hypergradient, reverse_hy
 
 
 def optimize_weights(
-    loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+    loss: MetaLoss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> Tensor:
     """φ after S_meta steps of Adam (Algorithm 1), starting near the loss's own weights.
 
     Parameters
     ----------
     loss
-        The loss to tune; φ₀ is its `initial_phi`, from (`seed`, its key).
+        The loss to tune; φ₀ is its `initial_phi`, from (`seed`, its structure).
     tasks
         The meta-objective is the mean of their task losses (eq. 2).
     settings
@@ -45,7 +45,7 @@ def optimize_weights(
     DivergedError
         If a loss, prediction, gradient or weight becomes non-finite.
     """
-    phi = loss.initial_phi(derive_generator(seed, "phi", loss.key)).to(tasks[0].device)
+    phi = loss.initial_phi(derive_generator(seed, "phi", loss.structure)).to(tasks[0].device)
     phi.requires_grad_()
     if phi.numel() == 0:
         return phi.detach()
@@ -85,7 +85,7 @@ class MetaSchedule:
         )
 
     @cached_property
-    def hypergradient(self) -> Callable[[Loss, Tensor, MetaStep], Tensor]:
+    def hypergradient(self) -> Callable[[MetaLoss, Tensor, MetaStep], Tensor]:
         """The fast way where the base learner supports it, else the plain one."""
         fast = self._base_steps == 1 and forward_mode_problem(self._task) is None
         return forward_hypergradient if fast else reverse_hypergradient

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.tasks.task import Task
 from evomal.training.filters import correlations, gradient_key
 from evomal.training.meta_training import optimize_weights
@@ -38,7 +38,7 @@ class Screening:
         Where it diverged.
     """
 
-    loss: Loss
+    loss: MetaLoss
     verdict: Literal["promising", "rejected", "diverged"] = "promising"
     correlation: float | None = None
     gradient_key: str | None = None
@@ -47,7 +47,7 @@ class Screening:
 
 
 def screen(
-    losses: Sequence[Loss],
+    losses: Sequence[MetaLoss],
     tasks: Sequence[Task],
     settings: EvaluationSettings,
     seed: int,
@@ -125,7 +125,7 @@ def _optimize(
 
 
 def optimized(
-    losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+    losses: Sequence[MetaLoss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> Sequence[Tensor | DivergedError | None]:
     """φ of every loss with the engine of the settings; for those that diverged why, or None."""
     if settings.engine in ("batched", "stacked"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.errors import InputError
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_generator
 from evomal.tasks.task import Task
 from evomal.training.group_step import group_hypergradients
@@ -90,7 +90,7 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, optimizes: bool) -
 
 
 def optimize_weights_together(
-    losses: Sequence[Loss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+    losses: Sequence[MetaLoss], tasks: Sequence[Task], settings: EvaluationSettings, seed: int
 ) -> list[Tensor | None]:
     """φ of every loss after S_meta steps of Adam, as `optimize_weights` finds it but for rounding.
 
@@ -108,7 +108,7 @@ def optimize_weights_together(
     """
     stacked = settings.engine == "stacked"
     phis = [
-        loss.initial_phi(derive_generator(seed, "phi", loss.key))
+        loss.initial_phi(derive_generator(seed, "phi", loss.structure))
         .to(tasks[0].device)
         .requires_grad_()
         for loss in losses

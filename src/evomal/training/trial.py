@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.errors import first_line
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import isolated_rng
 from evomal.tasks.data import Data
@@ -119,7 +119,7 @@ class Results:
     gradients: Sequence[Tensor | None]
 
 
-MetaWay = Callable[[MetaStep, Sequence[Loss], Sequence[Tensor]], Results]
+MetaWay = Callable[[MetaStep, Sequence[MetaLoss], Sequence[Tensor]], Results]
 
 
 def difference(task: Task, way: MetaWay) -> str | None:
@@ -171,7 +171,7 @@ def probe_losses(step: MetaStep) -> list[tuple[SymbolicLoss, Tensor]]:
     ]
 
 
-def _plain(step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]) -> Results:
+def _plain(step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]) -> Results:
     """By ordinary training steps and double backward, or central differences where that fails."""
     output, judgements = first_order(step, losses, phis)
     gradients: list[Tensor | None] = []
@@ -185,7 +185,7 @@ def _plain(step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]) -> Re
 
 
 def first_order(
-    step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]
+    step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Outputs at θ₀, and L_T after one training step under every loss."""
     theta, (batch,) = step.parameters(), step.training
@@ -203,7 +203,7 @@ def first_order(
     return output.detach(), torch.stack(judgements)
 
 
-def _central_differences(step: MetaStep, loss: Loss, phi: Tensor) -> Tensor | None:
+def _central_differences(step: MetaStep, loss: MetaLoss, phi: Tensor) -> Tensor | None:
     """∂L_T(θ₁)/∂φ from first derivatives alone; None if not in double precision."""
     if phi.dtype != torch.float64:
         return None

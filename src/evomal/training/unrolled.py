@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.optimizers import SGD
@@ -63,7 +63,7 @@ class MetaStep:
     progress: float = 0.0
     spoils_inputs: bool = False
 
-    def value(self, loss: Loss, pred: Tensor, batch: Data, phi: Tensor) -> Tensor:
+    def value(self, loss: MetaLoss, pred: Tensor, batch: Data, phi: Tensor) -> Tensor:
         """The loss of raw outputs for a training batch, differentiable in φ as well."""
         inputs = self.task.loss_inputs(batch, self.progress)
         return loss.evaluate(pred, batch.targets, phi, inputs)
@@ -104,7 +104,7 @@ class MetaStep:
         return isolated_rng(self.task.device, derive_seed(self.seed, part))
 
 
-def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
+def reverse_hypergradient(loss: MetaLoss, phi: Tensor, step: MetaStep) -> Tensor:
     """∂L_T(θ_S)/∂φ by differentiating through S ≥ 1 optimiser steps: the plain reference.
 
     Raises
@@ -133,7 +133,7 @@ def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
     return hypergradient
 
 
-def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
+def forward_hypergradient(loss: MetaLoss, phi: Tensor, step: MetaStep) -> Tensor:
     """∂L_T(θ₁)/∂φ after one optimiser step, without a second backward through the network.
 
     Raises
