@@ -16,10 +16,10 @@ from torch import Tensor
 
 import evomal
 import evomal.losses
-from evomal import SparselySmoothedLoss, SymbolicLoss
+from evomal import NeuralLoss, SparselySmoothedLoss, SymbolicLoss, TaylorLoss
 from evomal.losses import Loss, load_loss, save_loss
 from evomal.losses.files import loss_to_dict
-from handcrafted_losses import LOSSES, classes, draw
+from handcrafted_losses import DTYPES, LOSSES, classes, draw
 
 PHI = torch.tensor([0.1, -2.5, 1 / 3, 7.0, 0.7, 1e-3])
 
@@ -38,6 +38,11 @@ EVERY_LOSS: list[Loss] = [
     *(symbolic(phi=PHI.to(dtype)) for dtype in (torch.float16, torch.bfloat16, torch.float64)),
     SymbolicLoss("f", link="softmax", reduction="none"),
     SymbolicLoss("mul(w, square(sub(y, f)))", [0.1] * 5, "softmax", inputs=("w", "unused")),
+    NeuralLoss(link="softmax"),
+    NeuralLoss(link="softmax", activation="identity", reduction="none", inputs=("w",), hidden=[3]),
+    NeuralLoss(link="softmax", weight=CLASS_WEIGHTS, ignore_index=1).double(),
+    TaylorLoss(link="softmax", reduction="sum", weight=CLASS_WEIGHTS, ignore_index=1),
+    *(TaylorLoss(draw(12).to(dtype), "softmax", order=4) for dtype in DTYPES),
 ]
 
 

@@ -17,8 +17,10 @@ from evomal import (
     AbsoluteCrossEntropyLoss,
     FocalLoss,
     LabelSmoothingLoss,
+    NeuralLoss,
     SparseLabelSmoothingLoss,
     SymbolicLoss,
+    TaylorLoss,
 )
 from evomal.losses.base import Loss, Reduction
 from evomal.losses.form import Link
@@ -110,6 +112,8 @@ def every_loss(**common: Any) -> list[Loss]:
     return [
         SymbolicLoss(CROSS_ENTROPY, link="softmax", **common),
         SymbolicLoss(SQUARED_ERROR, link="softmax", activation="softplus", **common),
+        NeuralLoss(link="softmax", **common),
+        TaylorLoss(link="softmax", **common),
         *(make(**common) for make in LOSSES),
     ]
 

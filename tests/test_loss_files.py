@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from evomal import SymbolicLoss, load_loss, save_loss
+from evomal import NeuralLoss, SymbolicLoss, TaylorLoss, load_loss, save_loss
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression
 from evomal.losses.base import Reduction
@@ -26,7 +26,7 @@ from evomal.losses.files import (
 )
 from evomal.losses.form import Link
 from evomal.losses.meta import Activation
-from strategies import fast, weighted_losses
+from strategies import fast, networks, polynomials, weighted_losses
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 ABSENT: Any = object()
@@ -85,6 +85,26 @@ def test_a_saved_loss_comes_back_exactly(
     assert twin.phi.dtype == dtype
     assert torch.equal(twin.phi, loss.phi)
     assert (twin.link, twin.activation, twin.reduction) == (link, activation, reduction)
+
+
+@fast
+@given(
+    loss=networks(link="softmax", inputs=("w",)) | polynomials(activation="softplus"),
+    dtype=st.sampled_from(DTYPES),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+)
+def test_losses_of_other_kinds_come_back_exactly(
+    shared: Path, loss: NeuralLoss | TaylorLoss, dtype: torch.dtype, reduction: Reduction
+) -> None:
+    loss = loss.to(dtype)
+    loss.reduction = reduction
+    save_loss(loss, shared / "loss.json")
+    twin = load_loss(shared / "loss.json")
+    assert isinstance(twin, type(loss))
+    assert (twin.structure, twin.phi.dtype) == (loss.structure, dtype)
+    assert torch.equal(twin.phi, loss.phi)
+    assert loss_to_dict(twin) == loss_to_dict(loss)
+    assert loss_to_dict(loss_from_dict(loss_to_dict(loss))) == loss_to_dict(loss)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

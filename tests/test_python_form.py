@@ -64,6 +64,11 @@ def test_what_is_pasted_is_the_loss(dtype: torch.dtype, expression: Expression, 
             'evomal.SymbolicLoss("mul(w, f)", link="softmax", activation="softplus", '
             'inputs=["w"], reduction="none", weight=[1.0, 2.5], ignore_index=7)',
         ),
+        (
+            evomal.TaylorLoss([0.1, 0, 1 / 3, 2, -1], link="softmax", order=2, inputs=["w"]),
+            "evomal.TaylorLoss(phi=[0.1, 0.0, 0.33333334, 2.0, -1.0], "
+            'link="softmax", inputs=["w"], order=2)',
+        ),
         (evomal.FocalLoss(3.0), "evomal.FocalLoss(gamma=3.0)"),
         (
             evomal.SparseLabelSmoothingLoss(0.2, relaxed=True, ignore_index=0),
@@ -83,7 +88,8 @@ def test_handcrafted_losses_are_made_again(cls: Any) -> None:
         assert same(pasted(loss.python_form()), loss)
 
 
-def test_a_loss_that_holds_a_function_has_none() -> None:
+def test_a_loss_that_holds_a_function_or_a_network_has_none() -> None:
+    assert evomal.NeuralLoss().python_form() is None
     assert evomal.SparselySmoothedLoss(torch.neg, 0.1).python_form() is None
 
 

@@ -18,7 +18,10 @@ import torch
 
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm
+from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.losses.target import FocalLoss
+from evomal.losses.taylor import TaylorLoss
 from evomal.methods.base import STATUSES, Candidate, Generation, Outcome
 from evomal.runs.directory import DATABASE, LOCK, is_in_use, new_run_dir
 from evomal.runs.run import Run
@@ -84,6 +87,8 @@ def every_kind_of_outcome() -> list[Outcome]:
         new_outcome(
             new_candidate(9, "add(f, y)"), 0.1, "halted", curves=((INF, 0.1), (1 / 3,)), halted=True
         ),
+        new_outcome(Candidate(10, 2, NeuralLoss(link="softmax").double()), 0.2),
+        new_outcome(Candidate(11, 2, TaylorLoss(weights[torch.float64], order=2)), 0.2),
     ]
 
 
@@ -95,6 +100,12 @@ def test_outcomes_come_back_exactly(store: RunStore, run_dir: Path) -> None:
     for reader in (store, RunStore.open(run_dir)):
         assert [as_values(o) for o in reader.outcomes()] == [as_values(o) for o in outcomes]
     reader.close()
+
+
+def test_a_handcrafted_loss_is_no_candidate(store: RunStore) -> None:
+    store.write_outcome(new_outcome(Candidate(0, 0, FocalLoss()), 1.0))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="candidate 0 is a FocalLoss, which no search proposes"):
+        store.outcomes()
 
 
 def test_a_candidate_is_stored_once(store: RunStore) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from evomal.expressions.expression import Expression
 from evomal.losses.form import Link
 from evomal.losses.meta import MetaLoss
+from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator
 from evomal.tasks.optimizers import SGD
@@ -33,7 +35,7 @@ from evomal.training.unrolled import (
     reverse_hypergradient,
     sgd_step,
 )
-from strategies import fast, weighted_losses
+from strategies import fast, networks, polynomials, weighted_losses
 from tasks_for_tests import (
     TASK_BY_LINK,
     NoForwardMode,
@@ -139,6 +141,32 @@ def test_forward_equals_reverse(
     expression, phi = loss
     step = step_with(link, optimizer)
     assert_same(*both(SymbolicLoss(expression, phi, link=link), phi, step))
+
+
+@pytest.mark.parametrize("link", TASK_BY_LINK)
+@given(data=st.data(), optimizer=st.sampled_from(list(OPTIMIZERS)))
+@fast
+def test_forward_equals_reverse_for_other_kinds_of_losses(
+    link: Link, data: st.DataObject, optimizer: str
+) -> None:
+    loss = data.draw(networks(link=link) | polynomials(link=link))
+    assert_same(*both(loss, loss.phi, step_with(link, optimizer)))
+
+
+@pytest.mark.parametrize("base_steps", [1, 3])
+@pytest.mark.parametrize("link", TASK_BY_LINK)
+def test_the_network_of_ml3_against_finite_differences(link: Link, base_steps: int) -> None:
+    loss = NeuralLoss(link=link).double()
+    step = meta_step(TASK_BY_LINK[link](F64, optimizer=OPTIMIZERS["nesterov"]), base_steps)
+    if base_steps == 1:
+        assert_same(*both(loss, loss.phi, step))
+    own = replace(step, learner=copy.deepcopy(step.learner))
+    found = reverse_hypergradient(loss, loss.phi.clone().requires_grad_(), own)
+    direction = torch.from_numpy(np.random.default_rng(0).normal(size=loss.size))
+    up, down = (judged(step, loss, loss.phi + sign * 1e-6 * direction) for sign in (1, -1))
+    slope = (float(up) - float(down)) / 2e-6
+    assert abs(slope) > 1e-6
+    assert float(found @ direction) == pytest.approx(slope, rel=1e-5)
 
 
 AWKWARD = [partial(image_task, F64)] + [

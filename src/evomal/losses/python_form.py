@@ -52,9 +52,10 @@ def _written(value: Any) -> str:
     return f"torch.tensor({value.tolist()}, dtype={value.dtype})"
 
 
-def plain_number(value: Tensor) -> str:
-    """A number as few digits tell it in its type, but in half precision all of them."""
-    return _short(value.item()) if value.dtype == torch.float32 else repr(value.item())
+def number_text(value: Tensor) -> str:
+    """A number by few digits that give it again in its type."""
+    text = _short(value.item()) if value.dtype == torch.float32 else repr(value.item())
+    return text.removesuffix(".0")
 
 
 def _short(number: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomal.errors import InputError
-from evomal.losses.files import save_loss
+from evomal.losses.files import remove_loss, save_loss
 from evomal.losses.names import BEST_LOSS
 from evomal.methods.base import Generation, Outcome
 from evomal.runs.callbacks import Callback, RunStart
@@ -210,7 +210,7 @@ class Driver:
             if best is not None and best.loss is not None:
                 save_loss(best.loss, path)
             else:
-                path.unlink(missing_ok=True)
+                remove_loss(path)
         except (InputError, OSError) as error:
             raise _BestLossError(str(error.__cause__ or error)) from error
 
