@@ -330,8 +330,7 @@ def test_a_bug_of_the_user_is_told_and_no_reason_for_another_engine(
     marked = torch.zeros(20, 3), torch.zeros(20, 1)  # a task is tried on the first rows
     for tensor in marked:
         tensor[-1] = MARK
-    parts = {"train": task.train, "validation": marked, "link": "identity"} | parts
-    own = Task(**parts, name="own")
+    own = Task(train=task.train, validation=marked, link="identity", name="own", **parts)
     with pytest.raises(InputError, match=r"'own'.*a bug of mine"):
         with_engine(SearchSettings(engine=engine), [own], tunes=True)
 
