@@ -10,11 +10,13 @@ from evomal.methods.base import Method
 from evomal.methods.baseline import Baseline
 from evomal.methods.evomal import EvoMAL
 from evomal.methods.gp_lfl import GPLFL
+from evomal.methods.random import Random
 from evomal.methods.settings import SearchSettings
 
 METHODS: dict[str, type[Method]] = {
     "evomal": EvoMAL,
     "gp-lfl": GPLFL,
+    "random": Random,
     "baseline": Baseline,
 }
 """Every method, by its name."""
