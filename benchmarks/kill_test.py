@@ -11,9 +11,9 @@ the time of the whole run, the first seconds of Python's start included:
 - worker: SIGKILL to one worker process; the run has to go on by itself
 - ctrl-c: SIGINT to the coordinator
 
-The methods are tried in turn, each with n kills. A run is killed and resumed until it finishes; then `evomal show --json`, less timing and run_dir,
-has to be that of the uninterrupted run. Prints one line per run and the totals; exit status 1 if
-anything differs.
+The methods are tried in turn, each with n kills. A run is killed and resumed until it finishes;
+then `evomal show --json`, less timing and run_dir, has to be that of the uninterrupted run. Prints
+one line per run and the totals; exit status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ def main() -> None:
     parser.add_argument("--task", default="diabetes/mlp")
     options = parser.parse_args()
     methods = list(METHODS) if "all" in options.methods else options.methods
-    sys.exit(any([kill_runs(argparse.Namespace(**vars(options), method=m)) for m in methods]))
+    failed = [kill_runs(argparse.Namespace(**vars(options), method=m)) for m in methods]
+    sys.exit(any(failed))
 
 
 def kill_runs(options: argparse.Namespace) -> bool:
@@ -213,7 +214,8 @@ def kill_runs(options: argparse.Namespace) -> bool:
     candidates = sum(reference["outcomes"].values())
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
-        f"{options.method} on {options.task}, {options.workers} workers ({options.executor}), {candidates} candidates; "
+        f"{options.method} on {options.task}, {options.workers} workers ({options.executor}), "
+        f"{candidates} candidates; "
         f"uninterrupted {longest:.1f} s; seed {options.seed}",
         flush=True,
     )
