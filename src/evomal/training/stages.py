@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-from evomal.training.numerics import DivergedError
+if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
+    from evomal.training.numerics import DivergedError
 
 WEIGHTS = "optimising its weights"
 REJECTION = "the rejection protocol"
