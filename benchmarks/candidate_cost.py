@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import evomal
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.settings import PRESETS
+from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.executors import Executor, InProcess
 from evomal.runs.processes import LocalProcesses
 from evomal.tasks.task import Task
@@ -145,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.tasks:
         task = evomal.load_task(name, device=options.device)
-        paper = PRESETS["paper"]
+        paper = EvoMALSettings()
         piece = replace(
             paper,
             meta_steps=options.steps,

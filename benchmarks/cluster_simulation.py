@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evomal.runs.store import RunStore
+from evomal.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,12 @@ class Durations:
 
 def recorded(run_dir: Path) -> list[list[Durations]]:
     """The candidates of every generation of a run."""
-    store = RunStore.open(run_dir)
     generations: dict[int, list[Durations]] = {}
-    for outcome in store.outcomes():
+    for outcome in Run(run_dir).outcomes:
         seconds = outcome.seconds
         screening = seconds.get("local_search", 0.0) + seconds.get("filters", 0.0)
         candidate = Durations(screening, seconds.get("training", 0.0))
         generations.setdefault(outcome.candidate.generation, []).append(candidate)
-    store.close()
     return [generations[number] for number in sorted(generations)]
 
 

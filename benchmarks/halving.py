@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from candidate_cost import print_machine
 from prescreen import candidates
 
 import evomal
-from evomal.methods.settings import PRESETS
+from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.processes import LocalProcesses
 from evomal.runs.work import screen_candidates, train_candidates
 from evomal.training.halving import LearningCurve, bars, rungs
@@ -29,7 +28,7 @@ GENERATION = 6  # a quarter of 25, as many as are promising
 
 def full_curves(task: evomal.Task, count: int, steps: int, workers: int) -> list[LearningCurve]:
     """Of that many promising losses whose trainings do not diverge."""
-    settings = replace(PRESETS["paper"], testing_steps=steps)
+    settings = EvoMALSettings(testing_steps=steps)
     losses = candidates(task.form, 6 * count)
     executor = LocalProcesses([task], settings, 0, workers)
     filters = Pipeline(tune=False, reject=True, match_gradients=True)
@@ -56,7 +55,7 @@ def replay(curves: Sequence[LearningCurve], steps: int) -> list[int]:
     shown: list[LearningCurve] = []
     ends = []
     for start in range(0, len(curves), GENERATION):
-        limits = bars(shown[-PRESETS["paper"].population_size :], steps)
+        limits = bars(shown[-EvoMALSettings().population_size :], steps)
         for curve in curves[start : start + GENERATION]:
             passed = next((i for i, bar in enumerate(limits) if curve[i] > bar), None)
             ends.append(steps if passed is None else rungs(steps)[passed])

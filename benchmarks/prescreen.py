@@ -12,7 +12,6 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from candidate_cost import print_machine
 from torch import Tensor
@@ -21,7 +20,7 @@ import evomal
 from evomal.expressions import operators
 from evomal.losses.form import Form
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.settings import PRESETS
+from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.processes import LocalProcesses
 from evomal.seeding import derive_generator
 from evomal.training.engines.choice import engine_on
@@ -34,7 +33,7 @@ VERDICTS = ("promising", "rejected", "diverged")
 
 def candidates(form: Form, count: int) -> list[SymbolicLoss]:
     """The first different losses of generation 0 of a large population."""
-    paper = PRESETS["paper"]
+    paper = EvoMALSettings()
     rng = derive_generator(0, "benchmark")
     heights = paper.min_initial_height, paper.max_initial_height
     losses: dict[str, SymbolicLoss] = {}
@@ -80,7 +79,7 @@ def main() -> None:
     print_machine(f"{options.workers} workers with one thread")
     for name in options.tasks:
         task = evomal.load_task(name)
-        settings = replace(PRESETS["paper"], meta_steps=options.meta_steps, engine="batched")
+        settings = EvoMALSettings(meta_steps=options.meta_steps, engine="batched")
         losses = candidates(task.form, options.n)
         executor = LocalProcesses([task], settings, 0, options.workers)
         futures = [

@@ -22,11 +22,11 @@ LEARNED, OWN = "#d1495b", "#30638e"
 
 def draw_search(axes: Axes, run: evomal.Run) -> None:
     """Best fitness so far by generation, and what the task loss scores."""
-    best = [generation.best for generation, _ in run.generations]
+    best = [generation.best for generation in run.generations]
     numbers = range(1, len(best) + 1)
     axes.plot(numbers, np.array(best, dtype=float), "o-", color=LEARNED, label="best learned loss")
     axes.axhline(run.task_loss_fitness or 0.0, ls="--", color=OWN, label="squared error")
-    steps = run.facts["settings"]["testing_steps"]
+    steps = run.facts.settings.testing_steps
     axes.set(xlabel="generation", ylabel=f"validation MSE after {steps} steps", title="The search")
     axes.legend()
 

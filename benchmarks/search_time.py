@@ -17,7 +17,7 @@ from pathlib import Path
 from candidate_cost import print_machine
 
 import evomal
-from evomal.methods.settings import PRESETS
+from evomal.methods.evomal import EvoMAL
 
 
 def main() -> None:
@@ -48,13 +48,13 @@ def main() -> None:
                 workers="auto",
                 **overrides,
             )
-        seconds = [value for _, value in run.generations]
+        seconds = [generation.seconds for generation in run.generations]
         done = ", ".join(f"{value:.1f}" for value in seconds)
-        print(f"{name}: engine {run.facts['settings']['engine']}, generations took {done} s")
+        print(f"{name}: engine {run.facts.settings.engine}, generations took {done} s")
         counts = {status: count for status, count in run.archive.counts.items() if count}
         print(f"  outcomes: {counts}")
         if not options.whole and len(seconds) > 1:
-            wanted = PRESETS[options.preset].generations
+            wanted = EvoMAL.presets[options.preset].generations
             later = statistics.fmean(seconds[1:])
             total = sum(seconds) + (wanted - len(seconds)) * later
             print(f"  {wanted} generations: {total / 60:.1f} min (projected)")

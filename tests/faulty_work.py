@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evomal.runs.executors import torch_settings
 from evomal.training.numerics import check_deadline
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import TrainingSettings
 from evomal.training.workbench import Workbench
 
 
@@ -31,7 +31,7 @@ def meta_steps(bench: Workbench) -> tuple[int, int]:
     return os.getpid(), id(bench.schedules)
 
 
-def run_fixes(bench: Workbench) -> tuple[EvaluationSettings, int]:
+def run_fixes(bench: Workbench) -> tuple[TrainingSettings, int]:
     return bench.settings, bench.seed
 
 

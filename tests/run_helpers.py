@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -22,7 +22,9 @@ from evomal.expressions.symbolic import PrintedForm, PrintRequest
 from evomal.losses.base import Loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Candidate, Method, Outcome, Status
-from evomal.methods.evolution import GPLFL
+from evomal.methods.evomal import EvoMALSettings
+from evomal.methods.gp_lfl import GPLFL
+from evomal.methods.registry import METHODS, setting_names
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import WorkError
@@ -41,15 +43,29 @@ TINY: dict[str, Any] = {
     "testing_steps": 5,
     "rejection_steps": 20,
 }
-"""Overrides for a search that takes less than a second."""
+"""Overrides for a search with evomal that takes less than a second."""
 
 
-def tiny_settings(**overrides: Any) -> SearchSettings:
-    return replace(SearchSettings(**TINY), **overrides)
+def known_to(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that a method has; none if there is no such method."""
+    names = setting_names(method) if method in METHODS else ()
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def tiny_settings(**overrides: Any) -> EvoMALSettings:
+    return EvoMALSettings(**{**TINY, **overrides})
+
+
+def tiny_settings_of(method: str, **overrides: Any) -> SearchSettings:
+    """The same for any method, which takes of the overrides what it knows."""
+    return METHODS[method].settings_type(**known_to(method, {**TINY, **overrides}))
 
 
 def new_candidate(number: int, expression: str | None, generation: int = 0) -> Candidate:
-    return Candidate(number, generation, None if expression is None else SymbolicLoss(expression))
+    if expression is None:
+        return Candidate(number, generation, None, "task loss")
+    loss = SymbolicLoss(expression)
+    return Candidate(number, generation, loss, loss.key)
 
 
 def new_outcome(
@@ -60,7 +76,7 @@ def new_outcome(
 
 def synthetic_fitness(candidate: Candidate) -> float:
     """Fixed by the expression; infinite for about one in five, ties now and then."""
-    draw = derive_seed("synthetic fitness", candidate.key) % 50
+    draw = derive_seed("synthetic fitness", candidate.identity) % 50
     return math.inf if draw % 5 == 0 else draw / 50
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import evomal
-from evomal import SGD, InputError, SearchSettings, SymbolicLoss, Task
+from evomal import SGD, InputError, SymbolicLoss, Task
 from evomal.tasks.metrics import mean_squared_error
 from tasks_for_tests import Perceptron, regression_task
 
@@ -463,12 +463,10 @@ def test_signatures_are_those_of_the_constructors() -> None:
 
 
 def test_numbers_of_numpys_are_stored(tmp_path: Any) -> None:
-    settings = replace(
-        SearchSettings(), population_size=2, generations=1, meta_steps=1, testing_steps=2
-    )
+    settings = evomal.GPLFLSettings(population_size=2, generations=1, testing_steps=2)
     task = regression_task(batch_size=np.int64(4), optimizer=SGD(np.float32(0.1), 0.0, False))  # type: ignore[arg-type]
     seed: Any = np.int64(3)
     run = evomal.search(
         task, settings=settings, seed=seed, run_dir=tmp_path / "run", method="gp-lfl"
     )
-    assert run.facts["seed"] == 3
+    assert run.facts.seed == 3

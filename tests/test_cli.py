@@ -26,6 +26,7 @@ from evomal.tasks.datasets import DATASETS
 from evomal.tasks.registry import TASKS
 from run_helpers import (
     contents,
+    known_to,
     made_up_formulas,
     run_in_terminal,
     run_python,
@@ -143,15 +144,20 @@ def test_two_searches_differ_in_timing_and_place_alone(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_quiet_search_prints_nothing(evomal: Evomal, method: str) -> None:
-    assert evomal(*IN_PROCESS, "--method", method, "--quiet") == (0, "", "")
-    assert Run("runs/0001").facts["status"] == "finished"
+    sizes = known_to(method, {name.replace("-", "_"): value for name, value in TINY.items()})
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+    if method != "baseline":
+        options.append("--generations=2")
+    search = ["search", "diabetes/mlp", *options, "--workers=1", "--seed=1", "--method", method]
+    assert evomal(*search, "--quiet") == (0, "", "")
+    assert Run("runs/0001").facts.status == "finished"
     status, output, errors = evomal("show", "runs/0001")
     assert (status, errors) == (0, "")
     assert f"{method} on diabetes/mlp, seed 1, finished" in output
 
 
 def test_a_preset_sets_the_defaults(evomal: Evomal) -> None:
-    status, output, _ = evomal(*IN_PROCESS, "--json", "--preset", "quick", "--method=baseline")
+    status, output, _ = evomal(*IN_PROCESS, "--json", "--preset", "quick")
     settings = json.loads(output)["settings"]
     assert status == 0
     assert (settings["meta_steps"], settings["generations"]) == (1, 2)
@@ -445,7 +451,7 @@ def test_ctrl_c_ends_a_search_with_all_it_has(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (130, "")
     assert "interrupted" in output
     run = Run(run_dir)
-    assert run.facts["status"] == "interrupted"
+    assert run.facts.status == "interrupted"
     assert 1 <= len(run.generations) < 25
     assert load_loss(run_dir / "best.json").to_dict() == run.best.loss.to_dict()
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 import evomal
-from evomal import TaskWarning
+from evomal import EvoMALSettings, TaskWarning
 from evomal.cli import main
 from evomal.cli.arguments import COMMANDS, parse
 from evomal.cli.lists import Methods
 from evomal.cli.searches import Search
+from evomal.methods.registry import METHODS, setting_names
 from run_helpers import contents, run_python
 
 Run = Callable[..., tuple[int, str, str]]
@@ -96,6 +97,36 @@ def test_the_help_names_what_it_takes(program: Run) -> None:
     assert "--prescreen, --no-prescreen" in program("search", "--help")[1]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_help_on_a_search_shows_the_settings_of_its_method_alone(
+    program: Run, method: str
+) -> None:
+    status, output, errors = program("search", "--method", method, "--help")
+    assert (status, errors) == (0, "")
+    assert max(map(len, output.splitlines())) <= 80
+    shown = {name.replace("-", "_") for name in re.findall(r"^\W+--([\w-]+)", output, re.MULTILINE)}
+    every = {name for other in METHODS for name in setting_names(other)}
+    assert shown & every == set(setting_names(method))
+    default = output.replace("(default: " + method, "(default: evomal")
+    assert (program("search", "--help")[1] == default) is (method == "evomal")
+
+
+def test_the_help_on_a_search_says_that_methods_have_their_own_settings(program: Run) -> None:
+    text = " ".join(program("search", "--help")[1].replace("│", " ").split())
+    assert "Each has settings of its own" in text
+    assert "`evomal search --method gp-lfl --help` shows those of gp-lfl" in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_and_its_preset_are_parsed_together(method: str) -> None:
+    for preset, settings in METHODS[method].presets.items():
+        command = parse(["search", "diabetes/mlp", "--preset", preset, f"--method={method}"])
+        assert isinstance(command, Search)
+        assert (command.method, command.preset) == (method, preset)
+        assert command.settings == settings
+        assert type(command.settings) is METHODS[method].settings_type
+
+
 @pytest.mark.parametrize(
     ("options", "prescreen"),
     [
@@ -112,6 +143,7 @@ def test_the_help_names_what_it_takes(program: Run) -> None:
 def test_a_flag_can_be_said_again_and_said_off(options: list[str], prescreen: bool) -> None:
     command = parse(["search", "diabetes/mlp", *options])
     assert isinstance(command, Search)
+    assert isinstance(command.settings, EvoMALSettings)
     assert command.settings.prescreen is prescreen
     assert command.settings.generations == (7 if options[-1:] == ["quick"] else 50) or options
 
@@ -120,6 +152,7 @@ def test_an_optional_value_can_be_given_and_taken_back() -> None:
     options = ["--preset", "quick", "--rejection-steps", "None", "--max-time", "3", "--patience=2"]
     command = parse(["search", "diabetes/mlp", *options])
     assert isinstance(command, Search)
+    assert isinstance(command.settings, EvoMALSettings)
     assert command.settings.rejection_steps is None
     assert (command.execution.max_time, command.execution.patience) == (3.0, 2)
     assert command.execution.candidate_timeout is None
@@ -144,8 +177,18 @@ def test_an_optional_value_can_be_given_and_taken_back() -> None:
         (["search", "diabetes/mlp", "--tournament-size", "9" * 20], "Error: .* from 1 to 10000,.*"),
         (
             ["search", "diabetes/mlp", "--method", "gp-lfl", "--prescreen"],
-            "Error: .* no use for .*",
+            "Error: The method gp-lfl has no setting 'prescreen'; .* that has it: evomal.*",
         ),
+        (
+            ["search", "--no-prescreen", "x", "--method=baseline"],
+            "Error: The method baseline has no setting 'prescreen'; .*: evomal.*",
+        ),
+        (
+            ["search", "diabetes/mlp", "--generations=3", "--method", "baseline", "--help"],
+            "Error: The method baseline has no setting 'generations'; .*: evomal, gp-lfl.*",
+        ),
+        (["search", "x", "--method", "gp-lfk"], r"Error: Unknown method .*; did you mean gp-lfl\?"),
+        (["search", "--method", "\x1b[31m", "--help"], r"Error: Unknown method '\\x1b\[31m'; .*"),
     ],
 )
 def test_an_error_is_one_printable_sentence(

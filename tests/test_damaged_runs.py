@@ -193,7 +193,7 @@ def test_no_damage_ends_in_anything_but_one_sentence(
             assert (place / DATABASE).read_bytes() == before
         else:
             assert shown, "continued, but not readable before"
-            assert Run(place).facts["status"] == "finished"
+            assert Run(place).facts.status == "finished"
     assert refused > 20
 
 

@@ -166,7 +166,7 @@ def test_reasons_of_divergence_are_stored(tmp_path: Path) -> None:
     run = search(
         scaled(1000.0, 3e5), run_dir=tmp_path, engine="loop", initial_losses=losses, **settings
     )
-    reasons = [outcome.reason for outcome in run.record.outcomes]
+    reasons = [outcome.reason for outcome in run.outcomes]
     assert all(reason is not None and " diverged" in reason for reason in reasons)
     assert run.summary()["failures"] == []
 

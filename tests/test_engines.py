@@ -21,7 +21,6 @@ from evomal import SymbolicLoss, Task
 from evomal.analysis.tables import run_overview
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression
-from evomal.methods.settings import SearchSettings
 from evomal.tasks.metrics import error_rate
 from evomal.training import meta_training
 from evomal.training.engines import batched, choice, stacked
@@ -165,7 +164,7 @@ def test_the_rejection_protocol_is_the_same_side_by_side() -> None:
 
 
 def chosen(task: Task, *, tunes: bool = True, **settings: Any) -> tuple[str, int | None, str]:
-    found, reason = with_engine(SearchSettings(**settings), [task], tunes=tunes)
+    found, reason = with_engine(EvaluationSettings(**settings), [task], tunes=tunes)
     return found.engine, found.group_size, reason
 
 
@@ -196,9 +195,9 @@ def test_an_engine_that_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="base_steps of 1 only"):
         chosen(regression_task(), engine="batched", base_steps=2)
     with pytest.raises(InputError, match="engine must be"):
-        SearchSettings(engine="fast").validate()  # type: ignore[arg-type]
+        EvaluationSettings(engine="fast").validate()  # type: ignore[arg-type]
     with pytest.raises(InputError, match="group_size must be"):
-        SearchSettings(group_size=0).validate()
+        EvaluationSettings(group_size=0).validate()
 
 
 @pytest.mark.parametrize(
@@ -398,8 +397,8 @@ def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> Non
 
 def test_the_choice_is_recorded(tmp_path: Path) -> None:
     run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
-    assert (run.facts["settings"]["engine"], run.facts["settings"]["group_size"]) == ("batched", 4)
-    assert run.record.facts.engine_reason == "CPU; the base learner supports it"
+    assert (run.facts.settings.engine, run.facts.settings.group_size) == ("batched", 4)
+    assert run.facts.engine_reason == "CPU; the base learner supports it"
     console = Console(width=100, file=StringIO(), record=True)
     console.print(run_overview(run))
     line = "Engine: batched, in groups of 4 (CPU; the base learner supports it)"

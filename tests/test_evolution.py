@@ -16,27 +16,27 @@ from evomal.expressions.expression import Expression, parse
 from evomal.losses.form import Form
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Method
-from evomal.methods.evolution import EvoMAL, Individual
+from evomal.methods.evolution import GeneticProgramming, Individual
+from evomal.methods.evomal import EvoMAL, EvoMALSettings
 from evomal.methods.registry import METHODS
-from evomal.methods.settings import PRESETS, SearchSettings
-from run_helpers import advance, new_candidate, new_outcome, tiny_settings
+from run_helpers import advance, new_candidate, new_outcome, tiny_settings_of
 
 INF = math.inf
 ONLY_SELECTION: dict[str, Any] = {"crossover_rate": 0.0, "mutation_rate": 0.0}
 
 each_method = pytest.mark.parametrize("name", METHODS)
 each_gp = pytest.mark.parametrize(
-    "method", [name for name, cls in METHODS.items() if issubclass(cls, EvoMAL)]
+    "method", [name for name, cls in METHODS.items() if issubclass(cls, GeneticProgramming)]
 )
 
 
 def new_method(name: str, seed: int = 0, **settings: Any) -> Method:
-    return METHODS[name](tiny_settings(**settings), Form("identity"), seed)
+    return METHODS[name](tiny_settings_of(name, **settings), Form("identity"), seed)
 
 
-def new_gp(name: str = "evomal", seed: int = 0, **settings: Any) -> EvoMAL:
+def new_gp(name: str = "evomal", seed: int = 0, **settings: Any) -> GeneticProgramming:
     method = new_method(name, seed, **settings)
-    assert isinstance(method, EvoMAL)
+    assert isinstance(method, GeneticProgramming)
     return method
 
 
@@ -48,7 +48,7 @@ def proposals(method: Method) -> list[tuple[int, int, str]]:
     ]
 
 
-def asked(method: EvoMAL) -> list[Expression]:
+def asked(method: GeneticProgramming) -> list[Expression]:
     losses = [candidate.loss for candidate in method.ask()]
     return [loss.expression for loss in losses if isinstance(loss, SymbolicLoss)]
 
@@ -56,7 +56,7 @@ def asked(method: EvoMAL) -> list[Expression]:
 @each_method
 @pytest.mark.parametrize("link", ["identity", "softmax", "sigmoid"])
 def test_a_method_keeps_the_contract(name: str, link: Any) -> None:
-    settings = tiny_settings(generations=4, activation="softplus")
+    settings = tiny_settings_of(name, generations=4, activation="softplus")
     method = METHODS[name](settings, Form(link), 3)
     count = 0
     for generation in range(method.generations):
@@ -242,7 +242,7 @@ def test_mutation_inserts_subtrees_of_the_height_that_is_set() -> None:
     assert max(child.height for child in asked(gp)) <= tallest + 1  # by the correction
 
 
-def set_population(gp: EvoMAL, *members: tuple[str, float, int]) -> None:
+def set_population(gp: GeneticProgramming, *members: tuple[str, float, int]) -> None:
     gp.population = [Individual(parse(text), fitness, n) for text, fitness, n in members]
 
 
@@ -310,20 +310,25 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
     }
     ours = {"prescreen": False, "initial_losses": (), "engine": "auto", "group_size": None}
     ours |= {"precision": "full", "halving": False}
-    assert asdict(PRESETS["paper"]) == {**expected, **ours}
-    assert PRESETS["paper"] == SearchSettings()
+    assert asdict(EvoMAL.presets["paper"]) == {**expected, **ours}
 
 
 def test_the_quick_preset_still_searches() -> None:
-    quick = PRESETS["quick"]
+    quick = EvoMAL.presets["quick"]
+    assert isinstance(quick, EvoMALSettings)
     assert quick.population_size >= 12
     assert quick.generations >= 5
     assert quick.meta_steps >= 25
     assert quick.testing_steps >= 100
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@each_method
 def test_presets_are_valid_and_cannot_be_changed(name: str) -> None:
-    PRESETS[name].validate()
-    with pytest.raises(FrozenInstanceError):
-        PRESETS[name].generations = 1  # type: ignore[misc]
+    method = METHODS[name]
+    assert method.presets["paper"] == method.settings_type()
+    assert method.presets.keys() >= {"paper", "quick"}
+    for preset in method.presets.values():
+        assert type(preset) is method.settings_type
+        preset.validate()
+        with pytest.raises(FrozenInstanceError):
+            preset.threads = 2  # type: ignore[misc]

@@ -28,7 +28,7 @@ def test_own_model(tmp_path: Path) -> None:
     printed = printed_by("own_model.py", "--generations", "2", cwd=tmp_path)
     assert [line.split(" ")[0] for line in printed] == ["Learned:", "Validation", "Balanced"]
     run = evomal.Run(tmp_path / "run")
-    assert run.facts["task"] == "breast-cancer"
+    assert run.task_names == ["breast-cancer"]
     assert run.best.loss.link == "sigmoid"
     saved = evomal.load_loss(tmp_path / "run" / "my_loss.json")
     assert saved.to_dict() == run.best.loss.to_dict()

@@ -86,7 +86,7 @@ def test_a_candidate_that_fails_twice_is_failed_and_the_run_goes_on(
     number = chosen.candidate.number
     assert decisions(run)[number] == ("failed", math.inf, None, reason)
     assert decisions(run)[:number] == decisions(whole)[:number]
-    assert run.facts["status"] == "finished"
+    assert run.facts.status == "finished"
     summary = run.summary()
     assert summary["outcomes"]["failed"] == 1
     assert summary["failures"] == [{"number": number, "reason": reason}]
@@ -110,7 +110,7 @@ def test_a_run_in_which_nothing_works_any_more_ends_and_can_be_resumed(tmp_path:
         search(task, run_dir=tmp_path / "run", callbacks=[Breaker()], **arguments)
     broken = Run(tmp_path / "run")
     assert broken.archive.counts["failed"] >= 10
-    assert broken.facts["status"] == "failed"
+    assert broken.facts.status == "failed"
     metric.mark.unlink()
     mended = resume(tmp_path / "run", task)
     assert mended.archive.counts["failed"] == 0
@@ -173,6 +173,6 @@ def test_a_task_that_cannot_be_trained_at_all_ends_the_run(whole: Run, tmp_path:
     )
     assert isinstance(error.value.__cause__, Exception)
     assert isinstance(error.value.__cause__.__cause__, ValueError)
-    assert Run(tmp_path / "run").facts["status"] == "failed"
+    assert Run(tmp_path / "run").facts.status == "failed"
     mended = resume(tmp_path / "run", regression_task(metric=metric))
     assert without_timing(mended.summary()) == without_timing(whole.summary())

@@ -154,7 +154,7 @@ def test_balanced_error_with_one_percent_positives_judges_losses(seed: int) -> N
 def test_a_search_with_one_percent_positives_ends(tmp_path: Any) -> None:
     settings = tiny_settings(population_size=6, generations=2, rejection_batch=100)
     run = evomal.search(imbalanced_task(), settings=settings, run_dir=tmp_path / "run")
-    assert run.facts["status"] == "finished"
+    assert run.facts.status == "finished"
     assert run.best.fitness < 1
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import evomal
+from evomal.methods.registry import METHODS
 from run_helpers import run_python
 
 SOURCE = Path(evomal.__file__).parent
@@ -51,8 +52,9 @@ except SystemExit as end:
         "from evomal import InputError, SearchSettings, parse; parse('sub(y, f)')",
         HELP.format("'--help'"),
         HELP.format("'search', '--help'"),
+        *(HELP.format(f"'search', '--method', '{method}', '--help'") for method in METHODS),
     ],
-    ids=["package", "command line", "expressions", "help", "help on search"],
+    ids=["package", "command line", "expressions", "help", "help on search", *METHODS],
 )
 def test_torch_is_imported_only_when_it_is_needed(statement: str) -> None:
     check = "\nimport sys; assert not {'torch', 'sympy', 'sklearn'} & set(sys.modules)"

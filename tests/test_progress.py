@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,12 +15,17 @@ from rich.console import Console
 from evomal import search
 from evomal.losses.form import Form
 from evomal.methods.base import STATUSES
-from evomal.methods.evolution import GPLFL
+from evomal.methods.evomal import EvoMAL
 from evomal.runs.callbacks import Callback, RunStart
+from evomal.runs.identity import begin_facts
 from evomal.runs.progress import LiveProgress, PlainProgress, with_progress
-from run_helpers import TINY, new_candidate, new_outcome, tiny_settings
+from evomal.runs.record import read_facts
+from run_helpers import TINY, known_to, new_candidate, new_outcome, tiny_settings
 from tasks_for_tests import regression_task
 
+TASK = regression_task()
+BEGUN = begin_facts([TASK], "evomal", tiny_settings(engine="loop"), "as asked", 0)
+FACTS = read_facts(json.loads(json.dumps({"started": "2026-01-01", **BEGUN})))
 LONG = "add(y, " * 9 + "f" + ")" * 9
 
 
@@ -27,11 +33,11 @@ def display(width: int, counts: dict[str, int], own: float | None = 0.5) -> list
     """The lines of the display, as first drawn."""
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, highlight=False, markup=False)
-    method = GPLFL(tiny_settings(population_size=25, generations=50), Form("identity"), 0)
+    method = EvoMAL(tiny_settings(population_size=25, generations=50), Form("identity"), 0)
     method.archive.add(new_outcome(new_candidate(0, LONG), 0.25))
     method.archive.counts.update(counts)  # type: ignore[arg-type]
     progress = LiveProgress(console)
-    progress.on_run_start(method, RunStart(Path("runs/0001"), {}, own, []))
+    progress.on_run_start(method, RunStart(Path("runs/0001"), FACTS, own, []))
     progress.on_run_end(method)
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue()).replace("\r", "\n")
     lines = [line.rstrip() for line in text.splitlines()]
@@ -81,7 +87,7 @@ def test_it_is_shown_where_someone_looks(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_search_shows_its_progress_on_standard_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments: dict[str, Any] = {**TINY, "method": "baseline"}
+    arguments: dict[str, Any] = {**known_to("baseline", TINY), "method": "baseline"}
     search(regression_task(), run_dir=tmp_path / "quiet", **arguments)
     assert capsys.readouterr() == ("", "")
     search(regression_task(), run_dir=tmp_path / "told", progress=True, **arguments)

@@ -82,7 +82,7 @@ try:
         load_task("diabetes/mlp"), executor="ray", ray_address=cluster.address, workers=2,
         run_dir=sys.argv[1], callbacks=[Killer()], **settings,
     )
-    print("==", run.facts["status"], run.archive.counts["failed"], ray.is_initialized())
+    print("==", run.facts.status, run.archive.counts["failed"], ray.is_initialized())
 finally:
     ray.shutdown()
     cluster.shutdown()

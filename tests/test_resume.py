@@ -28,6 +28,7 @@ from run_helpers import (
     TINY,
     Recorder,
     contents,
+    known_to,
     run_python,
     running,
     without_timing,
@@ -104,7 +105,7 @@ def test_an_interrupted_run_ends_as_the_whole_one(
 def test_every_method_can_be_resumed_again_and_again(
     method: str, many: bool, tmp_path: Path
 ) -> None:
-    arguments: dict[str, Any] = {**SEARCH, "method": method}
+    arguments: dict[str, Any] = {**known_to(method, SEARCH), "seed": 1, "method": method}
     tasks: Any = two_tasks() if many else regression_task()
     expected = search(tasks, run_dir=tmp_path / "whole", **arguments)
     place = tmp_path / "run"
@@ -134,26 +135,26 @@ def test_a_stop_condition_ends_a_run_that_can_be_resumed(
 ) -> None:
     arguments, reason = STOP_CONDITIONS[condition]
     run = search(regression_task(), run_dir=tmp_path, workers=workers, **SEARCH, **arguments)
-    assert run.facts["status"] == "stopped"
-    assert run.facts["stop_reason"] == reason
+    assert run.facts.status == "stopped"
+    assert run.facts.stop_reason == reason
     if condition == "evaluations":
         assert run.archive.counts["evaluated"] == 2
     if condition == "target":
         assert run.archive.counts["evaluated"] == 1
     if condition == "patience":
-        bests = [generation.best for generation, _ in run.generations]
+        bests = [generation.best for generation in run.generations]
         assert bests[-1] == bests[-2]
         assert len(bests) < 4
     if condition == "time":
         assert run.archive.counts.total() == 0
     stopped_again = resume(tmp_path, regression_task(), **arguments)
-    assert stopped_again.facts["status"] == "stopped"
+    assert stopped_again.facts.status == "stopped"
     assert everything(resume(tmp_path, regression_task())) == everything(whole)
 
 
 def test_more_generations_continue_a_finished_run(whole: Run, tmp_path: Path) -> None:
     short = search(regression_task(), run_dir=tmp_path, **{**SEARCH, "generations": 2})
-    assert short.facts["status"] == "finished"
+    assert short.facts.status == "finished"
     with pytest.raises(InputError, match=r"begun with 2 generations; .* only be more, not 1"):
         resume(tmp_path, regression_task(), generations=1)
     longer = resume(tmp_path, regression_task(), generations=4)
@@ -195,7 +196,7 @@ def test_a_log_cut_anywhere_loses_no_more_than_what_was_behind_it(
         shutil.copytree(killed, place)
         (place / f"{DATABASE}-shm").unlink()
         os.truncate(place / log.name, size * i // 11)
-        assert Run(place).facts["status"] == "killed"
+        assert Run(place).facts.status == "killed"
         seen.add(Run(place).archive.counts.total())
         assert everything(resume(place, regression_task())) == everything(whole)
     assert {0, candidates} <= seen
@@ -278,7 +279,16 @@ def test_data_is_found_where_the_run_found_it(
     (changed / "housing.data").write_text(table.replace("396.90", "396.91", 1))
     with pytest.raises(InputError, match="its data changed"):
         resume(place, data_dir=changed.parent)
-    assert resume(place).facts["status"] == "finished"
+    assert resume(place).facts.status == "finished"
+
+
+def test_only_a_method_with_generations_can_search_on(tmp_path: Path) -> None:
+    search(regression_task(), method="baseline", run_dir=tmp_path, testing_steps=5)
+    before = contents(tmp_path)
+    assert resume(tmp_path, generations=1).facts.status == "finished"
+    with pytest.raises(InputError, match=r"method baseline has no setting 'generations'; .*evomal"):
+        resume(tmp_path, regression_task(), generations=2)
+    assert contents(tmp_path) == before
 
 
 def test_other_versions_are_warned_of(tmp_path: Path) -> None:
@@ -299,13 +309,13 @@ def test_a_run_in_use_cannot_be_resumed(tmp_path: Path) -> None:
                 with pytest.raises(InputError) as error:
                     resume(tmp_path, regression_task())
                 attempts.append(str(error.value))
-                assert Run(tmp_path).facts["status"] == "running"
+                assert Run(tmp_path).facts.status == "running"
 
     run = search(regression_task(), run_dir=tmp_path, callbacks=[Meddler()], **SEARCH)
     assert attempts == [
         f"Another process is writing the run in {str(tmp_path)!r}; wait until it ends."
     ]
-    assert run.facts["status"] == "finished"
+    assert run.facts.status == "finished"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +365,7 @@ def test_a_full_disk_ends_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     assert errors.count("\n") == 1
     done = Run(place).archive.counts.total()
     assert 0 < done < Run(whole).archive.counts.total()
-    assert Run(place).facts["status"] in ("failed", "killed")
+    assert Run(place).facts.status in ("failed", "killed")
     assert run_python("-m", "evomal.cli", "resume", place, "--quiet") == (0, "", "")
     assert everything(Run(place))[1:] == everything(Run(whole))[1:]
 
@@ -373,7 +383,7 @@ def test_a_read_only_run_directory_can_be_read_but_not_resumed(
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(InputError, match=r"cannot be written \(.*Read-only file system\)"):
         resume(tmp_path, regression_task())
-    assert Run(tmp_path).facts["status"] == "interrupted"
+    assert Run(tmp_path).facts.status == "interrupted"
     assert Run(tmp_path).archive.counts.total() == 3
     assert contents(tmp_path) == before
     with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\)"):

@@ -66,14 +66,14 @@ def test_a_signal_ends_a_search_as_ctrl_c_does(number: signal.Signals, tmp_path:
         search(regression_task(), run_dir=tmp_path, callbacks=[recorder], **SEARCH)
     run = ending.value.run
     assert ending.value.signal == number
-    assert run.facts["status"] == "interrupted"
+    assert run.facts.status == "interrupted"
     assert run.archive.counts.total() == 7
     assert recorder.calls[-1] == ("end", None)
     assert (tmp_path / BEST_LOSS).exists()
     assert signal.getsignal(number) is signal.SIG_DFL
     with pytest.raises(SearchInterrupted):
         resume(tmp_path, regression_task(), callbacks=[Kill(number, 2)])
-    assert resume(tmp_path, regression_task()).facts["status"] == "finished"
+    assert resume(tmp_path, regression_task()).facts.status == "finished"
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_handler_of_the_program_stays(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert seen == [signal.SIGTERM]
-    assert run.facts["status"] == "finished"
+    assert run.facts.status == "finished"
 
 
 def test_signals_are_taken_in_the_main_thread_alone() -> None:
@@ -161,7 +161,7 @@ def test_sigterm_on_the_command_line(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (143, "")
     assert f"To go on: evomal resume {shlex.quote(str(place))}\n" in output
-    assert Run(place).facts["status"] == "interrupted"
+    assert Run(place).facts.status == "interrupted"
 
 
 def test_the_clock_starts_with_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_the_clock_starts_with_the_call(tmp_path: Path, monkeypatch: pytest.Monk
     run = search(
         regression_task(), run_dir=tmp_path, max_time=50, engine="loop", group_size=1, **SEARCH
     )
-    assert run.facts["stop_reason"] == "max_time of 50 s is up"
+    assert run.facts.stop_reason == "max_time of 50 s is up"
     assert run.archive.counts.total() == 0
 
 
@@ -276,7 +276,7 @@ def test_a_run_directory_that_goes_during_the_search(moved: bool, tmp_path: Path
     )
     if moved:
         there.rename(here)
-        assert resume(here, regression_task()).facts["status"] == "finished"
+        assert resume(here, regression_task()).facts.status == "finished"
 
 
 @pytest.mark.parametrize(
@@ -390,4 +390,4 @@ def test_a_limit_of_the_size_of_files(limit: int, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     if (tmp_path / "run").exists():
-        assert resume(tmp_path / "run", regression_task()).facts["status"] == "finished"
+        assert resume(tmp_path / "run", regression_task()).facts.status == "finished"

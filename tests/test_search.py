@@ -30,6 +30,7 @@ from run_helpers import (
     Fixed,
     Recorder,
     contents,
+    known_to,
     made_up_formulas,
     run_python,
     tiny_settings,
@@ -41,7 +42,8 @@ pytestmark = pytest.mark.usefixtures("instant_formulas")
 
 
 def run_tiny(run_dir: Path | None, task: Any = None, **arguments: Any) -> Run:
-    return search(task or regression_task(), run_dir=run_dir, **{**TINY, **arguments})
+    sizes = known_to(arguments.get("method", "evomal"), TINY)
+    return search(task or regression_task(), run_dir=run_dir, **{**sizes, **arguments})
 
 
 def stored(run: Run) -> list[Any]:
@@ -73,7 +75,7 @@ def test_every_outcome_has_its_reason(tmp_path: Path) -> None:
         if outcome.status in ("rejected", "diverged"):
             assert outcome.fitness == math.inf
     assert outcomes[4].correlation < 0 < outcomes[0].correlation
-    assert outcomes[0].fitness == pytest.approx(run.facts["task_loss_fitness"], rel=1e-5)
+    assert outcomes[0].fitness == pytest.approx(run.facts.task_loss_fitness, rel=1e-5)
     counts = Counter(status for _, status, _ in expected)
     assert run.summary()["outcomes"] == {status: counts[status] for status in STATUSES}
     assert all(counts[status] for status in STATUSES if status not in ("halted", "failed"))
@@ -213,7 +215,7 @@ def test_the_best_loss_is_a_file_that_needs_no_search_code(tmp_path: Path) -> No
     best = min((o for o in stored(run) if o.fitness < math.inf), key=lambda outcome: outcome.rank)
     assert best.loss.to_dict() == run.best.loss.to_dict()
     assert load_loss(tmp_path / BEST_LOSS).to_dict() == best.loss.to_dict()
-    assert run.best.fitness == best.fitness == run.generations[-1][0].best
+    assert run.best.fitness == best.fitness == run.generations[-1].best
     assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS, LOCK}
     assert run_python("-c", NEW_PROCESS, str(tmp_path / BEST_LOSS)) == (0, "", "")
 
@@ -226,7 +228,7 @@ def test_callbacks_are_called_in_order(tmp_path: Path) -> None:
     expected = [name for size in sizes for name in [*["candidate"] * size, "generation"]]
     assert names == ["start", *expected, "end"]
     assert recorders[0].calls == recorders[1].calls
-    assert recorders[0].calls[0][1] == run.facts["task_loss_fitness"]
+    assert recorders[0].calls[0][1] == run.facts.task_loss_fitness
     assert [v for n, v in recorders[0].calls if n == "generation"] == [0, 1, 2]
     assert sorted(v for n, v in recorders[0].calls if n == "candidate") == list(range(13))
 
@@ -266,7 +268,7 @@ def test_an_interrupt_while_formulas_are_made_is_noted(
     monkeypatch.setattr(run_module, "printed_forms", made_up_formulas)
     assert recorder.calls[-1][0] == "end"
     assert set(contents(tmp_path)) == {DATABASE, BEST_LOSS, LOCK}
-    assert Run(tmp_path).facts["status"] in ("finished", "interrupted")
+    assert Run(tmp_path).facts.status in ("finished", "interrupted")
 
 
 def local_model() -> Any:
@@ -278,7 +280,7 @@ def test_a_task_that_cannot_be_sent_needs_one_worker(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be sent to worker processes"):
         run_tiny(tmp_path / "two", task, workers=2)
     assert contents(tmp_path) == {}
-    assert run_tiny(tmp_path / "one", task).facts["status"] == "finished"
+    assert run_tiny(tmp_path / "one", task).facts.status == "finished"
 
 
 NAN, INF = math.nan, math.inf
@@ -341,5 +343,5 @@ def test_the_default_run_dir_is_a_new_number(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = regression_task()
-    runs = [search(task, method="baseline", **TINY) for _ in range(2)]
+    runs = [search(task, method="baseline", **known_to("baseline", TINY)) for _ in range(2)]
     assert [run.run_dir for run in runs] == [Path("runs/0001"), Path("runs/0002")]

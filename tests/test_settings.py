@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -9,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from evomal import Execution, InputError, SearchSettings, search
+from evomal import BaselineSettings, EvoMALSettings, Execution, GPLFLSettings, InputError, search
 from evomal.methods.registry import METHODS
-from evomal.methods.settings import PRESETS
 from evomal.runs import execution
 from evomal.runs.execution import require_cores
 from run_helpers import TINY
@@ -20,14 +20,14 @@ from tasks_for_tests import regression_task
 HUGE = 99999999999999999999
 NUMBERS = [
     (kind, field.name)
-    for kind in (SearchSettings, Execution)
+    for kind in (*(method.settings_type for method in METHODS.values()), Execution)
     for field in fields(kind)
     if str(field.type).split(" | ")[0] in ("int", "float")
 ]
 
 
 def test_numbers_are_found() -> None:
-    names = {name for _, name in NUMBERS}
+    names = {name for kind, name in NUMBERS if kind in (EvoMALSettings, Execution)}
     assert names >= {"meta_steps", "threads", "crossover_rate", "workers", "max_time", "patience"}
     assert len(names) == 24
 
@@ -57,21 +57,21 @@ def test_a_senseless_number_is_refused(kind: Any, name: str, value: Any) -> None
 )
 def test_the_message_names_the_range(name: str, most: int) -> None:
     more: dict[str, Any] = {"max_height": 20} if name == "max_initial_height" else {}
-    SearchSettings(**{**more, name: most}).validate()
+    EvoMALSettings(**{**more, name: most}).validate()
     more[name] = HUGE
     with pytest.raises(InputError, match=f"from [01] to {most}, but is {HUGE}"):
-        SearchSettings(**more).validate()
+        EvoMALSettings(**more).validate()
 
 
 @pytest.mark.parametrize("name", ["prescreen", "halving", "engine", "activation"])
 @pytest.mark.parametrize("value", ["no", 1, None, np.zeros(2)], ids=str)
 def test_a_choice_is_one_of_its_values(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"setting {name} must be .* or .*, but is"):
-        SearchSettings(**{name: value}).validate()
+        EvoMALSettings(**{name: value}).validate()
 
 
 def test_numbers_of_numpy_and_torch_are_taken_by_value() -> None:
-    settings = SearchSettings(
+    settings = EvoMALSettings(
         population_size=np.int64(7),  # type: ignore[arg-type]
         crossover_rate=np.float32(0.5),  # type: ignore[arg-type]
         prescreen=np.bool_(True),  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ def test_numbers_of_numpy_and_torch_are_taken_by_value() -> None:
         initial_losses="square(sub(y, f))",  # type: ignore[arg-type]
     )
     settings.validate()
-    plain = SearchSettings(3, population_size=7, crossover_rate=0.5, prescreen=True)
+    plain = EvoMALSettings(meta_steps=3, population_size=7, crossover_rate=0.5, prescreen=True)
     assert settings.initial_losses == ("square(sub(y, f))",)
     for field in fields(plain):
         if field.name != "initial_losses":
@@ -93,16 +93,14 @@ def test_numbers_of_numpy_and_torch_are_taken_by_value() -> None:
 @pytest.mark.parametrize("losses", [3, [b"x"], None, [1]])
 def test_initial_losses_are_texts(losses: Any) -> None:
     with pytest.raises(InputError, match="initial_losses must be a list of texts"):
-        SearchSettings(initial_losses=losses)
+        GPLFLSettings(initial_losses=losses)
 
 
 def test_a_population_without_offspring_is_refused() -> None:
-    SearchSettings(population_size=1, generations=1).require_offspring()
-    SearchSettings(population_size=2, generations=2).require_offspring()
-    alone = SearchSettings(population_size=1, generations=2)
-    alone.validate()  # a run that was begun with it can be read
+    EvoMALSettings(population_size=1, generations=1).validate()
+    EvoMALSettings(population_size=2, generations=2).validate()
     with pytest.raises(InputError, match="nothing new is searched after the first generation"):
-        alone.require_offspring()
+        EvoMALSettings(population_size=1, generations=2).validate()
 
 
 def test_a_machine_is_not_asked_for_more_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,20 +127,42 @@ def test_a_search_says_so_before_it_begins(arguments: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("method", "name", "value"),
+    ("method", "name", "value", "remedy"),
     [
-        ("gp-lfl", "prescreen", True),
-        ("baseline", "halving", True),
-        ("baseline", "activation", "softplus"),
-        ("baseline", "initial_losses", ("square(sub(y, f))",)),
+        ("gp-lfl", "prescreen", True, "choose a method that has it: evomal"),
+        ("gp-lfl", "meta_steps", 3, "choose a method that has it: evomal"),
+        ("baseline", "halving", True, "choose a method that has it: evomal, gp-lfl"),
+        ("baseline", "activation", "softplus", "choose a method that has it: "),
+        ("baseline", "initial_losses", ("square(sub(y, f))",), "choose a method that has it: "),
+        ("gp-lfl", "populaton_size", 3, "did you mean population_size?"),
+        ("gp-lfl", "max_tme", 3, "did you mean max_time?"),
+        ("baseline", "nonsense", 3, "it has testing_steps, engine, "),
     ],
 )
-def test_what_a_method_has_no_use_for_is_refused(method: str, name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"The method {method} has no use for {name}"):
-        search(regression_task(), method=method, **{name: value})
-    changed = SearchSettings(**{name: value})
-    METHODS["evomal"].require_use(changed, [PRESETS["paper"]])
-    METHODS["gp-lfl"].require_use(PRESETS["quick"], [PRESETS["quick"]])  # it comes with the preset
+def test_a_setting_that_a_method_does_not_have_is_refused(
+    method: str, name: str, value: Any, remedy: str, tmp_path: Any
+) -> None:
+    message = f"The method {method} has no setting '{name}'; .*{re.escape(remedy)}"
+    with pytest.raises(InputError, match=message) as error:
+        search(regression_task(), method=method, run_dir=tmp_path / "run", **{name: value})
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("settings", [EvoMALSettings(), BaselineSettings(), 3], ids=str)
+def test_settings_of_another_method_are_refused(settings: Any, tmp_path: Any) -> None:
+    expected = r"settings must be GPLFLSettings\(...\) for the method gp-lfl, but is"
+    with pytest.raises(InputError, match=expected):
+        search(regression_task(), method="gp-lfl", settings=settings, run_dir=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_all_methods_share_is_what_the_baseline_has() -> None:
+    shared = {field.name for field in fields(BaselineSettings)}
+    assert shared >= {"testing_steps", "engine", "group_size", "precision", "threads"}
+    assert not shared & {"generations", "population_size", "meta_steps", "rejection_steps"}
+    for method in METHODS.values():
+        assert shared <= {field.name for field in fields(method.settings_type)}
 
 
 def test_an_initial_loss_has_the_link_of_the_tasks(tmp_path: Any) -> None:

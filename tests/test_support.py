@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 import evomal
 from evomal import SymbolicLoss, Task
 from evomal.errors import InputError
-from evomal.methods.settings import SearchSettings
 from evomal.training import support, trial
 from evomal.training.engines.choice import engine_on, with_engine
 from evomal.training.hypergradient.forward import forward_hypergradient
@@ -31,7 +30,7 @@ from evomal.training.stack import stacked_training
 from evomal.training.support import Way, forward_mode_problem, group_problem, group_way
 from evomal.training.trial import spoils_inputs
 from evomal.training.workbench import Workbench
-from run_helpers import tiny_settings
+from run_helpers import tiny_settings, tiny_settings_of
 from tasks_for_tests import losses_for, regression_task
 from torch_layers import LAYERS, layer_task
 
@@ -100,7 +99,7 @@ def test_what_is_taken_in_single_precision_raises_nothing(name: str) -> None:
         return
     task = layer_task(name, dtype=torch.float32)
     settings = EvaluationSettings(meta_steps=2)
-    chosen, _ = with_engine(SearchSettings(), [task], tunes=True)
+    chosen, _ = with_engine(EvaluationSettings(), [task], tunes=True)
     losses = [SymbolicLoss(text) for text in TEXTS]
     for engine in {chosen.engine, "loop"}:
         found = engine_on(Workbench([task], replace(settings, engine=engine), 0)).tune(losses)
@@ -268,7 +267,10 @@ def test_a_learner_that_cannot_be_differentiated(
     assert "\n" not in message
     task = regression_task(model=model)
     run = evomal.search(
-        task, method="gp-lfl", settings=tiny_settings(generations=1), run_dir=tmp_path / "gp"
+        task,
+        method="gp-lfl",
+        settings=tiny_settings_of("gp-lfl", generations=1),
+        run_dir=tmp_path / "gp",
     )
     assert run.archive.counts["failed"] == 0
 
@@ -315,7 +317,7 @@ def broken_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("engine", "parts"),
+    ("engine", "given"),
     [
         ("auto", {"model": partial(Buggy, "validation")}),
         ("batched", {"model": partial(Buggy, "validation")}),
@@ -324,22 +326,23 @@ def broken_loss(pred: Tensor, target: Tensor) -> Tensor:
     ],
 )
 def test_a_bug_of_the_user_is_told_and_no_reason_for_another_engine(
-    engine: Any, parts: dict[str, Any]
+    engine: Any, given: dict[str, Any]
 ) -> None:
     task = regression_task()
     marked = torch.zeros(20, 3), torch.zeros(20, 1)  # a task is tried on the first rows
     for tensor in marked:
         tensor[-1] = MARK
-    own = Task(train=task.train, validation=marked, link="identity", name="own", **parts)
+    parts: dict[str, Any] = {"train": task.train, "validation": marked, "link": "identity", **given}
+    own = Task(**parts, name="own")
     with pytest.raises(InputError, match=r"'own'.*a bug of mine"):
-        with_engine(SearchSettings(engine=engine), [own], tunes=True)
+        with_engine(EvaluationSettings(engine=engine), [own], tunes=True)
 
 
 def test_a_learner_that_is_differentiated_forwards_only() -> None:
     """Hardsigmoid has no double backward; central differences stand in for it."""
     task = layer_task("Hardsigmoid")
-    assert with_engine(SearchSettings(), [task], tunes=True).settings.engine == "batched"
-    settings = SearchSettings(base_steps=2)
+    assert with_engine(EvaluationSettings(), [task], tunes=True).settings.engine == "batched"
+    settings = EvaluationSettings(base_steps=2)
     with pytest.raises(InputError, match="hardsigmoid_backward"):
         with_engine(settings, [task], tunes=True)
 
@@ -363,8 +366,11 @@ def test_a_message_about_memory_formats_is_not_taken_for_lack_of_memory() -> Non
     assert problem is not None
     assert "memory_format" in problem
     with pytest.raises(InputError, match="does not suit the engine stacked"):
-        with_engine(SearchSettings(engine="stacked"), [task], tunes=True)
-    assert with_engine(SearchSettings(), [task], tunes=True).settings.engine in ("batched", "loop")
+        with_engine(EvaluationSettings(engine="stacked"), [task], tunes=True)
+    assert with_engine(EvaluationSettings(), [task], tunes=True).settings.engine in (
+        "batched",
+        "loop",
+    )
 
 
 def test_lack_of_memory_says_nothing_about_a_learner(monkeypatch: pytest.MonkeyPatch) -> None:

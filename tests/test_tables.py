@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -17,10 +18,12 @@ from evomal.cli import main
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.run import BestLoss, Run
 from evomal.runs.store import RunStore
-from run_helpers import TINY
+from run_helpers import TINY, known_to
 from tasks_for_tests import regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
+
+SIZES = known_to("gp-lfl", TINY)
 
 Altered = Callable[..., Run]
 
@@ -30,7 +33,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, instant_formulas: None) -
     place = tmp_path_factory.mktemp("tables") / "run"
     losses = ("square(sub(y, f))", "abs(sub(y, f))")
     task = load_task("diabetes/mlp")
-    return search(task, method="gp-lfl", run_dir=place, initial_losses=losses, **TINY)
+    return search(task, method="gp-lfl", run_dir=place, initial_losses=losses, **SIZES)
 
 
 @pytest.fixture
@@ -119,9 +122,9 @@ def test_what_is_printed_can_be_pasted(
     assert shlex.split(command)[-2:] == ["--loss", str(run.run_dir)]
     text, _ = shown(run, capsys)
     assert f"To go on: {shlex.join(['evomal', 'resume', str(run.run_dir)])}" in text
-    (task,) = run.facts["tasks"]
-    origin = {**task["origin"], "data_dir": "/a b", "split": "published"}
     store = RunStore.reopen(run.run_dir)
+    (task,) = store.facts()["tasks"]
+    origin = {**task["origin"], "data_dir": "/a b", "split": "published"}
     store.write_facts(
         {"split": "published", "tasks": [{**task, "origin": origin, "split": "published"}]}
     )
@@ -135,7 +138,8 @@ def test_a_task_of_ones_own_goes_on_in_python(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = {"max_evaluations": 1, "initial_losses": ["mul(add(1, 1), square(sub(y, f)))"]}
-    run = search(regression_task(), method="gp-lfl", run_dir=tmp_path / "run", **{**TINY, **limits})
+    sizes = {**SIZES, **limits}
+    run = search(regression_task(), method="gp-lfl", run_dir=tmp_path / "run", **sizes)
     assert f"To go on: evomal.resume('{run.run_dir}', task)" in shown(run, capsys)[0]
     assert run.beats_task_loss
     assert next_step(run) == (
@@ -152,7 +156,8 @@ def test_stored_texts_do_not_reach_the_terminal(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (task,) = original.facts["tasks"]
+    with contextlib.closing(RunStore.open(original.run_dir)) as store:
+        (task,) = store.facts()["tasks"]
     run = altered(
         tasks=[{**task, "name": NASTY}],
         task=NASTY,

@@ -360,7 +360,7 @@ def test_every_kind_of_task_is_searched_and_trained(
 ) -> None:
     settings = tiny_settings(population_size=6, generations=2)
     run = evomal.search(make(), settings=settings, run_dir=tmp_path / "run")
-    assert run.facts["status"] == "finished"
+    assert run.facts.status == "finished"
     loss = evomal.load_loss(tmp_path / "run" / "best.json")
     assert Form(loss.link, loss.inputs, None, loss.ignore_index) == make().form
     result = evomal.compare(make(), loss, [0], steps=10)
@@ -454,7 +454,7 @@ def test_initial_losses_can_use_the_inputs(tmp_path: Path) -> None:
     settings = tiny_settings(population_size=3, generations=1, initial_losses=(WEIGHTED,))
     run = evomal.search(weighted_task(), settings=settings, run_dir=tmp_path / "run")
     loss = SymbolicLoss.of_form(WEIGHTED, weighted_task().form)
-    found = run.archive.find(Candidate(9, 9, loss))
+    found = run.archive.find(Candidate(9, 9, loss, loss.key))
     assert found is not None
     assert found.candidate.number == 0
     with pytest.raises(InputError, match="Unknown name 'w'"):

@@ -33,7 +33,7 @@ SEARCH: dict[str, Any] = {**TINY, "seed": 1, "generations": 4}
 def expected(run: Run) -> dict[str, dict[int, float]]:
     """By name, the values by generation."""
     series: dict[str, dict[int, float]] = {}
-    for generation, _ in run.generations:
+    for generation in run.generations:
         values = {"fitness/best": generation.best, "fitness/mean": generation.mean}
         values |= {f"outcomes/{status}": n for status, n in generation.counts.items()}
         for name, value in values.items():
@@ -135,7 +135,7 @@ def test_a_search_goes_on_while_mlflow_is_away(tmp_path: Path, uri: str) -> None
     tracker._client = Flaky(tracker._client, 2)
     with pytest.warns(UserWarning, match="MLflow does not answer: .*away; the search goes on"):
         run = search(regression_task(), run_dir=tmp_path / "run", callbacks=[tracker], **SEARCH)
-    assert run.facts["status"] == "finished"
+    assert run.facts.status == "finished"
     assert in_mlflow(uri)[1] == expected(run)
 
 

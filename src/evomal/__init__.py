@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     )
     from evomal.losses.symbolic import SymbolicLoss
     from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+    from evomal.methods.baseline import BaselineSettings
+    from evomal.methods.evomal import EvoMALSettings
+    from evomal.methods.gp_lfl import GPLFLSettings
     from evomal.methods.settings import SearchSettings
     from evomal.runs.callbacks import Callback, RunStart
     from evomal.runs.execution import Execution
@@ -34,11 +37,14 @@ __version__ = "0.1.0"
 # Imported on first use: importing torch takes seconds, and `evomal --help` does not need it.
 _HOMES = {
     "AbsoluteCrossEntropyLoss": "evomal.losses.target",
+    "BaselineSettings": "evomal.methods.baseline",
     "Callback": "evomal.runs.callbacks",
+    "EvoMALSettings": "evomal.methods.evomal",
     "Execution": "evomal.runs.execution",
     "Expression": "evomal.expressions.expression",
     "FocalLoss": "evomal.losses.target",
     "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
+    "GPLFLSettings": "evomal.methods.gp_lfl",
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",
     "MLflowTracker": "evomal.runs.trackers",
@@ -66,11 +72,14 @@ _HOMES = {
 __all__ = [
     "SGD",
     "AbsoluteCrossEntropyLoss",
+    "BaselineSettings",
     "Callback",
+    "EvoMALSettings",
     "Execution",
     "Expression",
     "FocalLoss",
     "FocalSparseLabelSmoothingLoss",
+    "GPLFLSettings",
     "InputError",
     "LabelSmoothingLoss",
     "MLflowTracker",

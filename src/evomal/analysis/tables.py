@@ -11,6 +11,7 @@ from rich.text import Text
 
 from evomal.errors import printable
 from evomal.runs.next_steps import to_train
+from evomal.runs.record import RunFacts
 from evomal.runs.run import BestLoss, Run
 from evomal.training.meta_testing import Comparison, Sample
 
@@ -21,22 +22,22 @@ _FAILURES = 3
 def run_overview(run: Run) -> Group:
     """Task, leaderboard and outcome counts of a run."""
     facts = run.facts
-    reason = f" ({facts['stop_reason']})" if facts.get("stop_reason") else ""
-    metrics = facts["metric"] if isinstance(facts["metric"], list) else [facts["metric"]]
+    reason = f" ({facts.stop_reason})" if facts.stop_reason else ""
+    metrics = dict.fromkeys(facts.metrics)
     lines: list[RenderableType] = [
         line(
-            f"Run {run.run_dir}: {facts['method']} on {', '.join(run.task_names)}, "
-            f"seed {facts['seed']}, {facts['status']}{reason}"
-            + (f" after {facts['seconds']:.0f} s" if "seconds" in facts else "")
+            f"Run {run.run_dir}: {facts.method} on {', '.join(run.task_names)}, "
+            f"seed {facts.seed}, {facts.status}{reason}"
+            + ("" if facts.seconds is None else f" after {facts.seconds:.0f} s")
         ),
         line(
             f"Fitness is the validation {' and '.join(metrics).replace('_', ' ')} after "
-            f"{facts['settings']['testing_steps']} training steps"
+            f"{facts.settings.testing_steps} training steps"
             + (", mean over the tasks" if len(run.task_names) > 1 else "")
             + f"; the task loss itself {_score(run)}."
         ),
     ]
-    if "published" in facts["split"]:
+    if any(task.split == "published" for task in facts.tasks):
         lines.append(Text(PUBLISHED_WARNING))
     if run.hall_of_fame:
         lines += [Text(), leaderboard(run.hall_of_fame), Text()]
@@ -60,7 +61,7 @@ def line(text: str) -> Text:
 
 def _score(run: Run) -> str:
     """What the task loss does."""
-    if "task_loss_fitness" not in run.facts:
+    if not run.facts.has_own_fitness:
         return "has not been trained yet"
     own = run.task_loss_fitness
     return "diverges" if own is None else f"scores {number(own)}"
@@ -87,18 +88,17 @@ def next_step(run: Run) -> str | None:
     """How to train with the best loss on the data of the search; None if it is no gain."""
     if run.beats_task_loss is False:
         return None
-    return to_train(run.run_dir, run.record.facts.tasks)
+    return to_train(run.run_dir, run.facts.tasks)
 
 
-def _engine(facts: Mapping[str, Any]) -> str:
-    settings = facts["settings"]
-    precision = settings.get("precision", "full")
-    more = "" if precision == "full" else f"; precision {precision}"
-    size = settings["group_size"]
+def _engine(facts: RunFacts) -> str:
+    settings = facts.settings
+    more = "" if settings.precision == "full" else f"; precision {settings.precision}"
+    size = settings.group_size
     groups = f"in groups of {size or 'a generation'}"
     if size == 1:
         groups = "one candidate after the other"
-    return f"Engine: {settings['engine']}, {groups} ({facts['engine_reason']}){more}"
+    return f"Engine: {settings.engine}, {groups} ({facts.engine_reason}){more}"
 
 
 PUBLISHED_WARNING = (

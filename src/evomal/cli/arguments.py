@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Protocol, Union, get_args
@@ -25,8 +26,8 @@ from evomal.cli.data import Data
 from evomal.cli.lists import Losses, Methods, Tasks
 from evomal.cli.losses import Show, Train
 from evomal.cli.searches import Resume, Search
-from evomal.errors import printable, shortened
-from evomal.methods.settings import PRESETS
+from evomal.errors import printable, require_name, shortened
+from evomal.methods.registry import METHODS, methods_with, no_such_setting, setting_names
 
 
 class Command(Protocol):
@@ -99,8 +100,8 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _parse(arguments: Sequence[str], *, tell: bool) -> Command:
-    """The command with its options; the defaults of the settings are those of the preset."""
-    search = Search(tasks=tyro.MISSING, settings=PRESETS[_preset(arguments)])
+    """The command with its options; those of a search depend on its method and preset."""
+    search = _search(arguments if "search" in arguments[:1] else ())
     subcommands: Any = Union[  # noqa: UP007
         tuple(
             Annotated[
@@ -129,16 +130,34 @@ def _parse(arguments: Sequence[str], *, tell: bool) -> Command:
     return command
 
 
-def _preset(arguments: Sequence[str]) -> str:
-    """The preset that is asked for, before anything else is parsed."""
-    name = "paper"
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if option.startswith("--preset="):
-            value = option.removeprefix("--preset=")
-        elif option != "--preset":
-            continue
-        name = value
-    return name if name in PRESETS else "paper"  # the parser will say so
+def _search(arguments: Sequence[str]) -> Search:
+    """A search with the settings of its method and preset, before anything else is parsed.
+
+    Raises
+    ------
+    InputError
+        If there is no such method, or a flag is one of other methods.
+    """
+    options = list(takewhile(lambda text: text != "--", arguments))
+    method = _value(options, "--method", "evomal")
+    require_name("method", method, METHODS, "`evomal methods` lists them")
+    for option in options:
+        name = option.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+        if option.startswith("--") and name not in setting_names(method) and methods_with(name):
+            raise no_such_setting(method, name)
+    presets = METHODS[method].presets
+    preset = _value(options, "--preset", "paper")  # if there is none, the parser will say so
+    return Search(tyro.MISSING, method, settings=presets.get(preset, presets["paper"]))
+
+
+def _value(options: Sequence[str], name: str, default: str) -> str:
+    """The value that an option is given last."""
+    for option, following in pairwise([*options, ""]):
+        if option == name:
+            default = following
+        elif option.startswith(f"{name}="):
+            default = option.removeprefix(f"{name}=")
+    return default
 
 
 def _description(entry: _Entry, *, alone: bool) -> str:

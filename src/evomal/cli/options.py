@@ -76,8 +76,8 @@ def print_run(run: Run, console: Console) -> None:
     from evomal.runs.next_steps import to_resume
 
     console.print(run_overview(run))
-    if run.facts["status"] not in ("finished", "running"):
-        onwards = to_resume(run.run_dir, run.record.facts.tasks)
+    if run.facts.status not in ("finished", "running"):
+        onwards = to_resume(run.run_dir, run.facts.tasks)
         console.print(line(f"To go on: {onwards}"), soft_wrap=True)
 
 

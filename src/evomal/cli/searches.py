@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +14,8 @@ from rich.console import Console
 
 from evomal.cli.options import DataOptions, Json, Switch, new_console, print_json, print_run
 from evomal.errors import InputError
-from evomal.methods.settings import PRESETS, SearchSettings
+from evomal.methods.evomal import EvoMAL
+from evomal.methods.settings import SearchSettings
 from evomal.runs.execution import Execution
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Search:
     """Names of tasks, such as diabetes/mlp; `evomal tasks` lists them."""
 
     method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "evomal"
-    """Search method; `evomal methods` lists them."""
+    """Search method; `evomal methods` lists them. Each has settings of its own, at the end of
+    this help: `evomal search --method gp-lfl --help` shows those of gp-lfl."""
 
     preset: Literal["paper", "quick"] = "paper"
     """Settings to begin with: the paper's (hours), or a first look (minutes)."""
@@ -107,7 +109,7 @@ class Search:
     reporting: tyro.conf.OmitArgPrefixes[Reporting] = field(default_factory=Reporting)
     execution: tyro.conf.OmitArgPrefixes[Execution] = EXECUTION
     data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
-    settings: tyro.conf.OmitArgPrefixes[SearchSettings] = PRESETS["paper"]
+    settings: tyro.conf.OmitArgPrefixes[SearchSettings] = EvoMAL.presets["paper"]
 
     def run(self) -> int:
         """Search, show progress, print the leaderboard."""
@@ -118,20 +120,17 @@ class Search:
                 "Name at least one task before the options, such as diabetes/mlp (`evomal tasks`)."
             )
         tasks = [self.data.load(name) for name in self.tasks]
-        usual = asdict(PRESETS[self.preset])
-        changed = {n: value for n, value in asdict(self.settings).items() if value != usual[n]}
 
         def work(callbacks: Sequence[Callback]) -> Run:
             return search(
                 tasks,
                 method=self.method,
-                preset=self.preset,
+                settings=self.settings,
                 seed=self.seed,
                 run_dir=self.run_dir,
                 execution=self.execution,
                 callbacks=callbacks,
                 progress=False,
-                **changed,
             )
 
         return self.reporting.run(work, self.execution.max_time)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from evomal.errors import InputError
-from evomal.losses.base import Loss
-from evomal.losses.form import Form
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.training.halving import LearningCurve
 from evomal.training.settings import Pipeline
 
+if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
+    from evomal.losses.base import Loss
+    from evomal.losses.form import Form
+
+Rank = tuple[bool, bool, float, int, int]
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "halted", "diverged", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -33,16 +35,15 @@ class Candidate:
         Counts from 0.
     loss
         The loss before its weights are optimised; None stands for every task's own loss.
+    identity
+        Equal for candidates of which only the first is worked on; the method's word
+        (`Method.identity`).
     """
 
     number: int
     generation: int
     loss: Loss | None
-
-    @property
-    def key(self) -> str:
-        """Equal for symbolically equivalent candidates."""
-        return "task loss" if self.loss is None else self.loss.key
+    identity: str
 
     @property
     def size(self) -> int:
@@ -57,7 +58,7 @@ class Outcome:
     Attributes
     ----------
     status
-        *evaluated*: trained. *duplicate*: symbolically equivalent to an earlier candidate.
+        *evaluated*: trained. *duplicate*: of the identity of an earlier candidate.
         *rejected*: by the rejection protocol. *equivalent*: its gradients equal those of an
         earlier one. *halted*: its training was stopped at a rung, and its fitness is what it had
         there. *diverged*: a stage met a non-finite value. *failed*: the work on it raised an
@@ -96,13 +97,31 @@ class Outcome:
     halted: bool = False
 
     @property
-    def rank(self) -> tuple[float, int, int]:
-        """Sorts the better outcome first: fitness, then nodes, then the earlier candidate."""
-        return self.fitness, self.candidate.size, self.candidate.number
+    def rank(self) -> Rank:
+        """Sorts the better outcome first (`rank`)."""
+        candidate = self.candidate
+        return rank(self.fitness, candidate.size, candidate.number, halted=self.halted)
+
+
+def rank(fitness: float, size: int, number: int, *, halted: bool = False) -> Rank:
+    """Sorts the better first: by fitness, then the smaller loss, then the earlier candidate.
+
+    One whose training was halted comes after all that were trained to the end, as its fitness was
+    taken earlier, and before those that have no fitness.
+    """
+    return math.isinf(fitness), halted, fitness, size, number
+
+
+Identity = Callable[["Loss | None", int], str]
+
+
+def by_structure(loss: Loss | None, number: int) -> str:
+    """Losses are the same that differ in their weights alone; None stands for the task loss."""
+    return "task loss" if loss is None else loss.key
 
 
 class Archive:
-    """All outcomes of a run so far, with O(1) look-up by expression and by gradients.
+    """All outcomes of a run so far, with O(1) look-up by identity and by gradients.
 
     Attributes
     ----------
@@ -121,47 +140,55 @@ class Archive:
         self.hall_of_fame: dict[int, Outcome] = {}
         self.counts: Counter[Status] = Counter(dict.fromkeys(STATUSES, 0))
         self.judged: list[Outcome] = []
-        self._by_key: dict[str, Outcome] = {}
+        self._by_identity: dict[str, Outcome] = {}
         self._by_gradient: dict[str, Outcome] = {}
 
     def add(self, outcome: Outcome) -> None:
         """Record an outcome; the first of equal candidates stays the one that is found."""
         self.counts[outcome.status] += 1
-        self._by_key.setdefault(outcome.candidate.key, outcome)
+        self._by_identity.setdefault(outcome.candidate.identity, outcome)
         if outcome.curves:
             self.judged.append(outcome)
         if outcome.gradient_key is not None:
             self._by_gradient.setdefault(outcome.gradient_key, outcome)
         if outcome.status == "evaluated":  # others inherit a fitness that nobody measured
             size = outcome.candidate.size
-            self.best = min(self.best or outcome, outcome, key=_rank)
-            best_of_size = self.hall_of_fame.get(size, outcome)
-            self.hall_of_fame[size] = min(best_of_size, outcome, key=_rank)
+            best, best_of_size = self.best or outcome, self.hall_of_fame.get(size, outcome)
+            self.best = min(best, outcome, key=lambda one: one.rank)
+            self.hall_of_fame[size] = min(best_of_size, outcome, key=lambda one: one.rank)
 
     def find(self, candidate: Candidate) -> Outcome | None:
-        """The first outcome of a symbolically equivalent candidate (paper, section 3.5.1)."""
-        return self._by_key.get(candidate.key)
+        """The first outcome of a candidate of the same identity (paper, section 3.5.1)."""
+        return self._by_identity.get(candidate.identity)
 
     def find_gradient(self, gradient_key: str) -> Outcome | None:
         """The first trained candidate with this gradient key (paper, section 3.5.3)."""
         return self._by_gradient.get(gradient_key)
 
 
-def _rank(outcome: Outcome) -> tuple[float, int, int]:
-    return outcome.rank
-
-
 @dataclass(frozen=True)
 class Generation:
-    """A finished generation: the best fitness so far, its own mean over finite fitness, counts.
+    """A finished generation.
 
-    The mean is over what was trained to the end.
+    Attributes
+    ----------
+    number
+        Counts from 0.
+    best
+        The best fitness so far.
+    mean
+        Of the finite fitness of its candidates, but for those whose training was halted.
+    counts
+        Number of its candidates by status.
+    seconds
+        Wall-clock time.
     """
 
     number: int
     best: float | None
     mean: float | None
     counts: Mapping[Status, int]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -206,9 +233,11 @@ class Method(ABC):
     pipeline: ClassVar[Pipeline]
     """Which stages every candidate goes through before its partial training."""
 
-    unused: ClassVar[tuple[str, ...]] = ()
-    """Settings that ask for a part of the search which the method does not have. (Numbers that it
-    does not read do no harm: the same ones can be given to all methods in a comparison.)"""
+    settings_type: ClassVar[type[SearchSettings]]
+    """Its settings: a frozen dataclass, whose fields are the flags of the command line."""
+
+    presets: ClassVar[Mapping[str, SearchSettings]]
+    """Settings to begin with, by name: the published ones (paper), or a first look (quick)."""
 
     def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
         self.settings = settings
@@ -218,15 +247,14 @@ class Method(ABC):
         self.generation = 0
         self._candidates = 0
 
-    @classmethod
-    def require_use(cls, settings: SearchSettings, usual: Sequence[SearchSettings]) -> None:
-        """Raise an `InputError` for an `unused` setting that is as in none of the usual ones."""
-        for name in cls.unused:
-            if all(getattr(settings, name) != getattr(other, name) for other in usual):
-                raise InputError(
-                    f"The method {cls.name} has no use for {name}; leave it out, or choose another "
-                    "method."
-                )
+    @staticmethod
+    def identity(loss: Loss | None, number: int) -> str:
+        """What makes a loss the same as one that was tried before: all but its weights.
+
+        A method that searches the weights too says so here; `number` is that of the candidate, for
+        methods that try nothing twice.
+        """
+        return by_structure(loss, number)
 
     @property
     def generations(self) -> int:
@@ -247,7 +275,7 @@ class Method(ABC):
         first = self._candidates
         self._candidates += len(losses)
         return [
-            Candidate(number, self.generation, loss)
+            Candidate(number, self.generation, loss, self.identity(loss, number))
             for number, loss in enumerate(losses, start=first)
         ]
 

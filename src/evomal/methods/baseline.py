@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evomal.methods.base import Method, Outcome
+from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import typed
 from evomal.training.settings import Pipeline
+
+
+@dataclass(frozen=True)
+class BaselineSettings(SearchSettings):
+    """Settings of the baseline, which only trains; the defaults are the paper's."""
 
 
 class Baseline(Method):
@@ -16,12 +23,11 @@ class Baseline(Method):
     name: ClassVar[str] = "baseline"
     description: ClassVar[str] = "the task's own loss, no search"
     pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=False, match_gradients=False)
-    unused: ClassVar[tuple[str, ...]] = ("prescreen", "halving", "activation", "initial_losses")
-
-    @property
-    def generations(self) -> int:
-        """One."""
-        return 1
+    settings_type: ClassVar[type[SearchSettings]] = BaselineSettings
+    presets: ClassVar[Mapping[str, SearchSettings]] = {
+        "paper": BaselineSettings(),
+        "quick": BaselineSettings(testing_steps=100),
+    }
 
     def _ask(self) -> list[None]:
         return [None]

@@ -1,22 +1,111 @@
-"""EvoMAL and GP-LFL: genetic programming over expressions (paper, section 3.2.2)."""
+"""Genetic programming over expressions (paper, section 3.2.2)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
+
+from evomal import losses
 from evomal.errors import InputError, quoted
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
-from evomal.losses.form import Form
-from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.base import Method, Outcome
-from evomal.methods.settings import SearchSettings
+from evomal.methods.base import Method, Outcome, Rank, rank
+from evomal.methods.settings import MOST_GROWTH, ExpressionSettings
 from evomal.methods.stored import require, typed
 from evomal.seeding import derive_generator
-from evomal.training.settings import Pipeline
+from evomal.training.settings import require_number, require_whole
+
+if TYPE_CHECKING:
+    from evomal.losses.form import Form
+    from evomal.losses.symbolic import SymbolicLoss
+
+
+@dataclass(frozen=True)
+class GeneticSettings(ExpressionSettings):
+    """Of genetic programming; the defaults are the paper's (section 3.2.2)."""
+
+    tournament_size: int = 4
+    """Losses that compete to become a parent."""
+
+    crossover_rate: float = 0.7
+    """Share of offspring by one-point crossover."""
+
+    mutation_rate: float = 0.25
+    """Share of offspring by uniform mutation; the rest is reproduced."""
+
+    elitism_rate: float = 0.05
+    """Share of the population carried over as it is, at least one loss."""
+
+    max_mutation_height: int = 2
+    """Greatest height of a subtree that mutation inserts."""
+
+    initial_losses: tuple[str, ...] = ()
+    """Losses that take the first places of generation 0: expressions in quotes, names of known
+    losses, loss files or run directories."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given: object = self.initial_losses
+        if isinstance(given, str):
+            given = (given,)
+        if not (isinstance(given, list | tuple) and all(isinstance(text, str) for text in given)):
+            raise InputError(
+                f"The setting initial_losses must be a list of texts, but is {quoted(given)}."
+            )
+        object.__setattr__(self, "initial_losses", tuple(given))
+
+    def resolved(self, resolve: Callable[[str], str]) -> Self:
+        """With the expressions of the initial losses."""
+        return replace(self, initial_losses=tuple(map(resolve, self.initial_losses)))
+
+    def validate(self, inputs: Sequence[str] = ()) -> None:
+        """Raise an `InputError` for the first setting that makes no sense."""
+        super().validate(inputs)
+        require_whole(self, 1, 10_000, "tournament_size")
+        require_whole(self, 0, MOST_GROWTH, "max_mutation_height")
+        require_number(self, 1, "crossover_rate", "mutation_rate", "elitism_rate", zero=True)
+        if self.crossover_rate + self.mutation_rate > 1 or self.elitism_rate == 1:
+            raise InputError(
+                "The rates crossover_rate and mutation_rate must not exceed 1 together, and "
+                "elitism_rate must be below 1."
+            )
+        if self.generations > 1 and self.offspring < 1:
+            raise InputError(
+                f"A population_size of {self.population_size} is carried over as it is, so that "
+                "nothing new is searched after the first generation; raise population_size, or "
+                "set generations to 1."
+            )
+        self._validate_initial_losses(tuple(inputs))
+
+    def _validate_initial_losses(self, inputs: tuple[str, ...]) -> None:
+        if len(self.initial_losses) > self.population_size:
+            raise InputError(
+                f"There are {len(self.initial_losses)} initial losses for a population of "
+                f"{self.population_size}; raise population_size."
+            )
+        for text in self.initial_losses:
+            expression = parse(text, inputs)
+            if not expression.uses_both_arguments():
+                raise InputError(f"The initial loss {quoted(text)} must use both y and f.")
+            if expression.height > self.max_height:
+                raise InputError(
+                    f"The initial loss {quoted(text)} has height {expression.height}, but "
+                    f"max_height is {self.max_height}."
+                )
+
+    @property
+    def elites(self) -> int:
+        """Number of losses carried over."""
+        return max(1, int(self.elitism_rate * self.population_size))
+
+    @property
+    def offspring(self) -> int:
+        """All others, which are new."""
+        return self.population_size - self.elites
 
 
 @dataclass(frozen=True)
@@ -29,36 +118,46 @@ class Individual:
     halted: bool = False
 
     @property
-    def rank(self) -> tuple[bool, bool, float, int, int]:
-        """Sorts the better first: fitness, then fewer nodes, then the earlier candidate.
-
-        A halted one comes after those trained to the end, and before those without a fitness.
-        """
-        worst = math.isinf(self.fitness)
-        return worst, self.halted, self.fitness, len(self.expression), self.number
+    def rank(self) -> Rank:
+        """Sorts the better first."""
+        return rank(self.fitness, len(self.expression), self.number, halted=self.halted)
 
 
-class EvoMAL(Method):
-    """Genetic programming for the structure, unrolled differentiation for the weights."""
+def draw_population(
+    rng: np.random.Generator, settings: ExpressionSettings, inputs: Sequence[str]
+) -> list[Expression]:
+    """Random expressions that use both arguments and keep the heights of the settings."""
+    heights = settings.min_initial_height, settings.max_initial_height
+    trees = operators.ramped_half_and_half(rng, settings.population_size, *heights, inputs)
+    population = [operators.correct(rng, tree) for tree in trees]
+    for i in range(len(population)):  # the correction can add an edge; there is no parent yet
+        while population[i].height > settings.max_height:
+            tree = operators.half_and_half(rng, *heights, inputs)
+            population[i] = operators.correct(rng, tree)
+    return population
 
-    name: ClassVar[str] = "evomal"
-    description: ClassVar[str] = "expressions by genetic programming, weights by gradient descent"
-    pipeline: ClassVar[Pipeline] = Pipeline(tune=True, reject=True, match_gradients=True)
 
-    def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
+class GeneticProgramming(Method):
+    """Tournament selection, crossover, mutation and elitism; what a loss is worth is not its."""
+
+    settings: GeneticSettings
+
+    def __init__(self, settings: GeneticSettings, form: Form, seed: int) -> None:
         super().__init__(settings, form, seed)
         self.population: list[Individual] = []
         self._rng = derive_generator(seed, "variation")
 
     def _ask(self) -> list[SymbolicLoss]:
         offspring = self._offspring() if self.population else self._initial_population()
-        return [SymbolicLoss.of_form(e, self.form, self.settings.activation) for e in offspring]
+        return [
+            losses.SymbolicLoss.of_form(e, self.form, self.settings.activation) for e in offspring
+        ]
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         offspring = []
         for outcome in outcomes:
             loss = outcome.candidate.loss
-            assert isinstance(loss, SymbolicLoss)
+            assert isinstance(loss, losses.SymbolicLoss)
             number = outcome.candidate.number
             offspring.append(Individual(loss.expression, outcome.fitness, number, outcome.halted))
         self.population = self._elites() + offspring
@@ -67,22 +166,12 @@ class EvoMAL(Method):
         return sorted(self.population, key=lambda member: member.rank)[: self.settings.elites]
 
     def _initial_population(self) -> list[Expression]:
-        rng, settings = self._rng, self.settings
-        heights = settings.min_initial_height, settings.max_initial_height
-        trees = operators.ramped_half_and_half(
-            rng, settings.population_size, *heights, self.form.inputs
-        )
-        population = [operators.correct(rng, tree) for tree in trees]
-        for i in range(len(population)):  # the correction can add an edge; there is no parent yet
-            while population[i].height > settings.max_height:
-                tree = operators.half_and_half(rng, *heights, self.form.inputs)
-                population[i] = operators.correct(rng, tree)
-        given = [parse(text, self.form.inputs) for text in settings.initial_losses]
+        population = draw_population(self._rng, self.settings, self.form.inputs)
+        given = [parse(text, self.form.inputs) for text in self.settings.initial_losses]
         return [*given, *population[len(given) :]]  # all others are as they would be without
 
     def _offspring(self) -> list[Expression]:
-        count = self.settings.population_size - self.settings.elites
-        return [self._child() for _ in range(count)]
+        return [self._child() for _ in range(self.settings.offspring)]
 
     def _child(self) -> Expression:
         rng, settings = self._rng, self.settings
@@ -185,12 +274,3 @@ class _StoredGenerator:
 class _Stored:
     generator: _StoredGenerator
     population: tuple[_StoredMember, ...]
-
-
-class GPLFL(EvoMAL):
-    """Genetic programming alone: all weights are 1 (paper, section 4.1)."""
-
-    name: ClassVar[str] = "gp-lfl"
-    description: ClassVar[str] = "expressions by genetic programming, all weights 1"
-    pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=True, match_gradients=True)
-    unused: ClassVar[tuple[str, ...]] = ("prescreen",)  # nothing is optimised between the screens

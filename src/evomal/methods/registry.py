@@ -1,10 +1,56 @@
-"""The methods, by name."""
+"""The methods, by name; nothing here needs torch."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import fields
+
+from evomal.errors import InputError, meant, quoted, require_name
 from evomal.methods.base import Method
 from evomal.methods.baseline import Baseline
-from evomal.methods.evolution import GPLFL, EvoMAL
+from evomal.methods.evomal import EvoMAL
+from evomal.methods.gp_lfl import GPLFL
+from evomal.methods.settings import SearchSettings
 
-METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (EvoMAL, GPLFL, Baseline)}
+METHODS: dict[str, type[Method]] = {
+    "evomal": EvoMAL,
+    "gp-lfl": GPLFL,
+    "baseline": Baseline,
+}
 """Every method, by its name."""
+
+
+def setting_names(method: str) -> list[str]:
+    """The settings of a method."""
+    return [field.name for field in fields(METHODS[method].settings_type)]
+
+
+def methods_with(setting: str) -> list[str]:
+    """The methods that have a setting."""
+    return [method for method in METHODS if setting in setting_names(method)]
+
+
+def no_such_setting(method: str, name: str, more: Collection[str] = ()) -> InputError:
+    """Says that a method lacks a setting, and which has it, or what may be meant.
+
+    `more` are further names that could have been given in its place.
+    """
+    others, own = methods_with(name), [*setting_names(method), *more]
+    if others:
+        remedy = f"leave it out, or choose a method that has it: {', '.join(others)}."
+    else:
+        remedy = meant(name, own) or f"it has {', '.join(own)}."
+    return InputError(f"The method {method} has no setting {quoted(name)}; {remedy}")
+
+
+def choose_preset(method: str, name: str) -> SearchSettings:
+    """The settings of a preset of a method.
+
+    Raises
+    ------
+    InputError
+        If there is no such method or preset.
+    """
+    require_name("method", method, METHODS, "`evomal methods` lists them")
+    require_name("preset", name, METHODS[method].presets)
+    return METHODS[method].presets[name]

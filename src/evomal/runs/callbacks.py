@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evomal.methods.base import Generation, Method, Outcome
+from evomal.runs.record import RunFacts
 from evomal.tasks.arguments import instance, listed
 
 
@@ -20,7 +20,7 @@ class RunStart:
     run_dir
         The run's directory.
     facts
-        Task, method, seed, settings and so on, as the run records them.
+        Tasks, method, seed, settings and so on, as the run records them.
     task_loss_fitness
         What the task loss itself scores; None if it diverges.
     generations
@@ -28,7 +28,7 @@ class RunStart:
     """
 
     run_dir: Path
-    facts: Mapping[str, Any]
+    facts: RunFacts
     task_loss_fitness: float | None
     generations: Sequence[Generation]
 

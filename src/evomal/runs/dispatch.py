@@ -15,7 +15,7 @@ import torch
 from evomal.runs.execution import Execution, StopConditions, available_cores
 from evomal.runs.executors import Executor, InProcess, WorkError
 from evomal.tasks.task import Task
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import TrainingSettings
 
 ATTEMPTS = 2
 """How often a piece of work is tried before it is given up."""
@@ -108,7 +108,7 @@ class Dispatcher:
 
 
 def open_executor(
-    tasks: Sequence[Task], settings: EvaluationSettings, seed: int, execution: Execution, most: int
+    tasks: Sequence[Task], settings: TrainingSettings, seed: int, execution: Execution, most: int
 ) -> Executor:
     """The executor of a run; no more than `most` workers, unless a number is given.
 

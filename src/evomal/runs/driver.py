@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.next_steps import to_resume
+from evomal.runs.queue import GenerationQueue
 from evomal.runs.record import RunFacts, TaskFacts
 from evomal.runs.run import describe
-from evomal.runs.schedule import GenerationSchedule
 from evomal.runs.store import RunStore
 from evomal.runs.work import train_candidates
 from evomal.training.engines.base import Training
@@ -98,13 +99,13 @@ class Driver:
     def _restore(self) -> None:
         """Bring the method to where the store says the run stands."""
         method, store = self._method, self._store
-        self._seconds_before = self._facts.seconds
-        self._generations = [generation for generation, _ in store.generations()]
+        self._seconds_before = self._facts.seconds or 0.0
+        self._generations = store.generations()
         state = store.last_state()
         if state is not None:
             method.load_state_dict(state)
         store.forget_failures(method.generation)
-        for outcome in store.outcomes():
+        for outcome in store.outcomes(method.identity):
             method.archive.add(outcome)
             if outcome.candidate.generation == method.generation:
                 self._unfinished.append(outcome)
@@ -114,7 +115,7 @@ class Driver:
     def _search(self, dispatcher: Dispatcher) -> None:
         method, stop = self._method, dispatcher.stop
         own = self._task_loss_fitness(dispatcher)
-        start = RunStart(self._run_dir, self._store.facts(), own, list(self._generations))
+        start = RunStart(self._run_dir, self._facts, own, list(self._generations))
         for callback in self._callbacks:
             callback.on_run_start(method, start)
         stop.check_archive(method.archive)
@@ -151,15 +152,15 @@ class Driver:
         start = time.perf_counter()
         known, self._unfinished = self._unfinished, []
         outcomes = list(known)
-        schedule = GenerationSchedule(method, method.ask(), dispatcher, len(self._tasks), known)
-        for outcome in schedule.outcomes():
+        queue = GenerationQueue(method, method.ask(), dispatcher, len(self._tasks), known)
+        for outcome in queue.outcomes():
             self._record(outcome, dispatcher)
             outcomes.append(outcome)
         outcomes.sort(key=lambda outcome: outcome.candidate.number)
-        generation = method.tell(outcomes)
+        told = method.tell(outcomes)
+        generation = replace(told, seconds=time.perf_counter() - start)
         self._generations.append(generation)
-        seconds = time.perf_counter() - start
-        self._store.write_generation(generation, method.state_dict(), seconds)
+        self._store.write_generation(generation, method.state_dict())
         self._store.write_facts({"seconds": self._seconds()})
         for callback in self._callbacks:
             callback.on_generation(method, generation)

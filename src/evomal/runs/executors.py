@@ -23,7 +23,7 @@ from evomal.errors import InputError
 from evomal.tasks.precision import float32_precisions, set_float32_precisions
 from evomal.tasks.task import Task
 from evomal.training.numerics import DeadlineError, DivergedError, deadline
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import TrainingSettings
 from evomal.training.stages import stage_of
 from evomal.training.workbench import Workbench
 
@@ -89,7 +89,7 @@ class InProcess:
 
     workers = 1
 
-    def __init__(self, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], settings: TrainingSettings, seed: int) -> None:
         self._bench = Workbench(tasks, settings, seed)
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(settings.threads)

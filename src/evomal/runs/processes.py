@@ -30,7 +30,7 @@ from evomal.runs.executors import (
     torch_settings,
 )
 from evomal.tasks.task import Task
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import TrainingSettings
 from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class LocalProcesses:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], settings: EvaluationSettings, seed: int, workers: int
+        self, tasks: Sequence[Task], settings: TrainingSettings, seed: int, workers: int
     ) -> None:
         require_picklable(tasks)
         self.workers = workers
@@ -156,7 +156,7 @@ class _Worker:
         self,
         index: int,
         tasks: Sequence[Task],
-        settings: EvaluationSettings,
+        settings: TrainingSettings,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -244,7 +244,7 @@ def _device_of_worker(task: Task, index: int) -> torch.device:
 def _serve(
     pipe: Connection[Any, Any],
     tasks: Sequence[Task],
-    settings: EvaluationSettings,
+    settings: TrainingSettings,
     seed: int,
     device: torch.device,
     of_torch: Mapping[str, Any],

@@ -143,8 +143,7 @@ def _candidates(method: Method) -> tuple[int, int]:
     """How many candidates are done, and how many there will be."""
     done = method.archive.counts.total()
     settings = method.settings
-    offspring = settings.population_size - settings.elites
-    expected = settings.population_size + (method.generations - 1) * offspring
+    expected = settings.population_size + (method.generations - 1) * settings.offspring
     return done, expected if method.generations > 1 else done
 
 

@@ -22,7 +22,7 @@ from evomal.runs.executors import (
     torch_settings,
 )
 from evomal.tasks.task import Task
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import TrainingSettings
 from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class RayActors:
     def __init__(
         self,
         tasks: Sequence[Task],
-        settings: EvaluationSettings,
+        settings: TrainingSettings,
         seed: int,
         workers: int | Literal["auto"],
         address: str | None,
@@ -234,7 +234,7 @@ class _Actor:
     def __init__(
         self,
         tasks: Sequence[Task],
-        settings: EvaluationSettings,
+        settings: TrainingSettings,
         seed: int,
         device: str,
         of_torch: Mapping[str, Any],

@@ -21,7 +21,8 @@ from evomal.runs.store import RunStore
 from evomal.tasks.registry import Split
 from evomal.training.halving import rungs
 
-Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
+Status = Literal["running", "finished", "stopped", "interrupted", "failed", "killed"]
+"""*killed* is never stored: a run is called so that is running, but nobody runs."""
 
 _DESCRIPTION: dict[str, Any] = {
     "name": str,
@@ -78,20 +79,21 @@ class RunFacts:
 
     Attributes
     ----------
-    tasks, method, settings, form, seed, device, versions
+    tasks, metrics, method, settings, form, seed, device, versions
         What it was begun with.
+    started
+        When, in ISO format.
     engine_reason
         Why the settings have the engine that they have.
     status, stop_reason, seconds
-        How it ended or stands, and how long it has taken.
+        How it ended or stands, and how long it has taken; no seconds before the first stop.
     has_own_fitness, task_loss_fitness, task_loss_reason
         Whether it is known what the task loss itself scores, and that; None if it diverges, and
         why.
-    stored
-        All of it as JSON values.
     """
 
     tasks: Sequence[TaskFacts]
+    metrics: Sequence[str]
     method: str
     settings: SearchSettings
     engine_reason: str
@@ -99,13 +101,24 @@ class RunFacts:
     seed: int
     device: str
     versions: Mapping[str, str]
+    started: str
     status: Status
     stop_reason: str | None
-    seconds: float
+    seconds: float | None
     has_own_fitness: bool
     task_loss_fitness: float | None
     task_loss_reason: str | None
-    stored: Mapping[str, Any]
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The names of what it was begun with, as JSON values; of equal ones, one."""
+        return {
+            "task": common([task.name for task in self.tasks]),
+            "split": common([task.split for task in self.tasks]),
+            "metric": common(self.metrics),
+            "method": self.method,
+            "seed": self.seed,
+        }
 
     def new_method(self) -> Method:
         """The method as it was when the run was begun."""
@@ -121,7 +134,7 @@ class RunRecord:
     facts
         What it records about itself.
     generations
-        Every finished generation, with its seconds.
+        Every finished generation.
     outcomes
         Every finished candidate.
     printed_forms
@@ -129,7 +142,7 @@ class RunRecord:
     """
 
     facts: RunFacts
-    generations: Sequence[tuple[Generation, float]]
+    generations: Sequence[Generation]
     outcomes: Sequence[Outcome]
     printed_forms: dict[str, PrintedForm]
 
@@ -153,7 +166,8 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     form = _checked_form(fact(Form, "form"))
     method = fact(str, "method")
     require(method in METHODS, f"the method {quoted(method)} is unknown")
-    settings: SearchSettings = typed(SearchSettings, fact(Any, "settings"), "the settings")
+    kind = METHODS[method].settings_type
+    settings: SearchSettings = typed(kind, fact(Any, "settings"), "the settings")
     settings.validate(form.inputs)
     require(settings.engine != "auto", "the engine is 'auto', not the one that was chosen")
     tasks = [_task(task, form) for task in fact(tuple[Mapping[str, Any], ...], "tasks")]
@@ -164,12 +178,10 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         together = common(values)
         require(fact(Any, name) == together, f"the fact {name!r} is not {quoted(together)}")
     metrics = fact(str | tuple[str, ...], "metric")
-    require(
-        isinstance(metrics, str) or len(metrics) == len(tasks),
-        "there are not as many metrics as tasks",
-    )
-    seconds = optional(float, "seconds", 0.0)
-    require(seconds >= 0, f"the fact 'seconds' is {seconds}")
+    metrics = (metrics,) * len(tasks) if isinstance(metrics, str) else metrics
+    require(len(metrics) == len(tasks), "there are not as many metrics as tasks")
+    seconds = optional(float | None, "seconds", None)
+    require(seconds is None or seconds >= 0, f"the fact 'seconds' is {seconds}")
     versions = fact(Mapping[str, str], "versions")
     absent = next((name for name in _VERSIONS if name not in versions), None)
     require(absent is None, f"the version of {absent} is missing")
@@ -177,6 +189,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     _require_time(fact(str, "started"))
     return RunFacts(
         tasks,
+        metrics,
         method,
         settings,
         fact(str, "engine_reason"),
@@ -184,13 +197,13 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         fact(int, "seed"),
         fact(str, "device"),
         versions,
+        fact(str, "started"),
         fact(Status, "status"),
         optional(str | None, "stop_reason", None),
         seconds,
         "task_loss_fitness" in stored,
         optional(float | None, "task_loss_fitness", None),
         optional(str | None, "task_loss_reason", None),
-        stored,
     )
 
 
@@ -204,9 +217,9 @@ def read_record(store: RunStore) -> RunRecord:
     """
     with store.snapshot():
         facts = read_facts(store.facts())
-        generations, outcomes = store.generations(), store.outcomes()
+        generations, outcomes = store.generations(), store.outcomes(METHODS[facts.method].identity)
         printed_forms = store.printed_forms()
-    _require_whole(facts, [generation for generation, _ in generations], outcomes)
+    _require_whole(facts, generations, outcomes)
     _require_sources(outcomes)
     _require_curves(facts, outcomes)
     return RunRecord(facts, generations, outcomes, printed_forms)
@@ -231,10 +244,10 @@ def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> N
         and len(record.generations) == method.generation >= last,
         "the state of the method does not go with the finished candidates",
     )
-    asked = {} if method.finished else {c.number: c.key for c in method.ask()}
+    asked = {} if method.finished else {c.number: c.identity for c in method.ask()}
     for candidate in (outcome.candidate for outcome in outcomes[before:]):
         require(
-            asked.get(candidate.number) == candidate.key,
+            asked.get(candidate.number) == candidate.identity,
             f"candidate {candidate.number} is not one that this evomal would try next",
         )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.losses.files import loss_from_dict, loss_is_finite
-from evomal.methods.base import STATUSES, Candidate, Generation, Outcome, Status
+from evomal.methods.base import STATUSES, Candidate, Generation, Identity, Outcome, Status
 from evomal.methods.stored import from_json, require, typed
 from evomal.training.halving import LearningCurve
 
@@ -18,6 +18,7 @@ _UNTRAINED = ("rejected", "diverged", "failed")
 
 
 def outcome_of(
+    identity: Identity,
     number: object,
     generation: object,
     proposed: object,
@@ -32,7 +33,7 @@ def outcome_of(
     curves: object,
     halted: object,
 ) -> Outcome:
-    """A row of the table of candidates.
+    """A row of the table of candidates; `identity` is the method's.
 
     Raises
     ------
@@ -40,11 +41,17 @@ def outcome_of(
         If a value is of another type or out of its range, or they do not go together; the message
         is no whole sentence.
     """
-    what = f"candidate {_count(number, 'the number of a candidate')}"
+    own_number = _count(number, "the number of a candidate")
+    what = f"candidate {own_number}"
     before = _loss(proposed, f"the proposed loss of {what}")
     stored_fitness = typed(float | None, fitness, f"the fitness of {what}")
     outcome = Outcome(
-        Candidate(_count(number, what), _count(generation, f"the generation of {what}"), before),
+        Candidate(
+            own_number,
+            _count(generation, f"the generation of {what}"),
+            before,
+            identity(before, own_number),
+        ),
         typed(Status, status, f"the status of {what}"),
         math.inf if stored_fitness is None else stored_fitness,
         _loss(loss, f"the loss of {what}"),
@@ -62,8 +69,8 @@ def outcome_of(
 
 def generation_of(
     number: object, best: object, mean: object, counts: object, seconds: object
-) -> tuple[Generation, float]:
-    """A row of the table of generations, with its seconds.
+) -> Generation:
+    """A row of the table of generations.
 
     Raises
     ------
@@ -78,13 +85,13 @@ def generation_of(
         set(by_status) == set(STATUSES) and min(by_status.values()) >= 0,
         f"the counts of {what} are not one number for every outcome",
     )
-    generation = Generation(
+    return Generation(
         _count(number, what),
         typed(float | None, best, f"the best fitness of {what}"),
         typed(float | None, mean, f"the mean fitness of {what}"),
         by_status,
+        _not_below_0(seconds, f"the time of {what}"),
     )
-    return generation, _not_below_0(seconds, f"the time of {what}")
 
 
 def _require_sense(outcome: Outcome, what: str) -> None:

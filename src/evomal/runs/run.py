@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.diagnosis import diagnosis
 from evomal.runs.directory import is_in_use
-from evomal.runs.record import read_record
+from evomal.runs.record import RunFacts, read_record
 from evomal.runs.store import RunStore, reading
+from evomal.training.settings import FilterSettings
 
 _SYMPY_STARTS = 1.0  # seconds that the first answer takes at least
 
@@ -68,14 +69,14 @@ class Run:
 
     Attributes
     ----------
-    record
-        All that is stored, as typed records.
     facts
-        What the run records about itself, as JSON values.
+        What the run records about itself.
+    outcomes
+        Of every finished candidate, in the order of their numbers.
     generations
-        Every finished generation, with its seconds.
+        Every finished generation.
     archive
-        All outcomes.
+        All outcomes, with the best one of every size.
     failures
         The outcomes of candidates that failed.
     seconds
@@ -97,11 +98,11 @@ class Run:
             abandoned = record.facts.status == "running" and not is_in_use(self.run_dir)
             if abandoned:
                 record = read_record(store)  # it may have ended just now
-        self.record = record
-        self.facts: dict[str, Any] = dict(record.facts.stored)
-        if abandoned and record.facts.status == "running":
-            self.facts["status"] = "killed"
-        self.generations: list[tuple[Generation, float]] = list(record.generations)
+        self.facts: RunFacts = record.facts
+        if abandoned and self.facts.status == "running":
+            self.facts = replace(self.facts, status="killed")
+        self.outcomes: Sequence[Outcome] = record.outcomes
+        self.generations: Sequence[Generation] = record.generations
         self.archive = Archive()
         self.failures: list[Outcome] = []
         self.seconds: dict[str, float] = {}
@@ -142,29 +143,30 @@ class Run:
         """Why there is no learned loss, and what to change; None if there is one."""
         if self.archive.best is not None and self.archive.best.loss is not None:
             return None
-        if self.record.facts.method == "baseline":
+        facts = self.facts
+        if facts.method == "baseline":
             return "The baseline is the task loss itself; it learns nothing."
-        facts = self.record.facts
+        settings = facts.settings
         optimizer = facts.tasks[0].description["optimizer"]
         return diagnosis(
             self.archive.counts,
-            [outcome.reason for outcome in self.record.outcomes if outcome.reason],
+            [outcome.reason for outcome in self.outcomes if outcome.reason],
             [outcome.reason for outcome in self.failures if outcome.reason],
             task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
             task_loss_reason=facts.task_loss_reason or "",
             learning_rate=optimizer["learning_rate"],
-            rejection_batch=facts.settings.rejection_batch,
+            rejection_batch=settings.rejection_batch if isinstance(settings, FilterSettings) else 0,
         )
 
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks that the loss was learned on."""
-        return [task.name for task in self.record.facts.tasks]
+        return [task.name for task in self.facts.tasks]
 
     @property
     def task_loss_fitness(self) -> float | None:
         """What the task loss itself scores; None if it diverges or is not known yet."""
-        return self.record.facts.task_loss_fitness
+        return self.facts.task_loss_fitness
 
     @property
     def beats_task_loss(self) -> bool | None:
@@ -194,24 +196,20 @@ class Run:
             ],
             "generations": [
                 {"best": generation.best, "mean": generation.mean, **generation.counts}
-                for generation, _ in self.generations
+                for generation in self.generations
             ],
-            "task": facts["task"],
-            "split": facts["split"],
-            "metric": facts["metric"],
-            "method": facts["method"],
-            "seed": facts["seed"],
-            "settings": facts["settings"],
-            "status": facts["status"],
-            "stop_reason": facts.get("stop_reason"),
-            "device": facts["device"],
-            "versions": facts["versions"],
+            **facts.named,
+            "settings": json.loads(json.dumps(asdict(facts.settings))),
+            "status": facts.status,
+            "stop_reason": facts.stop_reason,
+            "device": facts.device,
+            "versions": dict(facts.versions),
             "run_dir": str(self.run_dir),
             "timing": {
-                "started": facts["started"],
-                "seconds": facts.get("seconds"),
+                "started": facts.started,
+                "seconds": facts.seconds,
                 "stages": self.seconds,
-                "generations": [seconds for _, seconds in self.generations],
+                "generations": [generation.seconds for generation in self.generations],
             },
         }
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from evomal.errors import InputError, TaskWarning, require_name
 from evomal.interrupts import Terminated, termination_interrupts
-from evomal.methods.registry import METHODS
-from evomal.methods.settings import PRESETS, SearchSettings, choose_preset
+from evomal.methods.registry import METHODS, choose_preset, no_such_setting
+from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, require_callbacks
 from evomal.runs.directory import ROOT, named_run_dir, new_run_dir, taken_back
 from evomal.runs.dispatch import Dispatcher, open_executor
@@ -34,6 +34,7 @@ from evomal.runs.store import RunStore, reading
 from evomal.tasks.arguments import instance, whole_number
 from evomal.tasks.task import Task, as_tasks
 from evomal.training.engines.choice import with_engine
+from evomal.training.settings import EvaluationSettings
 from evomal.training.workbench import Workbench
 
 
@@ -49,7 +50,7 @@ class SearchInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run: Run, signal: int = SIGINT) -> None:
-        onwards = to_resume(run.run_dir, run.record.facts.tasks)
+        onwards = to_resume(run.run_dir, run.facts.tasks)
         super().__init__(f"The search was interrupted; to go on: {onwards}")
         self.run = run
         self.signal = signal
@@ -80,7 +81,7 @@ def search(
     preset
         Settings to begin with: ``"paper"`` (the published values) or ``"quick"`` (minutes).
     settings
-        Instead of a preset.
+        Instead of a preset: an instance of the method's own settings, such as `EvoMALSettings`.
     seed
         Fixes every random draw of the run.
     run_dir
@@ -94,7 +95,7 @@ def search(
         Whether to show it, on standard error; None: where someone looks, which is on a terminal
         and in a notebook.
     **overrides
-        Single settings of `SearchSettings` or `Execution` by name, such as ``generations=10``,
+        Single settings of the method or of `Execution` by name, such as ``generations=10``,
         ``workers=2`` or ``max_time=3600``.
 
     Returns
@@ -113,33 +114,33 @@ def search(
     start = time.monotonic()
     tasks = as_tasks(tasks)
     seed = whole_number(seed, "seed", 0)
-    require_name("method", method, METHODS, "`evomal methods` lists them")
+    usual = choose_preset(method, preset)
     require_callbacks(callbacks)
     callbacks = with_progress(callbacks, progress)
     directory = None if run_dir is None else named_run_dir(run_dir)
-    usual = [choose_preset(preset)] if settings is None else list(PRESETS.values())
-    chosen = usual[0] if settings is None else settings
-    settings, execution = _apply(chosen, execution or Execution(), overrides)
+    kind = METHODS[method].settings_type
+    if settings is not None:
+        remedy = f"{kind.__name__}(...) for the method {method}"
+        instance(settings, "argument settings", kind, remedy)
+    given = usual if settings is None else settings
+    chosen, execution = _apply(method, given, execution or Execution(), overrides)
     if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError(
             "A search needs tasks with different names and one and the same link, loss inputs, "
             "class weights and class to ignore."
         )
     form = tasks[0].form
-    initial = tuple(expression_of(text, form) for text in settings.initial_losses)
-    settings = dataclasses.replace(settings, initial_losses=initial)
-    settings.validate(form.inputs)
-    settings.require_offspring()
+    chosen = chosen.resolved(lambda text: expression_of(text, form))
+    chosen.validate(form.inputs)
     execution.validate()
-    METHODS[method].require_use(settings, usual)
     if execution.executor == "local":
-        require_cores(settings.threads)
+        require_cores(chosen.threads)
     pipeline = METHODS[method].pipeline
-    settings, reason = with_engine(settings, tasks, tunes=pipeline.tune)
+    chosen, reason = with_engine(chosen, tasks, tunes=pipeline.tune)
     if pipeline.reject:
-        _warn_of_metrics(tasks, settings, seed)
-    facts = begin_facts(tasks, method, settings, reason, seed)
-    with contextlib.closing(_open(tasks, settings, seed, execution)) as executor:
+        _warn_of_metrics(tasks, chosen, seed)
+    facts = begin_facts(tasks, method, chosen, reason, seed)
+    with contextlib.closing(_open(tasks, chosen, seed, execution)) as executor:
         directory, store = _create(directory, facts)
         with contextlib.closing(store):
             _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
@@ -193,7 +194,7 @@ def resume(
     start = time.monotonic()
     require_callbacks(callbacks)
     callbacks = with_progress(callbacks, progress)
-    _, execution = _apply(None, execution or Execution(), overrides)
+    _, execution = _apply(None, None, execution or Execution(), overrides)
     execution.validate()
     directory = Path(run_dir)
     if is_finished(directory, generations):
@@ -231,7 +232,7 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
     return facts.status == "finished" and generations in (None, facts.settings.generations)
 
 
-def _warn_of_metrics(tasks: Sequence[Task], settings: SearchSettings, seed: int) -> None:
+def _warn_of_metrics(tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> None:
     """Say so if the rejection protocol will reject nothing on a task."""
     metrics = Workbench(tasks, settings, seed).metrics_before
     for task, value in zip(tasks, metrics, strict=True):
@@ -285,20 +286,22 @@ def _drive(
 
 
 def _apply(
-    settings: SearchSettings | None, execution: Execution, overrides: Mapping[str, Any]
+    method: str | None,
+    settings: SearchSettings | None,
+    execution: Execution,
+    overrides: Mapping[str, Any],
 ) -> tuple[Any, Execution]:
-    """Both with single settings replaced by name."""
-    if settings is not None:
-        instance(settings, "argument settings", SearchSettings, "evomal.SearchSettings(...)")
+    """Both with single settings replaced by name; without a method, there are no settings."""
     instance(execution, "argument execution", Execution, "evomal.Execution(...)")
     for name, value in overrides.items():
         if settings is not None and name in _names(settings):
             settings = dataclasses.replace(settings, **{name: value})
         elif name in _names(execution):
             execution = dataclasses.replace(execution, **{name: value})
+        elif method is not None:
+            raise no_such_setting(method, name, _names(execution))
         else:
-            known = [*(_names(settings) if settings else []), *_names(execution)]
-            require_name("setting", name, known, "see SearchSettings and Execution")
+            require_name("setting", name, _names(execution), "see Execution")
     return settings, execution
 
 
@@ -317,6 +320,11 @@ def _with_generations(facts: RunFacts, generations: int | None) -> SearchSetting
             f"The run was begun with {done} generations; on resuming there can only be more, "
             f"not {generations}."
         )
-    settings = dataclasses.replace(facts.settings, generations=generations)
+    if generations == done:
+        return facts.settings
+    if "generations" not in _names(facts.settings):
+        raise no_such_setting(facts.method, "generations")
+    more: dict[str, Any] = {"generations": generations}
+    settings = dataclasses.replace(facts.settings, **more)
     settings.validate(facts.form.inputs)
     return settings

@@ -18,7 +18,7 @@ from filelock import FileLock
 from evomal.errors import InputError, quoted
 from evomal.expressions.symbolic import PrintedForm
 from evomal.losses.files import loss_to_dict
-from evomal.methods.base import Generation, Outcome
+from evomal.methods.base import Generation, Identity, Outcome, by_structure
 from evomal.methods.stored import from_json, typed
 from evomal.runs.directory import (
     BEST_LOSS,
@@ -232,8 +232,8 @@ class RunStore:
                 (generation,),
             )
 
-    def outcomes(self) -> list[Outcome]:
-        """Every finished candidate, in the order of their numbers."""
+    def outcomes(self, identity: Identity = by_structure) -> list[Outcome]:
+        """Every finished candidate, in the order of their numbers; `identity` is the method's."""
         rows = self._connection.execute(
             "SELECT number, generation, proposed, status, fitness, loss, source, correlation, "
             "gradient_key, seconds, reason, curves, halted FROM candidates ORDER BY number"
@@ -241,14 +241,12 @@ class RunStore:
         collects = gc.isenabled()
         gc.disable()  # it would go through all that was read so far, again and again
         try:
-            return [outcome_of(*row) for row in rows]
+            return [outcome_of(identity, *row) for row in rows]
         finally:
             if collects:
                 gc.enable()
 
-    def write_generation(
-        self, generation: Generation, state: Mapping[str, Any], seconds: float
-    ) -> None:
+    def write_generation(self, generation: Generation, state: Mapping[str, Any]) -> None:
         """Close a generation together with the method's state."""
         with self._writing():
             self._connection.execute(
@@ -259,13 +257,13 @@ class RunStore:
                     generation.mean,
                     json.dumps(dict(generation.counts)),
                     json.dumps(state),
-                    seconds,
+                    generation.seconds,
                     _now(),
                 ),
             )
 
-    def generations(self) -> list[tuple[Generation, float]]:
-        """Every finished generation with its seconds."""
+    def generations(self) -> list[Generation]:
+        """Every finished generation."""
         rows = self._connection.execute(
             "SELECT number, best, mean, counts, seconds FROM generations ORDER BY number"
         )

@@ -11,6 +11,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Generation, Method
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import describe_error
+from evomal.runs.record import RunFacts
 
 
 def scalars(generation: Generation) -> dict[str, float]:
@@ -64,7 +66,9 @@ class TensorBoardTracker(Callback):
         self._writer = self._new_writer(str(folder), purge_step=0 if resumed else None)
         if start.task_loss_fitness is not None:
             self._writer.add_scalar("fitness/task_loss", start.task_loss_fitness, 0)
-        self._writer.add_text("settings", f"```\n{json.dumps(start.facts['settings'])}\n```", 0)
+        self._writer.add_text(
+            "settings", f"```\n{json.dumps(asdict(start.facts.settings))}\n```", 0
+        )
         for generation in start.generations:
             self._add(generation)
         self._writer.flush()
@@ -205,7 +209,6 @@ class MLflowTracker(Callback):
         self._client.log_batch(run_id, metrics=metrics)
 
 
-def _parameters(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(facts: RunFacts) -> dict[str, Any]:
     """What the run was begun with, on one level."""
-    named = {name: facts[name] for name in ("task", "split", "method", "seed", "device")}
-    return {**named, **facts["settings"]}
+    return {**facts.named, "device": facts.device, **asdict(facts.settings)}

@@ -69,7 +69,7 @@ def correlations(bench: Workbench, losses: Sequence[Loss]) -> list[Correlation]:
     diverged = [False] * len(losses)
     parts = zip(bench.tasks, bench.raw_outputs, bench.metrics_before, strict=True)
     for task, outputs, before in parts:
-        steps = bench.settings.rejection_steps or task.rejection_steps
+        steps = bench.filtering.rejection_steps or task.rejection_steps
         found = _optimize_outputs(losses, task, outputs, steps)
         for place, optimized in enumerate(found):
             if diverged[place] or not all_finite([optimized]):

@@ -14,7 +14,7 @@ from evomal.training.hypergradient.forward import forward_hypergradient
 from evomal.training.hypergradient.reverse import reverse_hypergradient
 from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import draw_batches
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import TuningSettings
 from evomal.training.support import forward_mode_problem
 from evomal.training.trial import spoils_inputs
 
@@ -22,7 +22,7 @@ from evomal.training.trial import spoils_inputs
 class MetaSchedule:
     """The meta steps of one task, their batches drawn ahead from (run seed, task)."""
 
-    def __init__(self, task: Task, settings: EvaluationSettings, seed: int) -> None:
+    def __init__(self, task: Task, settings: TuningSettings, seed: int) -> None:
         self._task = task
         self._seed = seed
         self._judges = task.validation if settings.meta_batch == "validation" else task.train

@@ -50,9 +50,9 @@ def optimize_weights(bench: Workbench, loss: Loss) -> Tensor:
     phi = initial_weights(bench, loss)
     if phi.numel() == 0:
         return phi.detach()
-    optimizer = torch.optim.Adam([phi], lr=bench.settings.meta_learning_rate)
+    optimizer = torch.optim.Adam([phi], lr=bench.tuning.meta_learning_rate)
     with sdpa_kernel(SDPBackend.MATH):  # the only attention with a second derivative
-        for i in range(bench.settings.meta_steps):
+        for i in range(bench.tuning.meta_steps):
             check_deadline()
             gradients = [one.hypergradient(loss, phi, one.step(i)) for one in bench.schedules]
             phi.grad = torch.stack(gradients).mean(dim=0)
@@ -81,13 +81,13 @@ def optimize_weights_of_group(
         For every loss its weights, detached, or that it diverged.
     """
     phis = [initial_weights(bench, loss) for loss in losses]
-    optimizer = torch.optim.Adam(phis, lr=bench.settings.meta_learning_rate)
+    optimizer = torch.optim.Adam(phis, lr=bench.tuning.meta_learning_rate)
     finite = torch.ones(len(losses), dtype=torch.bool, device=bench.device)
     active = list(range(len(losses)))
     rows = torch.arange(len(losses), device=finite.device)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
         ways = [group_way(task, stacked=stacked) for task in bench.tasks]
-        for i in range(bench.settings.meta_steps):
+        for i in range(bench.tuning.meta_steps):
             check_deadline()
             if i and i % CHECK_EVERY == 0:
                 active = [p for p, is_finite in enumerate(finite.tolist()) if is_finite]

@@ -13,7 +13,7 @@ from evomal.losses.base import Loss
 from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlations, gradient_key
 from evomal.training.numerics import DivergedError
-from evomal.training.settings import Pipeline
+from evomal.training.settings import EvaluationSettings, Pipeline
 from evomal.training.stages import EQUIVALENCE, REJECTION, WEIGHTS, diverged, stage
 from evomal.training.workbench import Workbench
 
@@ -61,7 +61,8 @@ def screen(bench: Workbench, losses: Sequence[Loss], pipeline: Pipeline) -> list
         Which stages apply.
     """
     results = [Screening(loss) for loss in losses]
-    if pipeline.tune and pipeline.reject and bench.settings.prescreen:
+    settings = bench.settings
+    if isinstance(settings, EvaluationSettings) and settings.prescreen:
         with stage(REJECTION):
             _reject_hopeless(bench, results)
     if pipeline.tune:

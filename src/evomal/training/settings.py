@@ -34,39 +34,11 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """Constants of Algorithms 1 and 2 and of the filters; the defaults are the paper's."""
-
-    meta_steps: int = 250
-    """Steps of Adam on a loss's weights (S_meta)."""
-
-    base_steps: int = 1
-    """Training steps that are differentiated through at each of them (S_base)."""
-
-    meta_learning_rate: float = 1e-3
-    """Learning rate of Adam on the weights (eta)."""
-
-    meta_batch: Literal["validation", "training"] = "validation"
-    """Where the batch comes from on which the task loss judges an updated base learner."""
-
-    rejection_batch: int = 100
-    """Training instances of the rejection protocol and of gradient equivalence (B)."""
-
-    rejection_steps: int | None = None
-    """Steps of the rejection protocol; None stands for the task's own number (100 or
-    1000)."""
-
-    prescreen: bool = False
-    """Also apply the rejection protocol before the weights are optimised, which saves most of the
-    time on hopeless losses; the paper applies it only after."""
+class TrainingSettings:
+    """How the training of base learners is computed; the defaults are the paper's."""
 
     testing_steps: int = 500
     """Training steps that decide the fitness (S_testing)."""
-
-    halving: bool = False
-    """Stop a partial training after a quarter or half of its steps where it is worse than the
-    median, at that point, of the last trainings of earlier generations that came so far; the paper
-    stops none."""
 
     engine: Literal["auto", "loop", "batched", "stacked"] = "auto"
     """How candidates are worked on: loss by loss (loop), a group of losses sharing what they can
@@ -89,17 +61,67 @@ class EvaluationSettings:
 
     def validate(self) -> None:
         """Raise an `InputError` for the first setting that makes no sense."""
-        steps = "meta_steps", "rejection_steps", "testing_steps"
-        require_whole(self, 1, MOST_STEPS, *steps, "rejection_batch")
-        require_whole(self, 1, 10_000, "base_steps")
+        require_whole(self, 1, MOST_STEPS, "testing_steps")
+        require_choice(self, "engine", "auto", "loop", "batched", "stacked")
         require_whole(self, 1, MOST_LOSSES, "group_size")
+        require_choice(self, "precision", *get_args(Precision))
         require_whole(self, 1, MOST_THREADS, "threads")
+
+
+@dataclass(frozen=True)
+class TuningSettings(TrainingSettings):
+    """Constants of Algorithm 1, which tunes the weights of a loss."""
+
+    meta_steps: int = 250
+    """Steps of Adam on a loss's weights (S_meta)."""
+
+    base_steps: int = 1
+    """Training steps that are differentiated through at each of them (S_base)."""
+
+    meta_learning_rate: float = 1e-3
+    """Learning rate of Adam on the weights (eta)."""
+
+    meta_batch: Literal["validation", "training"] = "validation"
+    """Where the batch comes from on which the task loss judges an updated base learner."""
+
+    def validate(self) -> None:
+        """Raise an `InputError` for the first setting that makes no sense."""
+        super().validate()
+        require_whole(self, 1, MOST_STEPS, "meta_steps")
+        require_whole(self, 1, 10_000, "base_steps")
         require_number(self, 1e6, "meta_learning_rate")
         require_choice(self, "meta_batch", "validation", "training")
-        require_choice(self, "engine", "auto", "loop", "batched", "stacked")
-        require_choice(self, "precision", *get_args(Precision))
-        for name in ("prescreen", "halving"):
-            require_choice(self, name, True, False)
+
+
+@dataclass(frozen=True)
+class FilterSettings(TrainingSettings):
+    """Constants of the rejection protocol and of gradient equivalence."""
+
+    rejection_batch: int = 100
+    """Training instances of the rejection protocol and of gradient equivalence (B)."""
+
+    rejection_steps: int | None = None
+    """Steps of the rejection protocol; None stands for the task's own number (100 or
+    1000)."""
+
+    def validate(self) -> None:
+        """Raise an `InputError` for the first setting that makes no sense."""
+        super().validate()
+        require_whole(self, 1, MOST_STEPS, "rejection_batch", "rejection_steps")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(TuningSettings, FilterSettings):
+    """Of the whole pipeline: weights are tuned, hopeless losses rejected, the others trained."""
+
+    prescreen: bool = False
+    """Also apply the rejection protocol before the weights are optimised, which saves most of the
+    time on hopeless losses; the paper applies it only after."""
+
+    def validate(self) -> None:
+        """Raise an `InputError` for the first setting that makes no sense."""
+        super().validate()
+        require_choice(self, "prescreen", True, False)
 
 
 def take_plain_numbers(settings: Any) -> None:

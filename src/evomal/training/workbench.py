@@ -11,7 +11,7 @@ from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.meta_schedule import MetaSchedule
 from evomal.training.raw_outputs import metric_on_few, raw_outputs
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import FilterSettings, TrainingSettings, TuningSettings
 
 
 class Workbench:
@@ -30,7 +30,7 @@ class Workbench:
         The run's seed.
     """
 
-    def __init__(self, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], settings: TrainingSettings, seed: int) -> None:
         self.tasks = [task.in_precision(settings.precision) for task in tasks]
         self.settings = settings
         self.seed = seed
@@ -40,15 +40,27 @@ class Workbench:
         """Where the work is done."""
         return self.tasks[0].device
 
+    @property
+    def tuning(self) -> TuningSettings:
+        """The settings of a method that tunes weights."""
+        assert isinstance(self.settings, TuningSettings)
+        return self.settings
+
+    @property
+    def filtering(self) -> FilterSettings:
+        """The settings of a method that filters."""
+        assert isinstance(self.settings, FilterSettings)
+        return self.settings
+
     @cached_property
     def schedules(self) -> list[MetaSchedule]:
         """By task, the meta steps of Algorithm 1."""
-        return [MetaSchedule(task, self.settings, self.seed) for task in self.tasks]
+        return [MetaSchedule(task, self.tuning, self.seed) for task in self.tasks]
 
     @cached_property
     def raw_outputs(self) -> list[Data]:
         """By task, ŷ of the filters, with targets; not to be changed in place."""
-        count = self.settings.rejection_batch
+        count = self.filtering.rejection_batch
         return [raw_outputs(task, count, self.seed) for task in self.tasks]
 
     @cached_property

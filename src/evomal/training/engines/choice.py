@@ -14,11 +14,11 @@ from evomal.training.engines.base import Engine
 from evomal.training.engines.batched import BatchedEngine
 from evomal.training.engines.loop import LoopEngine
 from evomal.training.engines.stacked import StackedEngine
-from evomal.training.settings import EvaluationSettings
+from evomal.training.settings import TrainingSettings, TuningSettings
 from evomal.training.support import require_trainable, unsuitable
 from evomal.training.workbench import Workbench
 
-Settings = TypeVar("Settings", bound=EvaluationSettings)
+Settings = TypeVar("Settings", bound=TrainingSettings)
 
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (LoopEngine, BatchedEngine, StackedEngine)
@@ -38,7 +38,7 @@ class Choice(NamedTuple, Generic[Settings]):
     reason: str
 
 
-def engine_type(settings: EvaluationSettings) -> type[Engine]:
+def engine_type(settings: TrainingSettings) -> type[Engine]:
     """The engine of settings; the plain loop where none has been chosen yet."""
     return ENGINES.get(settings.engine, LoopEngine)
 
@@ -71,16 +71,17 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Ch
         precision that is asked for.
     """
     tasks = [task.in_precision(settings.precision) for task in tasks]
+    base_steps = settings.base_steps if tunes and isinstance(settings, TuningSettings) else None
     for task in tasks:
-        require_trainable(task, base_steps=settings.base_steps if tunes else None)
+        require_trainable(task, base_steps=base_steps)
     _require_precision(settings, tasks)
     on_cpu = all(task.device.type == "cpu" for task in tasks)
     size = settings.group_size or (GROUP_ON_CPU if on_cpu else None)
     if settings.engine == "auto":
-        engine, reason = _chosen(settings, tasks, size, tunes=tunes, on_cpu=on_cpu)
+        engine, reason = _chosen(settings, tasks, size, base_steps, on_cpu=on_cpu)
     else:
         engine, reason = ENGINES[settings.engine], "as asked"
-        if tunes and settings.base_steps != 1 and engine.tunes_in_groups:
+        if base_steps not in (None, 1) and engine.tunes_in_groups:
             raise InputError(f"The engine {engine.name} works with base_steps of 1 only; use loop.")
         for task in tasks:
             problem = engine.problem(task)
@@ -91,17 +92,17 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Ch
 
 
 def _chosen(
-    settings: EvaluationSettings,
+    settings: TrainingSettings,
     tasks: Sequence[Task],
     size: int | None,
+    base_steps: int | None,
     *,
-    tunes: bool,
     on_cpu: bool,
 ) -> tuple[type[Engine], str]:
     """The engine that suits the tasks and the device best, and why."""
-    if not tunes:
+    if base_steps is None:
         return LoopEngine, "the method tunes no weights"
-    if settings.base_steps != 1:
+    if base_steps != 1:
         return LoopEngine, "more than one base step is differentiated"
     largest = max(sum(p.numel() for p in task.new_model(0).parameters()) for task in tasks)
     if (size or 1) * largest > MOST_PARAMETERS:
@@ -118,7 +119,7 @@ def _chosen(
     return LoopEngine, "; ".join([device, *problems])
 
 
-def _require_precision(settings: EvaluationSettings, tasks: Sequence[Task]) -> None:
+def _require_precision(settings: TrainingSettings, tasks: Sequence[Task]) -> None:
     if settings.precision != "bfloat16":
         return
     for task in tasks:

@@ -1,4 +1,4 @@
-"""The schedule of a generation: filters in population order, on any number of workers."""
+"""The queue of a generation: filters in population order, on any number of workers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,15 @@ from evomal.runs import dispatch
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import Execution, SearchStopped
 from evomal.runs.executors import WorkError
-from evomal.runs.schedule import GenerationSchedule
-from run_helpers import Fate, ShuffledExecutor, new_candidate, new_outcome, tiny_settings
+from evomal.runs.queue import GenerationQueue
+from run_helpers import (
+    Fate,
+    ShuffledExecutor,
+    new_candidate,
+    new_outcome,
+    tiny_settings,
+    tiny_settings_of,
+)
 
 INF = math.inf
 Generations = Sequence[Sequence[str | None]]
@@ -53,7 +60,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         executor = ShuffledExecutor(by_key, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
         grouped = {} if group == 1 else {"engine": engine, "group_size": group}
-        searcher = METHODS[method](tiny_settings(halving=halving, **grouped), Form("identity"), 7)
+        settings = tiny_settings_of(method, halving=halving, **grouped)
+        searcher = METHODS[method](settings, Form("identity"), 7)
         rows: list[list[Row]] = []
         for candidates in as_candidates(generations):
             dispatcher = Dispatcher(executor, Execution())
@@ -61,8 +69,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             outcomes = list(known)
             for outcome in known:
                 searcher.archive.add(outcome)
-            schedule = GenerationSchedule(searcher, candidates, dispatcher, tasks, known)
-            for outcome in schedule.outcomes():
+            queue = GenerationQueue(searcher, candidates, dispatcher, tasks, known)
+            for outcome in queue.outcomes():
                 searcher.archive.add(outcome)
                 outcomes.append(outcome)
             assert len(outcomes) == len(candidates)
@@ -100,7 +108,7 @@ def check_losses(outcomes: Sequence[Outcome], archive: Archive) -> None:
         equal = archive.find(outcome.candidate)
         assert equal is not None
         assert bool((outcome.loss.phi == 2.0).all()) or equal.status == "failed"
-        assert outcome.loss.key == outcome.candidate.key
+        assert outcome.loss.key == outcome.candidate.identity
         if outcome.status == "duplicate":
             assert outcome.loss is equal.loss
             assert outcome.source == equal.candidate.number
@@ -123,7 +131,7 @@ def one_after_another(
         at_rungs = [[v for v, passed in trained[-5:] if passed >= rung] for rung in range(2)]
         bars = [statistics.median(values) if values and halving else INF for values in at_rungs]
         for candidate in candidates:
-            fate = by_key[candidate.key]
+            fate = by_key[candidate.identity]
             key = fate.gradient_key if fate.verdict == "promising" else None
             equal = archive.find(candidate)
             alike = None if key is None else archive.find_gradient(key)
@@ -352,7 +360,7 @@ def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(dispatch, "wait", executor.wait)
     method = METHODS["evomal"](tiny_settings(), Form("identity"), 0)
     dispatcher = Dispatcher(executor, Execution())
-    (outcome,) = GenerationSchedule(method, [new_candidate(0, A)], dispatcher).outcomes()
+    (outcome,) = GenerationQueue(method, [new_candidate(0, A)], dispatcher).outcomes()
     assert (outcome.correlation, outcome.gradient_key) == (0.5, "a")
     assert set(outcome.seconds) == {"screening", "training"}
 
@@ -394,7 +402,7 @@ def test_a_training_group_is_the_same_whatever_of_it_is_finished(run: Run) -> No
             known = {0: outcomes[:done]}
             again, other = run(generations[:1], fates, 2, seed, finished=known, **options)
             assert again == rows
-            trained = {o.candidate.key for o in outcomes[:done] if "training" in o.seconds}
+            trained = {o.candidate.identity for o in outcomes[:done] if "training" in o.seconds}
             assert {*executor.trained_groups} - {*other.trained_groups} == {
                 keys for keys in executor.trained_groups if trained.issuperset(keys)
             }
@@ -411,7 +419,7 @@ def test_a_group_is_the_same_whatever_of_it_is_finished(run: Run) -> None:
             again, other = run(generations[:1], fates, 2, seed, finished=known, group=3)
             assert again == rows
             assert {*other.groups} <= {*executor.groups}
-            known_keys = {o.candidate.key for o in outcomes[:done]}
+            known_keys = {o.candidate.identity for o in outcomes[:done]}
             assert {*executor.groups} - {*other.groups} == {
                 keys for keys in executor.groups if known_keys.issuperset(keys)
             }
@@ -447,7 +455,7 @@ def test_a_generation_is_taken_up_wherever_it_was_left(run: Run, workers: int) -
                 }
                 again, executor = run(generations[: at + 1], fates, workers, seed, finished=known)
                 assert again == rows[: at + 1]
-                finished = {o.candidate.key for o in last[:done] if o.status != "duplicate"}
+                finished = {o.candidate.identity for o in last[:done] if o.status != "duplicate"}
                 assert not finished & {*executor.screened, *executor.trained}
 
 
@@ -503,8 +511,8 @@ def test_work_is_tried_twice_and_the_run_goes_on(
         assert done.count(SymbolicLoss(A).key) == attempts
 
 
-def run_until_stopped(schedule: GenerationSchedule, method: Method, dispatcher: Dispatcher) -> None:
-    for outcome in schedule.outcomes():
+def run_until_stopped(queue: GenerationQueue, method: Method, dispatcher: Dispatcher) -> None:
+    for outcome in queue.outcomes():
         method.archive.add(outcome)
         dispatcher.stop.check_archive(method.archive)
 
@@ -522,9 +530,9 @@ def test_no_more_is_trained_than_may_be_evaluated(
         monkeypatch.setattr(dispatch, "wait", executor.wait)
         method = METHODS["evomal"](tiny_settings(), Form("identity"), 0)
         dispatcher = Dispatcher(executor, Execution(max_evaluations=most))
-        schedule = GenerationSchedule(method, as_candidates([texts])[0], dispatcher)
+        queue = GenerationQueue(method, as_candidates([texts])[0], dispatcher)
         with pytest.raises(SearchStopped, match=f"max_evaluations of {most} is reached"):
-            run_until_stopped(schedule, method, dispatcher)
+            run_until_stopped(queue, method, dispatcher)
         evaluated = [o.candidate.number for o in method.archive.hall_of_fame.values()]
         assert method.archive.counts["evaluated"] == most
         assert 1 not in evaluated
