@@ -40,7 +40,7 @@ def candidates(form: Form, count: int) -> list[SymbolicLoss]:
     while len(losses) < count:
         for tree in operators.ramped_half_and_half(rng, 25, *heights):
             loss = SymbolicLoss.of_form(operators.correct(rng, tree), form)
-            losses.setdefault(loss.key, loss)
+            losses.setdefault(loss.structure, loss)
     return list(losses.values())[:count]
 
 

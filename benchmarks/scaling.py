@@ -99,9 +99,10 @@ class Instant:
         self.starts.append(time.perf_counter())
         future: Future[Any] = Future()
         if function is screen_candidates:
-            future.set_result([Screening(loss, "promising", 1.0, loss.key) for loss in args[0]])
+            losses = args[0]
+            future.set_result([Screening(one, "promising", 1.0, one.structure) for one in losses])
         else:
-            keys = ["task loss" if loss is None else loss.key for loss in args[0]]
+            keys = ["task loss" if loss is None else loss.structure for loss in args[0]]
             future.set_result([Training((1 + derive_seed(key) / 2**63,), 0.0) for key in keys])
         return future
 

@@ -26,9 +26,9 @@ from torch import nn
 import evomal
 from evomal.losses.base import Loss
 from evomal.losses.known import HANDCRAFTED_LOSSES
+from evomal.losses.names import resolve_loss
 from evomal.runs.execution import available_cores
 from evomal.runs.executors import WorkError
-from evomal.runs.named_losses import resolve_loss
 from evomal.runs.processes import LocalProcesses
 from evomal.seeding import derive_generator
 from evomal.tasks.data import Data

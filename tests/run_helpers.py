@@ -19,7 +19,7 @@ import torch
 
 from evomal.expressions.expression import Expression, parse
 from evomal.expressions.symbolic import PrintedForm, PrintRequest
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Candidate, Method, Outcome, Status
 from evomal.methods.evomal import EvoMALSettings
@@ -65,7 +65,7 @@ def new_candidate(number: int, expression: str | None, generation: int = 0) -> C
     if expression is None:
         return Candidate(number, generation, None, "task loss")
     loss = SymbolicLoss(expression)
-    return Candidate(number, generation, loss, loss.key)
+    return Candidate(number, generation, loss, loss.structure)
 
 
 def new_outcome(
@@ -222,7 +222,7 @@ class Fate:
     fitness: float = 1.0
     faults: Mapping[str, Sequence[WorkError]] = field(default_factory=dict)
 
-    def screening(self, loss: Loss) -> Screening:
+    def screening(self, loss: MetaLoss) -> Screening:
         """The screened loss has the weights 2."""
         key = self.gradient_key if self.verdict == "promising" else None
         return Screening(
@@ -270,19 +270,19 @@ class ShuffledExecutor:
         future: Future[Any] = Future()
         self.arguments.append(args[1:])
         if function is screen_candidates:
-            losses: list[Loss] = args[0]
-            self.screened += [loss.key for loss in losses]
-            self.groups.append(tuple(loss.key for loss in losses))
-            fates = [self._fates.get(loss.key, Fate()) for loss in losses]
+            losses: list[MetaLoss] = args[0]
+            self.screened += [loss.structure for loss in losses]
+            self.groups.append(tuple(loss.structure for loss in losses))
+            fates = [self._fates.get(loss.structure, Fate()) for loss in losses]
             result = [fate.screening(loss) for fate, loss in zip(fates, losses, strict=True)]
             faulty = next((fate for fate in fates if self._has_fault(fate, "screening")), fates[0])
             self._pending[future] = self._or_fault(faulty, "screening", result)
         else:
             assert function is train_candidates
-            given: list[Loss | None] = args[0]
+            given: list[MetaLoss | None] = args[0]
             for loss in given:
                 assert loss is None or bool((loss.phi == 2.0).all()), "not the screened loss"
-            keys = ["task loss" if loss is None else loss.key for loss in given]
+            keys = ["task loss" if loss is None else loss.structure for loss in given]
             self.trained += keys
             self.trained_groups.append(tuple(keys))
             fates = [self._fates.get(key, Fate()) for key in keys]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from evomal import NeuralLoss, TaylorLoss
 from evomal.expressions.expression import Expression
 from evomal.expressions.primitives import PRIMITIVES, TERMINALS
 
@@ -66,6 +69,21 @@ def weighted_losses(draw: st.DrawFn, max_height: int = 4) -> tuple[Expression, T
     """An expression that contains both `y` and `f`, and random weights."""
     expression = draw(losses(max_height))
     return expression, weights_of(expression, draw(st.integers(0, 2**32 - 1)))
+
+
+@st.composite
+def networks(draw: st.DrawFn, /, **settings: Any) -> NeuralLoss:
+    """A small network as a loss in float64, with weights as they are before any training."""
+    hidden = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+    loss = NeuralLoss(hidden=hidden, **settings).double()
+    return loss.with_phi(loss.initial_phi(draw(generators)))
+
+
+@st.composite
+def polynomials(draw: st.DrawFn, /, **settings: Any) -> TaylorLoss:
+    """A Taylor polynomial as a loss in float64, φ ~ N(0, 1)."""
+    loss = TaylorLoss(order=draw(st.integers(2, 5)), **settings).double()
+    return loss.with_phi(draw(generators).normal(size=loss.size).tolist())
 
 
 def pairs(values: list[float], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -256,7 +256,10 @@ def test_gradients_are_those_of_the_losses_one_by_one(name: str, how: str, in_on
     schedule = MetaSchedule(task, EvaluationSettings(meta_steps=3), seed=3)
     layers = layers_for(task, how)
     for i in range(3):
-        phis = [loss.initial_phi(derive_generator(i, loss.key)).requires_grad_() for loss in losses]
+        phis = [
+            loss.initial_phi(derive_generator(i, loss.structure)).requires_grad_()
+            for loss in losses
+        ]
         references = [
             forward_hypergradient(loss, phi, schedule.step(i))
             for loss, phi in zip(losses, phis, strict=True)

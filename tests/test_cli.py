@@ -41,7 +41,8 @@ IN_PROCESS = [*SEARCH, "--workers", "1"]
 SQUARED_ERROR = "square(sub(y, f))"
 TWICE_SQUARED_ERROR = "mul(add(1, 1), square(sub(y, f)))"  # ahead after a few steps
 LONG = "add(y, " * 60 + "f" + ")" * 60
-BEST_KEYS = {"expression", "formula", "latex", "python", "nodes", "fitness", "phi"}
+LOSS_KEYS = {"expression", "formula", "latex", "python", "nodes", "link", "inputs", "phi"}
+BEST_KEYS = {*LOSS_KEYS, "fitness"}
 SUMMARY_KEYS = {"best", "task_loss_fitness", "hall_of_fame", "outcomes", "generations", "task"}
 SUMMARY_KEYS |= {"method", "seed", "run_dir", "timing"}
 
@@ -117,7 +118,9 @@ def test_show_describes_a_run(finished: tuple[Path, str], evomal: Evomal) -> Non
     assert len(summary["generations"]) == 2
     assert all(g.keys() == {"best", "mean", *STATUSES} for g in summary["generations"])
     assert (summary["task"], summary["method"], summary["seed"]) == ("diabetes/mlp", "evomal", 1)
-    assert load_loss(run_dir / "best.json").phi.tolist() == summary["best"]["phi"]
+    best = load_loss(run_dir / "best.json")
+    assert isinstance(best, SymbolicLoss)
+    assert best.phi.tolist() == summary["best"]["phi"]
     assert len(summary["best"]["phi"]) == summary["best"]["nodes"] - 1
     status, output, errors = evomal("show", run_dir)
     assert (status, errors) == (0, "")
@@ -183,7 +186,6 @@ def test_tasks_and_methods_are_listed(evomal: Evomal, data_dir: Path) -> None:
 
 def test_show_describes_a_loss(evomal: Evomal) -> None:
     save_loss(SymbolicLoss(SQUARED_ERROR, [1.0, 2.0, 3.0], link="softmax"), "loss.json")
-    keys = {"expression", "formula", "latex", "python", "nodes", "link", "inputs", "phi"}
     for what, link, weights in [
         ("loss.json", "softmax", [1.0, 2.0, 3.0]),
         (SQUARED_ERROR, "identity", [1.0, 1.0, 1.0]),
@@ -192,7 +194,7 @@ def test_show_describes_a_loss(evomal: Evomal) -> None:
         status, output, errors = evomal("show", what, "--json")
         assert (status, errors, output.count("\n")) == (0, "", 1)
         details = json.loads(output)
-        assert details.keys() == keys
+        assert details.keys() == LOSS_KEYS
         assert (details["link"], details["phi"]) == (link, weights)
         assert details["expression"] == (SQUARED_ERROR if len(weights) == 3 else LONG)
         assert "latex" in evomal("show", what)[1]
@@ -465,5 +467,5 @@ def test_a_terminal_shows_a_live_display(tmp_path: Path) -> None:
     best = Run(tmp_path / "runs" / "0001").best
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text)
     leaderboard = plain[plain.index("fitness  nodes  formula") :]
-    assert re.search(rf"{best.fitness:.4g} +{best.nodes} +\S", leaderboard)
+    assert re.search(rf"{best.fitness:.4g} +{best.size} +\S", leaderboard)
     assert "Candidates: " in leaderboard

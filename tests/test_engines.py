@@ -20,7 +20,7 @@ import evomal
 from evomal import SymbolicLoss, Task
 from evomal.analysis.tables import run_overview
 from evomal.errors import InputError
-from evomal.expressions.expression import Expression
+from evomal.losses.meta import MetaLoss
 from evomal.tasks.metrics import error_rate
 from evomal.training import meta_training
 from evomal.training.engines import batched, choice, stacked
@@ -41,7 +41,7 @@ from evomal.training.stack import stacked_training
 from evomal.training.support import group_problem, group_way
 from evomal.training.workbench import Workbench
 from run_helpers import OVERFLOW, run_python, tiny_settings, without_timing
-from strategies import fast, weighted_losses
+from strategies import fast, networks, polynomials, weighted_losses
 from tasks_for_tests import (
     TEXTS,
     VARIED_TASKS,
@@ -57,12 +57,15 @@ F64 = torch.float64
 ENGINES: list[Any] = ["batched", "stacked"]
 
 
+SYMBOLIC = weighted_losses(3).map(lambda drawn: SymbolicLoss(*drawn, "softmax"))
+OTHERS = networks(link="softmax") | polynomials(link="softmax")
+
+
 @fast
-@given(drawn=st.lists(weighted_losses(3), min_size=1, max_size=4))
-def test_gradients_of_random_groups(drawn: list[tuple[Expression, Tensor]]) -> None:
+@given(losses=st.lists(SYMBOLIC | OTHERS, min_size=1, max_size=4))
+def test_gradients_of_random_groups(losses: list[MetaLoss]) -> None:
     task = classification_task(F64)
     step = MetaSchedule(task, EvaluationSettings(meta_steps=1), seed=3).step(0)
-    losses = [SymbolicLoss(expression, phi, task.link) for expression, phi in drawn]
     phis = [loss.phi.clone().requires_grad_() for loss in losses]
     in_one = len(losses) % 2 == 0
     layers = group_way(task, stacked=in_one).layers
@@ -398,7 +401,7 @@ def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> Non
 def test_the_choice_is_recorded(tmp_path: Path) -> None:
     run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
     assert (run.facts.settings.engine, run.facts.settings.group_size) == ("batched", 4)
-    assert run.facts.engine_reason == "CPU; the base learner supports it"
+    assert run.summary()["engine_reason"] == "CPU; the base learner supports it"
     console = Console(width=100, file=StringIO(), record=True)
     console.print(run_overview(run))
     line = "Engine: batched, in groups of 4 (CPU; the base learner supports it)"

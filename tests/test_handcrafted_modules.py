@@ -27,7 +27,7 @@ from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.losses.form import Form
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
-from evomal.runs.named_losses import expression_of, resolve_loss
+from evomal.losses.names import expression_of, resolve_loss
 from handcrafted_losses import LOSSES, SHAPES, Make, classes, draw, name, with_gradient
 from tasks_for_tests import classification_task, regression_task
 
@@ -154,15 +154,9 @@ def test_a_module_as_torch_has_them(make: Make) -> None:
     arguments = draw(4, 3), classes(4, count=3)
     assert torch.equal(copy.deepcopy(loss)(*arguments), loss(*arguments))
     assert torch.equal(pickle.loads(pickle.dumps(loss))(*arguments), loss(*arguments))  # noqa: S301
-    assert torch.equal(loss.with_phi([])(*arguments), loss(*arguments))
+    assert "phi" not in dict(loss.named_buffers())
     assert loss.half().double()(*arguments) == loss(*arguments)
     assert all(setting in repr(loss) for setting in loss.setting_names)
-
-
-def test_keys_tell_losses_apart() -> None:
-    keys = [make().key for make in LOSSES]
-    assert len(set(keys)) == len(LOSSES)
-    assert keys == [make().key for make in LOSSES]
 
 
 @pytest.mark.parametrize("weight", [None, [0.1, 2.0, 1.0], torch.tensor([0.1, 2, 1]).double()])
@@ -200,7 +194,7 @@ def test_every_handcrafted_loss_has_a_kind_and_defaults(kind: str) -> None:
     loss = HANDCRAFTED_LOSSES[kind]()
     fields = loss_to_dict(loss)
     assert fields["kind"] == kind
-    assert loss_from_dict(fields).key == loss.key
+    assert loss_to_dict(loss_from_dict(fields)) == fields
     assert loss(draw(4, 3), classes(4, count=3)).isfinite()
 
 

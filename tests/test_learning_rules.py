@@ -23,7 +23,7 @@ from handcrafted_losses import CROSS_ENTROPIES, Make, classes, draw, name, with_
 
 def delta(loss: HandcraftedLoss, y: Tensor, f: Tensor) -> Tensor:
     leaf = f.clone().requires_grad_()
-    return -torch.autograd.grad(loss.elementwise(y, leaf, loss.phi).sum(), leaf)[0]
+    return -torch.autograd.grad(loss.elementwise(y, leaf).sum(), leaf)[0]
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from torch import Tensor
 
 import evomal
 import evomal.losses
-from evomal import SparselySmoothedLoss, SymbolicLoss
+from evomal import NeuralLoss, SparselySmoothedLoss, SymbolicLoss, TaylorLoss
 from evomal.losses import Loss, load_loss, save_loss
 from evomal.losses.files import loss_to_dict
-from handcrafted_losses import LOSSES, classes, draw
+from handcrafted_losses import DTYPES, LOSSES, classes, draw
 
 PHI = torch.tensor([0.1, -2.5, 1 / 3, 7.0, 0.7, 1e-3])
 
@@ -38,6 +38,11 @@ EVERY_LOSS: list[Loss] = [
     *(symbolic(phi=PHI.to(dtype)) for dtype in (torch.float16, torch.bfloat16, torch.float64)),
     SymbolicLoss("f", link="softmax", reduction="none"),
     SymbolicLoss("mul(w, square(sub(y, f)))", [0.1] * 5, "softmax", inputs=("w", "unused")),
+    NeuralLoss(link="softmax"),
+    NeuralLoss(link="softmax", activation="identity", reduction="none", inputs=("w",), hidden=[3]),
+    NeuralLoss(link="softmax", weight=CLASS_WEIGHTS, ignore_index=1).double(),
+    TaylorLoss(link="softmax", reduction="sum", weight=CLASS_WEIGHTS, ignore_index=1),
+    *(TaylorLoss(draw(12).to(dtype), "softmax", order=4) for dtype in DTYPES),
 ]
 
 
@@ -101,6 +106,29 @@ def test_a_copy_computes_the_same_bit_for_bit(
         for name, tensor in states[0].items():
             assert tensor.dtype == states[1][name].dtype
             assert torch.equal(tensor, states[1][name])
+
+
+def test_nothing_is_overridden_twice_in_one_chain() -> None:
+    for loss in EVERY_LOSS:
+        chain = [cls for cls in type(loss).__mro__ if cls.__module__.startswith("evomal.losses.")]
+        names = {name for cls in chain for name in vars(cls) if not name.startswith("__")}
+        for name in names - {"_abc_impl"}:
+            assert len([cls for cls in chain if name in vars(cls)]) <= 2, (type(loss), name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_class_weights_keep_the_type_that_the_module_is_moved_to(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    for make in LOSSES:
+        loss = make(weight=CLASS_WEIGHTS).to(dtype)
+        assert loss.weight is not None
+        assert loss.weight.dtype == dtype
+        assert list(loss.state_dict()) == ["weight"]
+        if not isinstance(loss, SparselySmoothedLoss):
+            twin = by_file(loss, tmp_path)
+            assert twin.weight is not None
+            assert twin.weight.dtype == dtype
 
 
 def test_losses_are_where_they_are_looked_for() -> None:

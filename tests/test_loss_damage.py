@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from evomal import FocalLoss, SymbolicLoss, load_loss, save_loss
+from evomal import FocalLoss, NeuralLoss, SymbolicLoss, TaylorLoss, load_loss, save_loss
 from evomal.errors import InputError
 from evomal.losses.files import LOSS_KINDS, loss_from_dict, loss_to_dict
 from evomal.losses.known import HANDCRAFTED_LOSSES
@@ -23,6 +23,8 @@ LOSSES = {
     "in float16": SymbolicLoss(
         "mul(y, log(f))", torch.tensor([0.1, 2, 3]).half(), "softmax", weight=WEIGHT
     ),
+    "network": NeuralLoss(link="softmax", inputs=("w",), weight=WEIGHT, hidden=(3, 2)),
+    "taylor": TaylorLoss(link="softmax", weight=WEIGHT, order=2),
 }
 DEEP: list[Any] = []
 for _ in range(400):
@@ -123,7 +125,7 @@ def test_a_damaged_file_names_itself(tmp_path: Path) -> None:
             assert found is None or found == told
 
 
-@pytest.mark.parametrize("name", ["focal", "symbolic"])
+@pytest.mark.parametrize("name", ["focal", "symbolic", "network", "taylor"])
 def test_bytes_that_changed_give_one_sentence_or_the_loss_that_they_say(
     name: str, tmp_path: Path
 ) -> None:
@@ -170,7 +172,10 @@ def test_what_a_message_says(tmp_path: Path) -> None:
         ({"weight": [0.5, 1e-60, 1.0]}, "The weight 1e-60 is no float32; the nearest is 0.0."),
         ({"weight": 0.5}, "The field 'weight' must be a list of numbers, but is 0.5."),
         ({"weight": [0.5, None]}, "The field 'weight' must be a list of numbers, but is [0.5, N"),
-        ({"kind": "hinge"}, "The field 'kind' must be one of symbolic, absolute-cross-entropy"),
+        (
+            {"kind": "hinge"},
+            "The field 'kind' must be one of symbolic, network, taylor, absolute-cross",
+        ),
         ({"gamma": True}, "The field 'gamma' must be a number, but is True."),
         ({"gamma": -1}, "The gamma of a loss must be a number of at least 0, but is -1"),
         ({"ignore_index": 2**70}, "The ignore_index must be an integer of 64 bits, but is 118059"),
@@ -210,6 +215,19 @@ def test_a_file_of_the_second_version_calls_phi_weights(tmp_path: Path) -> None:
     fields["weights"] = fields.pop("phi")
     path.write_text(json.dumps(fields))
     assert loss_to_dict(load_loss(path)) == loss_to_dict(LOSSES["symbolic"])
+
+
+def test_older_files_of_handcrafted_losses_are_read(tmp_path: Path) -> None:
+    """They have a type of weights even where there are none."""
+    path = tmp_path / "loss.json"
+    for weight in (None, WEIGHT):
+        loss = FocalLoss(3.0, weight=None if weight is None else torch.tensor(weight).double())
+        fields = {**loss_to_dict(loss), "dtype": "float64"}
+        path.write_text(json.dumps({"format": "evomal-loss", "version": 2, **fields}))
+        assert loss_to_dict(load_loss(path)) == loss_to_dict(loss)
+    path.write_text(json.dumps({**fields_of("without class weights"), "dtype": "float32"}))
+    with pytest.raises(InputError, match="'weight' and 'dtype' must both be there"):
+        load_loss(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

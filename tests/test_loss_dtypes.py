@@ -17,11 +17,14 @@ from evomal import (
     AbsoluteCrossEntropyLoss,
     FocalLoss,
     LabelSmoothingLoss,
+    NeuralLoss,
     SparseLabelSmoothingLoss,
     SymbolicLoss,
+    TaylorLoss,
 )
-from evomal.losses.base import Activation, Loss, Reduction
+from evomal.losses.base import Loss, Reduction
 from evomal.losses.form import Link
+from evomal.losses.meta import Activation
 from handcrafted_losses import CROSS_ENTROPIES, LOSSES, Make, classes, draw, name
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -109,6 +112,8 @@ def every_loss(**common: Any) -> list[Loss]:
     return [
         SymbolicLoss(CROSS_ENTROPY, link="softmax", **common),
         SymbolicLoss(SQUARED_ERROR, link="softmax", activation="softplus", **common),
+        NeuralLoss(link="softmax", **common),
+        TaylorLoss(link="softmax", **common),
         *(make(**common) for make in LOSSES),
     ]
 

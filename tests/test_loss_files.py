@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from evomal import SymbolicLoss, load_loss, save_loss
+from evomal import NeuralLoss, SymbolicLoss, TaylorLoss, load_loss, save_loss
 from evomal.errors import InputError
 from evomal.expressions.expression import Expression
-from evomal.losses.base import Activation, Reduction
+from evomal.losses.base import Reduction
 from evomal.losses.files import (
     FORMAT_VERSION,
     loss_from_dict,
@@ -25,7 +25,8 @@ from evomal.losses.files import (
     loss_to_dict,
 )
 from evomal.losses.form import Link
-from strategies import fast, weighted_losses
+from evomal.losses.meta import Activation
+from strategies import fast, networks, polynomials, weighted_losses
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 ABSENT: Any = object()
@@ -86,12 +87,33 @@ def test_a_saved_loss_comes_back_exactly(
     assert (twin.link, twin.activation, twin.reduction) == (link, activation, reduction)
 
 
+@fast
+@given(
+    loss=networks(link="softmax", inputs=("w",)) | polynomials(activation="softplus"),
+    dtype=st.sampled_from(DTYPES),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+)
+def test_losses_of_other_kinds_come_back_exactly(
+    shared: Path, loss: NeuralLoss | TaylorLoss, dtype: torch.dtype, reduction: Reduction
+) -> None:
+    loss = loss.to(dtype)
+    loss.reduction = reduction
+    save_loss(loss, shared / "loss.json")
+    twin = load_loss(shared / "loss.json")
+    assert isinstance(twin, type(loss))
+    assert (twin.structure, twin.phi.dtype) == (loss.structure, dtype)
+    assert torch.equal(twin.phi, loss.phi)
+    assert loss_to_dict(twin) == loss_to_dict(loss)
+    assert loss_to_dict(loss_from_dict(loss_to_dict(loss))) == loss_to_dict(loss)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_extreme_weights_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     limits = torch.finfo(dtype)
     phi = torch.tensor([-0.0, limits.max, limits.tiny, -limits.eps, 1 / 3], dtype=dtype)
     save_loss(SymbolicLoss("add(mul(y, f), abs(f))", phi), tmp_path / "loss.json")
     twin = load_loss(tmp_path / "loss.json")
+    assert isinstance(twin, SymbolicLoss)
     assert torch.equal(twin.phi.view(torch.uint8), phi.view(torch.uint8))
 
 
@@ -273,7 +295,9 @@ def test_a_damaged_field_is_refused(
 def test_the_undamaged_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
     path.write_text(json.dumps(FIELDS))
-    assert load_loss(path).phi.tolist() == FIELDS["phi"]
+    loss = load_loss(path)
+    assert isinstance(loss, SymbolicLoss)
+    assert loss.phi.tolist() == FIELDS["phi"]
 
 
 def test_a_pipe_is_written_to_and_a_link_stays_one(tmp_path: Path) -> None:

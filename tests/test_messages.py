@@ -9,7 +9,7 @@ import pytest
 from evomal import InputError, load_task, search
 from evomal.errors import printable, quoted, require_name
 from evomal.losses.form import Form
-from evomal.runs.named_losses import resolve_loss
+from evomal.losses.names import resolve_loss
 from tasks_for_tests import regression_task
 
 

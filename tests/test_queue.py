@@ -56,7 +56,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         engine: str = "batched",
         halving: bool = False,
     ) -> tuple[list[list[Row]], ShuffledExecutor]:
-        by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
+        by_key = {SymbolicLoss(text).structure: fate for text, fate in fates.items()}
         executor = ShuffledExecutor(by_key, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
         grouped = {} if group == 1 else {"engine": engine, "group_size": group}
@@ -108,7 +108,7 @@ def check_losses(outcomes: Sequence[Outcome], archive: Archive) -> None:
         equal = archive.find(outcome.candidate)
         assert equal is not None
         assert bool((outcome.loss.phi == 2.0).all()) or equal.status == "failed"
-        assert outcome.loss.key == outcome.candidate.identity
+        assert outcome.loss.structure == outcome.candidate.identity
         if outcome.status == "duplicate":
             assert outcome.loss is equal.loss
             assert outcome.source == equal.candidate.number
@@ -122,7 +122,7 @@ def one_after_another(
     With halving, a loss is as good at its two rungs as at the end, and halted if it is above the
     median, of the last five trained in earlier generations, of those that came to that rung.
     """
-    by_key = {SymbolicLoss(text).key: fate for text, fate in fates.items()}
+    by_key = {SymbolicLoss(text).structure: fate for text, fate in fates.items()}
     archive = Archive()
     rows: list[list[Row]] = []
     trained: list[tuple[float, int]] = []  # and the number of rungs passed
@@ -166,7 +166,7 @@ def random_world(seed: int) -> tuple[list[list[str]], dict[str, Fate]]:
 
     pool = [str(correct(rng, half_and_half(rng, 0, 1))) for _ in range(20)]
     fates = {
-        SymbolicLoss(text).key: Fate(
+        SymbolicLoss(text).structure: Fate(
             pick(["promising"] * 6 + ["rejected", "diverged"]),
             pick(["a", "b", "c", "d", None]),
             pick([0.25, 0.5, 0.75, INF]),
@@ -185,7 +185,7 @@ def test_outcomes_do_not_depend_on_workers_or_on_what_finishes_first(
         generations, fates = random_world(seed)
         expected = one_after_another(generations, fates)
         texts = [text for generation in generations for text in generation]
-        keys = [SymbolicLoss(text).key for text in texts]
+        keys = [SymbolicLoss(text).structure for text in texts]
         statuses = [status for generation in expected for _, status, *_ in generation]
         new = [key for key, status in zip(keys, statuses, strict=True) if status != "duplicate"]
         promising = [
@@ -334,8 +334,8 @@ def test_filters_decide_as_the_method_says(run: Run, case: str, workers: int) ->
         rows, executor = run(generations, fates, workers, seed)
         found = [(status, fitness, source) for row in rows for _, status, fitness, source, _ in row]
         assert found == expected
-        assert sorted(executor.trained) == sorted(SymbolicLoss(text).key for text in trained)
-        texts = {SymbolicLoss(text).key for row in generations for text in row if text}
+        assert sorted(executor.trained) == sorted(SymbolicLoss(text).structure for text in trained)
+        texts = {SymbolicLoss(text).structure for row in generations for text in row if text}
         assert sorted(executor.screened) == sorted(texts)
 
 
@@ -356,7 +356,7 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
 
 
 def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    executor = ShuffledExecutor({SymbolicLoss(A).key: Fate("promising", "a", 0.5)}, 1, 0)
+    executor = ShuffledExecutor({SymbolicLoss(A).structure: Fate("promising", "a", 0.5)}, 1, 0)
     monkeypatch.setattr(dispatch, "wait", executor.wait)
     method = METHODS["evomal"](tiny_settings(), Form("identity"), 0)
     dispatcher = Dispatcher(executor, Execution())
@@ -432,7 +432,7 @@ def test_a_group_that_fails_twice_is_tried_singly(run: Run) -> None:
         C: Fate("promising", "c", 0.1),
     }
     rows, executor = run([[A, B, C]], fates, group=None, engine="stacked")
-    keys = [SymbolicLoss(text).key for text in (A, B, C)]
+    keys = [SymbolicLoss(text).structure for text in (A, B, C)]
     assert executor.groups[:2] == [tuple(keys)] * 2
     assert sorted(executor.groups[2:]) == sorted(
         (key,) for key in (keys[0], *keys[1:2] * 2, keys[2])
@@ -469,7 +469,9 @@ def test_several_tasks_are_trained_on_one_by_one(run: Run, workers: int) -> None
             ("diverged", INF),
             ("duplicate", (0.5 + 1.0 + 1.5) / 3),
         ]
-        assert sorted(executor.trained) == sorted([SymbolicLoss(A).key, SymbolicLoss(B).key] * 3)
+        assert sorted(executor.trained) == sorted(
+            [SymbolicLoss(one).structure for one in (A, B)] * 3
+        )
 
 
 LOST = WorkError("its machine was lost", machine_lost=True)
@@ -508,7 +510,7 @@ def test_work_is_tried_twice_and_the_run_goes_on(
         assert reasons == ({0: f"its {stage} was given up: its worker died"} if fails else {})
         done = executor.screened if stage == "screening" else executor.trained
         attempts = len(faults) + (not fails)
-        assert done.count(SymbolicLoss(A).key) == attempts
+        assert done.count(SymbolicLoss(A).structure) == attempts
 
 
 def run_until_stopped(queue: GenerationQueue, method: Method, dispatcher: Dispatcher) -> None:
@@ -523,8 +525,8 @@ def test_no_more_is_trained_than_may_be_evaluated(
     most: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [A, B, C, "square(sub(y, f))"]
-    fates = {SymbolicLoss(text).key: Fate("promising", text, 0.5) for text in texts}
-    fates[SymbolicLoss(B).key] = Fate("promising", B, INF)
+    fates = {SymbolicLoss(text).structure: Fate("promising", text, 0.5) for text in texts}
+    fates[SymbolicLoss(B).structure] = Fate("promising", B, INF)
     for seed in range(6):
         executor = ShuffledExecutor(fates, workers, seed)
         monkeypatch.setattr(dispatch, "wait", executor.wait)
@@ -537,4 +539,4 @@ def test_no_more_is_trained_than_may_be_evaluated(
         assert method.archive.counts["evaluated"] == most
         assert 1 not in evaluated
         expected = {1: [A], 2: [A, B, C], 3: [A, B, C, "square(sub(y, f))"]}[most]
-        assert sorted(executor.trained) == sorted(SymbolicLoss(text).key for text in expected)
+        assert sorted(executor.trained) == sorted(SymbolicLoss(text).structure for text in expected)

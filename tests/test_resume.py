@@ -19,9 +19,10 @@ from filelock import FileLock
 
 from evomal import InputError, Run, Task, load_task, resume, search
 from evomal.losses.files import save_loss
+from evomal.losses.names import BEST_LOSS
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.registry import METHODS
-from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
+from evomal.runs.directory import DATABASE, LOCK
 from evomal.runs.store import RunStore
 from evomal.tasks.optimizers import SGD
 from run_helpers import (

@@ -24,9 +24,10 @@ from evomal.cli import main
 from evomal.expressions.symbolic import PrintedForm, prefix_form
 from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.interrupts import Terminated, interrupts_held, termination_interrupts
+from evomal.losses.names import BEST_LOSS
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Method, Outcome
-from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK, as_argument, named_run_dir
+from evomal.runs.directory import DATABASE, LOCK, as_argument, named_run_dir
 from evomal.runs.next_steps import to_resume, to_train
 from evomal.runs.record import Origin, TaskFacts
 from evomal.training import filters, loop, meta_training, stack
@@ -196,12 +197,9 @@ def test_formulas_get_no_more_time_than_is_left(
     monkeypatch.setattr(run_module, "printed_forms", printed_forms)
     hasty, patient, eager = Run(tmp_path), Run(tmp_path), Run(tmp_path)
     hasty.formula_seconds, patient.formula_seconds = 0.0, 3.0 * count
-    assert (
-        hasty.hall_of_fame[0].formula
-        == prefix_form(
-            run_module.print_request(hasty.hall_of_fame[0].loss)  # type: ignore[arg-type]
-        ).formula
-    )
+    first = hasty.hall_of_fame[0]
+    assert isinstance(first.loss, SymbolicLoss)
+    assert first.formula == prefix_form(first.loss.print_request).formula
     assert patient.hall_of_fame[0].formula == eager.hall_of_fame[0].formula == "formula"
     assert limits == [3.0, TIME_LIMIT]
 

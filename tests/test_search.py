@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from evomal import InputError, Run, Task, load_loss, search
+from evomal.losses.names import BEST_LOSS
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES
 from evomal.methods.registry import METHODS
 from evomal.runs import run as run_module
-from evomal.runs.directory import BEST_LOSS, DATABASE, LOCK
+from evomal.runs.directory import DATABASE, LOCK
 from evomal.runs.store import RunStore
 from evomal.runs.work import train_candidates
 from evomal.training.screening import screen

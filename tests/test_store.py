@@ -18,7 +18,10 @@ import torch
 
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm
+from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.losses.target import FocalLoss
+from evomal.losses.taylor import TaylorLoss
 from evomal.methods.base import STATUSES, Candidate, Generation, Outcome
 from evomal.runs.directory import DATABASE, LOCK, is_in_use, new_run_dir
 from evomal.runs.run import Run
@@ -68,6 +71,8 @@ def every_kind_of_outcome() -> list[Outcome]:
         SymbolicLoss("abs(sub(add(y, f), 1))", weights[torch.float32], "softmax", "softplus"),
         SymbolicLoss("mul(y, f)", [0.1, 0.2], "sigmoid", "identity", "sum"),
     ]
+    network = NeuralLoss(link="softmax").double()
+    polynomial = TaylorLoss(weights[torch.float64], order=2)
     outcomes = [
         new_outcome(
             Candidate(number, 1, loss, f"loss {number}"), number / 3, seconds={"training": 0.1}
@@ -86,6 +91,8 @@ def every_kind_of_outcome() -> list[Outcome]:
         new_outcome(
             new_candidate(9, "add(f, y)"), 0.1, "halted", curves=((INF, 0.1), (1 / 3,)), halted=True
         ),
+        new_outcome(Candidate(10, 2, network, network.structure), 0.2),
+        new_outcome(Candidate(11, 2, polynomial, polynomial.structure), 0.2),
     ]
 
 
@@ -97,6 +104,12 @@ def test_outcomes_come_back_exactly(store: RunStore, run_dir: Path) -> None:
     for reader in (store, RunStore.open(run_dir)):
         assert [as_values(o) for o in reader.outcomes()] == [as_values(o) for o in outcomes]
     reader.close()
+
+
+def test_a_handcrafted_loss_is_no_candidate(store: RunStore) -> None:
+    store.write_outcome(new_outcome(Candidate(0, 0, FocalLoss(), ""), 1.0))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="candidate 0 is a FocalLoss, which no search proposes"):
+        store.outcomes()
 
 
 def test_a_candidate_is_stored_once(store: RunStore) -> None:
@@ -247,7 +260,7 @@ def test_damage_anywhere_is_an_input_error(run_dir: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("version", [0, 1, 4, 6, "5", None])
+@pytest.mark.parametrize("version", [0, 1, 3, 4, 6, "5", None])
 def test_another_version_is_an_input_error(store: RunStore, run_dir: Path, version: Any) -> None:
     store.write_facts({"format_version": version})
     with pytest.raises(InputError, match=f"format version {version!r}, but this evomal reads"):

@@ -332,8 +332,7 @@ def test_a_bug_of_the_user_is_told_and_no_reason_for_another_engine(
     marked = torch.zeros(20, 3), torch.zeros(20, 1)  # a task is tried on the first rows
     for tensor in marked:
         tensor[-1] = MARK
-    parts: dict[str, Any] = {"train": task.train, "validation": marked, "link": "identity", **given}
-    own = Task(**parts, name="own")
+    own = Task(train=task.train, validation=marked, link="identity", name="own", **given)
     with pytest.raises(InputError, match=r"'own'.*a bug of mine"):
         with_engine(EvaluationSettings(engine=engine), [own], tunes=True)
 

@@ -51,14 +51,18 @@ def altered(original: Run, tmp_path: Path) -> Altered:
 
 
 def entry(fitness: float, nodes: int) -> BestLoss:
-    return BestLoss(SymbolicLoss("sub(y, f)"), fitness, nodes, None, None, None)
+    """With a number of nodes from 3 on."""
+    text = "sub(y, f)"
+    for _ in range(nodes - 3):
+        text = f"abs({text})"
+    return BestLoss(SymbolicLoss(text), fitness, {})
 
 
 def test_the_front_is_what_beats_all_that_is_smaller() -> None:
     given = [(3, 5.0), (4, 7.0), (5, 2.0), (6, 2.0), (7, 3e6), (9, 1.0), (9, 4.0)]
     entries = [entry(fitness, nodes) for nodes, fitness in given]
     for order in (entries, entries[::-1]):
-        front = [(one.nodes, one.fitness) for one in pareto_front(order)]
+        front = [(one.size, one.fitness) for one in pareto_front(order)]
         assert front == [(9, 1.0), (5, 2.0), (3, 5.0)]
     assert pareto_front([]) == []
 

@@ -454,7 +454,7 @@ def test_initial_losses_can_use_the_inputs(tmp_path: Path) -> None:
     settings = tiny_settings(population_size=3, generations=1, initial_losses=(WEIGHTED,))
     run = evomal.search(weighted_task(), settings=settings, run_dir=tmp_path / "run")
     loss = SymbolicLoss.of_form(WEIGHTED, weighted_task().form)
-    found = run.archive.find(Candidate(9, 9, loss, loss.key))
+    found = run.archive.find(Candidate(9, 9, loss, loss.structure))
     assert found is not None
     assert found.candidate.number == 0
     with pytest.raises(InputError, match="Unknown name 'w'"):

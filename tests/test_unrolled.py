@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evomal.expressions.expression import Expression
-from evomal.losses.base import Loss
 from evomal.losses.form import Link
+from evomal.losses.meta import MetaLoss
+from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.seeding import derive_generator
 from evomal.tasks.optimizers import SGD
@@ -31,7 +33,7 @@ from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import forward_mode_problem
 from evomal.training.workbench import Workbench
-from strategies import fast, weighted_losses
+from strategies import fast, networks, polynomials, weighted_losses
 from tasks_for_tests import (
     TASK_BY_LINK,
     NoForwardMode,
@@ -75,7 +77,7 @@ def torchs(settings: SGD, parameters: list[nn.Parameter]) -> torch.optim.SGD:
     )
 
 
-def judged(step: MetaStep, loss: Loss, phi: Tensor) -> Tensor:
+def judged(step: MetaStep, loss: MetaLoss, phi: Tensor) -> Tensor:
     """L_T after ordinary training with torch's own SGD on the batches of a meta step."""
     learner, settings = copy.deepcopy(step.learner), step.task.optimizer
     sgd = torchs(settings, [p for p in learner.parameters() if p.requires_grad])
@@ -94,7 +96,7 @@ def central_differences(function: Callable[[Tensor], Tensor], phi: Tensor) -> Te
     return torch.stack([(function(phi + h) - function(phi - h)) / 2e-5 for h in steps])
 
 
-def both(loss: Loss, phi: Tensor, step: MetaStep) -> list[Tensor | None]:
+def both(loss: MetaLoss, phi: Tensor, step: MetaStep) -> list[Tensor | None]:
     """Forward and reverse hypergradient, each of its own learner; None for a divergence."""
     found: list[Tensor | None] = []
     for hypergradient in (forward_hypergradient, reverse_hypergradient):
@@ -137,6 +139,32 @@ def test_forward_equals_reverse(
     expression, phi = loss
     step = step_with(link, optimizer)
     assert_same(*both(SymbolicLoss(expression, phi, link=link), phi, step))
+
+
+@pytest.mark.parametrize("link", TASK_BY_LINK)
+@given(data=st.data(), optimizer=st.sampled_from(list(OPTIMIZERS)))
+@fast
+def test_forward_equals_reverse_for_other_kinds_of_losses(
+    link: Link, data: st.DataObject, optimizer: str
+) -> None:
+    loss = data.draw(networks(link=link) | polynomials(link=link))
+    assert_same(*both(loss, loss.phi, step_with(link, optimizer)))
+
+
+@pytest.mark.parametrize("base_steps", [1, 3])
+@pytest.mark.parametrize("link", TASK_BY_LINK)
+def test_the_network_of_ml3_against_finite_differences(link: Link, base_steps: int) -> None:
+    loss = NeuralLoss(link=link).double()
+    step = meta_step(TASK_BY_LINK[link](F64, optimizer=OPTIMIZERS["nesterov"]), base_steps)
+    if base_steps == 1:
+        assert_same(*both(loss, loss.phi, step))
+    own = replace(step, learner=copy.deepcopy(step.learner))
+    found = reverse_hypergradient(loss, loss.phi.clone().requires_grad_(), own)
+    direction = torch.from_numpy(np.random.default_rng(0).normal(size=loss.size))
+    up, down = (judged(step, loss, loss.phi + sign * 1e-6 * direction) for sign in (1, -1))
+    slope = (float(up) - float(down)) / 2e-6
+    assert abs(slope) > 1e-6
+    assert float(found @ direction) == pytest.approx(slope, rel=1e-5)
 
 
 AWKWARD = [partial(image_task, F64)] + [
@@ -264,9 +292,11 @@ def test_batches_come_from_the_split_that_they_should(meta_batch: Any) -> None:
 # Optimising the weights
 
 
-def reference(loss: Loss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> Tensor:
+def reference(
+    loss: MetaLoss, tasks: Sequence[Task], settings: EvaluationSettings, seed: int
+) -> Tensor:
     """Algorithm 1 by double backward, with Adam written out."""
-    phi = loss.initial_phi(derive_generator(seed, "phi", loss.key))
+    phi = loss.initial_phi(derive_generator(seed, "phi", loss.structure))
     m, v = torch.zeros_like(phi), torch.zeros_like(phi)
     schedules = [MetaSchedule(task, settings, seed) for task in tasks]
     for i in range(settings.meta_steps):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from evomal.expressions.expression import Expression, parse
     from evomal.losses.files import load_loss, save_loss
     from evomal.losses.handcrafted import LabelSmoothingLoss
+    from evomal.losses.neural import NeuralLoss
     from evomal.losses.sparse import (
         FocalSparseLabelSmoothingLoss,
         SparseLabelSmoothingLoss,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     )
     from evomal.losses.symbolic import SymbolicLoss
     from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+    from evomal.losses.taylor import TaylorLoss
     from evomal.methods.baseline import BaselineSettings
     from evomal.methods.evomal import EvoMALSettings
     from evomal.methods.gp_lfl import GPLFLSettings
@@ -48,6 +50,7 @@ _HOMES = {
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",
     "MLflowTracker": "evomal.runs.trackers",
+    "NeuralLoss": "evomal.losses.neural",
     "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
     "RunStart": "evomal.runs.callbacks",
@@ -59,6 +62,7 @@ _HOMES = {
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
     "TaskWarning": "evomal.errors",
+    "TaylorLoss": "evomal.losses.taylor",
     "TensorBoardTracker": "evomal.runs.trackers",
     "compare": "evomal.training.meta_testing",
     "load_loss": "evomal.losses.files",
@@ -83,6 +87,7 @@ __all__ = [
     "InputError",
     "LabelSmoothingLoss",
     "MLflowTracker",
+    "NeuralLoss",
     "PlainProgress",
     "Run",
     "RunStart",
@@ -93,6 +98,7 @@ __all__ = [
     "SymbolicLoss",
     "Task",
     "TaskWarning",
+    "TaylorLoss",
     "TensorBoardTracker",
     "compare",
     "load_loss",

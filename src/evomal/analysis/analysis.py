@@ -25,6 +25,7 @@ from evomal.analysis.regression_card import regression_card
 from evomal.analysis.summary import summary
 from evomal.errors import InputError
 from evomal.losses.form import Link
+from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 
 DISTANCE = (
@@ -78,7 +79,7 @@ def analyze(
         "zero_error": None,
         "link": link,
         "expression": str(loss.expression) if symbolic else None,
-        "phi": loss.phi.tolist() if symbolic else None,
+        "phi": loss.phi.tolist() if isinstance(loss, MetaLoss) and not loss.packed else None,
     }
     with np.errstate(all="ignore"):  # a deep expression can overflow
         if classes is not None:

@@ -87,7 +87,8 @@ def probe(loss: Any, classes: int) -> Probe:
     ----------
     loss
         One of evomal's, whose class weights are left out, or any callable ``loss(pred, target)`` of
-        logits and class indices. It may have a `link`, and an ``elementwise(y, f, phi)``.
+        logits and class indices. It may have a `link`, and an ``elementwise(y, f)``, or with an
+        attribute `phi` an ``elementwise(y, f, phi)``.
     classes
         Number of classes.
 
@@ -108,7 +109,7 @@ def probe(loss: Any, classes: int) -> Probe:
     if elementwise is not None:
         return of_elements(elementwise, link, classes, unprotected(twin, classes))
     if link != "softmax":
-        raise InputError(f"A loss with link {link!r} needs a method elementwise(y, f, phi).")
+        raise InputError(f"A loss with link {link!r} needs a method elementwise(y, f).")
     return Probe(link, classes, None, None, _by_sample(twin))
 
 
@@ -132,9 +133,10 @@ def _elementwise(loss: Any) -> Elementwise | None:
     if not hasattr(loss, "elementwise"):
         return None
     softplus = getattr(loss, "activation", "identity") == "softplus"
+    phi = () if getattr(loss, "phi", None) is None else (loss.phi,)
 
     def elementwise(y: Tensor, f: Tensor) -> Tensor:
-        values: Tensor = loss.elementwise(y, f, getattr(loss, "phi", None))
+        values: Tensor = loss.elementwise(y, f, *phi)
         return nn.functional.softplus(values) if softplus else values
 
     return elementwise

@@ -16,6 +16,18 @@ from evomal.runs.run import BestLoss, Run
 from evomal.training.meta_testing import Comparison, Sample
 
 _LEADERS = 10
+_DETAILS = (
+    "formula",
+    "python",
+    "latex",
+    "expression",
+    "network",
+    "nodes",
+    "parameters",
+    "fitness",
+    "link",
+    "phi",
+)
 _FAILURES = 3
 
 
@@ -110,7 +122,7 @@ PUBLISHED_WARNING = (
 def pareto_front(entries: Sequence[BestLoss]) -> list[BestLoss]:
     """Those losses that are better than all smaller ones, best first."""
     front: list[BestLoss] = []
-    for entry in sorted(entries, key=lambda entry: (entry.nodes, entry.fitness)):
+    for entry in sorted(entries, key=lambda entry: (entry.size, entry.fitness)):
         if not front or entry.fitness < front[0].fitness:
             front.insert(0, entry)
     return front
@@ -120,11 +132,19 @@ def leaderboard(entries: Sequence[BestLoss]) -> Table:
     """The best losses for their size, best first."""
     table = Table(box=None, pad_edge=False)
     table.add_column("fitness", justify="right")
-    table.add_column("nodes", justify="right")
+    table.add_column(
+        "nodes" if "nodes" in entries[0].description else "parameters", justify="right"
+    )
     table.add_column("formula", overflow="fold")
     for entry in pareto_front(entries)[:_LEADERS]:
-        table.add_row(number(entry.fitness), str(entry.nodes), line(entry.formula or "-"))
+        table.add_row(number(entry.fitness), str(entry.size), line(entry.formula or _shape(entry)))
     return table
+
+
+def _shape(entry: BestLoss) -> str:
+    """A loss without a formula in one word."""
+    network = entry.description.get("network")
+    return "-" if network is None else f"network {network}"
 
 
 def loss_details(fields: Mapping[str, Any]) -> Table:
@@ -132,14 +152,19 @@ def loss_details(fields: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    names = ("formula", "python", "latex", "expression", "nodes", "fitness", "link", "phi")
-    for name in names:
+    for name in _DETAILS:
         value = fields.get(name)
-        if name == "phi" and value is not None:
-            value = ", ".join(f"{weight:.6g}" for weight in value)
         if value is not None:
-            table.add_row(name, line(number(value) if name == "fitness" else str(value)))
+            table.add_row(name, line(_written(name, value)))
     return table
+
+
+def _written(name: str, value: Any) -> str:
+    if name == "phi":
+        return ", ".join(f"{weight:.6g}" for weight in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{parameter} {of}" for parameter, of in value.items())
+    return number(value) if name == "fitness" else str(value)
 
 
 def comparison_report(comparison: Comparison, metric: str, split: str) -> Group:

@@ -39,7 +39,7 @@ class Analyze:
         from evomal.analysis.analysis import MOST_CLASSES, analyze
         from evomal.analysis.analysis_report import analysis_report
         from evomal.losses.form import Form
-        from evomal.runs.named_losses import resolve_loss
+        from evomal.losses.names import resolve_loss
 
         require_option("classes", self.classes, 2, MOST_CLASSES)
         link: Link = self.link or ("identity" if self.classes is None else "softmax")
@@ -62,7 +62,7 @@ def _classes_of(what: str) -> int:
     """The number of classes of the task of a run."""
     import torch
 
-    from evomal.runs.named_losses import is_run_dir
+    from evomal.losses.names import is_run_dir
     from evomal.runs.run import Run
     from evomal.tasks.registry import TASKS
 

@@ -33,7 +33,7 @@ class Show:
     def run(self) -> int:
         """Print it."""
         from evomal.analysis.tables import loss_details
-        from evomal.runs.named_losses import describe_loss, is_run_dir, resolve_loss
+        from evomal.losses.names import is_run_dir, resolve_loss
         from evomal.runs.run import Run
 
         console = new_console()
@@ -48,7 +48,7 @@ class Show:
                 console.print("\nThe best loss")
                 console.print(loss_details(summary["best"]))
             return 0
-        details = describe_loss(resolve_loss(self.what))
+        details = resolve_loss(self.what).describe()
         if self.json_output:
             print_json(details)
         else:
@@ -91,7 +91,7 @@ class Train:
         import torch
 
         from evomal.analysis.tables import comparison_report, number
-        from evomal.runs.named_losses import resolve_loss
+        from evomal.losses.names import resolve_loss
         from evomal.tasks.functions import function_name
         from evomal.training.meta_testing import compare
 

@@ -184,7 +184,7 @@ class Resume:
 def _print_result(run: Run, console: Console) -> None:
     """The leaderboard, where the best loss is, and what to type next."""
     from evomal.analysis.tables import line, next_step
-    from evomal.runs.directory import BEST_LOSS
+    from evomal.losses.names import BEST_LOSS
 
     print_run(run, console)
     if (run.run_dir / BEST_LOSS).exists():

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from evomal.losses.base import Loss
     from evomal.losses.files import load_loss, save_loss
     from evomal.losses.handcrafted import LabelSmoothingLoss
+    from evomal.losses.meta import MetaLoss
+    from evomal.losses.neural import NeuralLoss
     from evomal.losses.sparse import (
         FocalSparseLabelSmoothingLoss,
         SparseLabelSmoothingLoss,
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     )
     from evomal.losses.symbolic import SymbolicLoss
     from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+    from evomal.losses.taylor import TaylorLoss
 
 # Imported on first use, as in `evomal` itself.
 _HOMES = {
@@ -24,9 +27,12 @@ _HOMES = {
     "FocalSparseLabelSmoothingLoss": "sparse",
     "LabelSmoothingLoss": "handcrafted",
     "Loss": "base",
+    "MetaLoss": "meta",
+    "NeuralLoss": "neural",
     "SparseLabelSmoothingLoss": "sparse",
     "SparselySmoothedLoss": "sparse",
     "SymbolicLoss": "symbolic",
+    "TaylorLoss": "taylor",
     "load_loss": "files",
     "save_loss": "files",
 }
@@ -37,9 +43,12 @@ __all__ = [
     "FocalSparseLabelSmoothingLoss",
     "LabelSmoothingLoss",
     "Loss",
+    "MetaLoss",
+    "NeuralLoss",
     "SparseLabelSmoothingLoss",
     "SparselySmoothedLoss",
     "SymbolicLoss",
+    "TaylorLoss",
     "load_loss",
     "save_loss",
 ]

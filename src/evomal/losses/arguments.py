@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,17 @@ def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
         dtype = torch.promote_types(dtype, other)
     if dtype not in HALVES:
         return (pred if pred.dtype == dtype else pred.to(dtype)), dtype
-    device = pred.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return pred.float(), torch.float32 if autocast else dtype
+    return pred.float(), torch.float32 if _is_autocast(pred.device) else dtype
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where products of matrices are not rounded to half precision."""
+    return torch.autocast(device.type, enabled=False) if _is_autocast(device) else nullcontext()
+
+
+def _is_autocast(device: torch.device) -> bool:
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _require_tensor(name: str, value: object) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +46,11 @@ def read_fields(fields: Mapping[str, Any], readers: Mapping[str, Reader]) -> dic
     return values
 
 
+def dtype_name(tensor: Tensor) -> str:
+    """The type of weights as `dtype` reads it."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def anything(value: Any) -> Any:
     """What is checked by whom it is for."""
     return value
@@ -61,6 +68,13 @@ def texts(value: Any) -> tuple[str, ...]:
     if not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
         raise InputError(f"must be a list of texts, but is {quoted(value)}.")
     return tuple(value)
+
+
+def integers(value: Any) -> tuple[int, ...]:
+    """A list of whole numbers."""
+    if not isinstance(value, list):
+        raise InputError(f"must be a list of whole numbers, but is {quoted(value)}.")
+    return tuple(map(integer, value))
 
 
 def flag(value: Any) -> bool:
@@ -131,3 +145,33 @@ def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
             name = str(dtype).removeprefix("torch.")
             raise InputError(f"The weight {value!r} is no {name}; the nearest is {near!r}.")
     return found
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def packed_text(values: Tensor) -> str:
+    """Numbers of a type as the base64 text of their little-endian bytes."""
+    bits = values.detach().cpu().contiguous().view(_BITS[values.element_size()]).numpy()
+    return base64.b64encode(bits.astype(bits.dtype.newbyteorder("<")).tobytes()).decode("ascii")
+
+
+def unpacked(text: str, dtype: torch.dtype) -> Tensor:
+    """The finite numbers of a type that `packed_text` wrote, bit for bit.
+
+    Raises
+    ------
+    InputError
+        If the text is another, or a number is not finite.
+    """
+    try:
+        given = base64.b64decode(text, validate=True)
+        bits = np.frombuffer(given, f"<i{dtype.itemsize}")
+    except ValueError as error:
+        raise InputError("The field 'phi' is no base64 text of numbers of its type.") from error
+    if base64.b64encode(given).decode("ascii") != text:
+        raise InputError("The field 'phi' is no base64 text as evomal writes it.")
+    values = torch.from_numpy(bits.astype(bits.dtype.newbyteorder("="))).view(dtype)
+    if not values.isfinite().all():
+        raise InputError("The field 'phi' has a number that is not finite.")
+    return values

@@ -1,4 +1,7 @@
-"""Loss files: JSON that a person can read, without pickle, with a version."""
+"""Loss files: JSON that a person can read, without pickle, with a version.
+
+Weights that are too many for a person to read are in a safetensors file beside it.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from evomal.errors import InputError, quoted
 from evomal.losses.base import Loss
+from evomal.losses.fields import packed_text
 from evomal.losses.form import FLOATS, IGNORE_INDEX
 from evomal.losses.known import HANDCRAFTED_LOSSES
+from evomal.losses.meta import MetaLoss
+from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.losses.taylor import TaylorLoss
+from evomal.losses.tensor_file import read_phi, remove_tensors, tensor_content, tensor_name
 
 FORMAT_VERSION = 3
-LOSS_KINDS: dict[str, type[Loss]] = {"symbolic": SymbolicLoss, **HANDCRAFTED_LOSSES}
+LOSS_KINDS: dict[str, type[Loss]] = {
+    "symbolic": SymbolicLoss,
+    "network": NeuralLoss,
+    "taylor": TaylorLoss,
+    **HANDCRAFTED_LOSSES,
+}
 """The classes that can be saved, by their name in the file."""
 
 _SINCE_VERSION_2: dict[str, Any] = {"inputs": [], "weight": None, "ignore_index": IGNORE_INDEX}
@@ -31,11 +46,12 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     InputError
         If `loss` is not one of evomal's losses, or has weights without values.
     """
-    if isinstance(loss, Loss) and (loss.phi.is_meta or loss.phi.dtype not in FLOATS):
-        raise InputError(
-            f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
-            f"{loss.phi.dtype} on the device {loss.phi.device}."
-        )
+    for tensor in loss.buffers() if isinstance(loss, Loss) else ():
+        if tensor.is_meta or tensor.dtype not in FLOATS:
+            raise InputError(
+                f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
+                f"{tensor.dtype} on the device {tensor.device}."
+            )
     for kind, cls in LOSS_KINDS.items():
         if type(loss) is cls:
             return {"kind": kind, **loss.to_dict()}
@@ -67,7 +83,8 @@ def loss_from_dict(fields: Any) -> Loss:
 def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
     """Write a loss as JSON; an existing file is replaced in one step, a link's target too.
 
-    A device or a pipe, such as ``/dev/stdout``, is written to.
+    The weights of a `NeuralLoss` go into a file beside it, which it names: copy or move both. A
+    device or a pipe, such as ``/dev/stdout``, is written to, with all weights in the JSON.
 
     Raises
     ------
@@ -78,26 +95,69 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
     fields = {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
     if not loss_is_finite(loss):
         raise InputError("The loss has a weight that is not finite, so it is not saved.")
-    text = json.dumps(fields, indent=2)
     if not path.name:
         raise InputError(f"Cannot write the loss to {str(path)!r} (it is a folder).")
     path = Path(os.path.realpath(path))
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_text(text + "\n", encoding="utf-8")
-            return
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # or a power loss could leave an empty file
-        draft.replace(path)
+            path.write_bytes(_text(fields))
+        elif isinstance(loss, MetaLoss) and loss.packed:
+            _write_both(path, fields, loss.phi)
+        else:
+            _replace(path, _text(fields))
+            remove_tensors(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise InputError(
             f"Cannot write the loss to {str(path)!r} ({error.strerror}); choose another place."
         ) from error
+
+
+def remove_loss(path: str | os.PathLike[str]) -> None:
+    """Remove a loss file, if there is one, with the file of its weights.
+
+    Raises
+    ------
+    OSError
+        If it cannot be removed.
+    """
+    path = Path(path)
+    path.unlink(missing_ok=True)
+    remove_tensors(path)
+
+
+def _text(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=2) + "\n").encode()
+
+
+def _write_both(path: Path, fields: dict[str, Any], phi: Tensor) -> None:
+    """The loss file, and φ beside it; either both are there or what was before."""
+    content = tensor_content(phi)
+    beside = path.with_name(tensor_name(path, content))
+    is_new = not beside.exists()
+    _replace(beside, content)
+    try:
+        renamed = {("phi_file" if name == "phi" else name): of for name, of in fields.items()}
+        _replace(path, _text({**renamed, "phi_file": beside.name}))
+    except OSError:
+        if is_new:
+            beside.unlink()
+        raise
+    remove_tensors(path, keep=beside.name)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole, or as it was."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power loss could leave an empty file
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def load_loss(path: str | os.PathLike[str]) -> Loss:
@@ -110,8 +170,9 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
         of evomal wrote it.
     """
     path = _path(path)
-    fields = _json(path)
-    if not isinstance(fields, dict) or fields.pop("format", None) != "evomal-loss":
+    stored = _json(path)
+    fields = dict(stored) if isinstance(stored, dict) else {}
+    if fields.pop("format", None) != "evomal-loss":
         raise InputError(f"{str(path)!r} is not a loss file that evomal wrote.")
     version = fields.pop("version", None)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
@@ -119,14 +180,39 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
             f"{str(path)!r} has format version {quoted(version)}, but this evomal reads "
             f"versions up to {FORMAT_VERSION}; upgrade evomal."
         )
-    if version == 1:
-        fields = {**_SINCE_VERSION_2, **fields}
-    if version <= 2 and "weights" in fields:
-        fields["phi"] = fields.pop("weights")
     try:
-        return loss_from_dict(fields)
+        if "phi_file" in fields:
+            fields = _with_phi(path, fields)
+        return loss_from_dict(_upgraded(fields, version))
     except InputError as error:
         raise InputError(f"The loss file {str(path)!r} is damaged: {error}") from error
+    except FileNotFoundError as error:
+        if _json(path) != stored:  # it was replaced just now
+            return load_loss(path)
+        raise InputError(
+            f"The weights of the loss file {str(path)!r} are in {quoted(fields['phi_file'])}, "
+            "which is not beside it; copy both."
+        ) from error
+
+
+def _with_phi(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a loss file, with the φ of the file that they name."""
+    beside = Path(os.path.realpath(path))
+    phi = read_phi(beside, fields["phi_file"], fields.get("dtype"))
+    others = {name: value for name, value in fields.items() if name != "phi_file"}
+    return {**others, "phi": packed_text(phi)}
+
+
+def _upgraded(fields: dict[str, Any], version: int) -> dict[str, Any]:
+    """The fields of an older version as those of this one."""
+    if version == 1:
+        fields = {**_SINCE_VERSION_2, **fields}
+    if version <= 2:
+        if "weights" in fields:
+            fields["phi"] = fields.pop("weights")
+        elif fields.get("weight") is None:
+            fields["dtype"] = None
+    return fields
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
@@ -163,5 +249,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def loss_is_finite(loss: Loss) -> bool:
     """Whether all weights are finite."""
-    given = [loss.phi] if loss.weight is None else [loss.phi, loss.weight]
-    return all(bool(one.isfinite().all()) for one in given)
+    return all(bool(one.isfinite().all()) for one in loss.buffers())

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,13 +15,14 @@ from evomal.losses import fields as read
 from evomal.losses.arguments import computed
 from evomal.losses.base import Loss, Reduction
 from evomal.losses.classes import class_dim
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, require_smoothing
+from evomal.losses.form import IGNORE_INDEX, require_smoothing
+from evomal.losses.python_form import call_text
 
 _SETTING_READERS = {"relaxed": read.flag}  # all others are numbers
 
 
 class HandcraftedLoss(Loss):
-    """A loss of logits and class indices with fixed parameters, and so without weights φ.
+    """A loss of logits and class indices with fixed parameters, so without weights φ.
 
     Called like ``torch.nn.CrossEntropyLoss``: logits (B, C), (B, C, d₁, …) or (C,), targets (B,),
     (B, d₁, …) or () of any integer type. float16 and bfloat16 logits are computed in float32; the
@@ -50,38 +50,28 @@ class HandcraftedLoss(Loss):
         weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
-        no_weights = torch.empty(0)
-        if isinstance(weight, Tensor) and weight.is_floating_point():
-            no_weights = no_weights.to(weight.dtype)  # which `weight` keeps
-        super().__init__(no_weights, "softmax", "identity", reduction, (), weight, ignore_index)
-        self.register_buffer("phi", no_weights, persistent=False)
-
-    @property
-    def key(self) -> str:
-        """Name and parameters."""
-        return f"{type(self).__name__}({self._settings()})"
+        super().__init__("softmax", reduction, (), weight, ignore_index)
 
     @property
     def size(self) -> int:
         """Number of weights, which is none."""
         return 0
 
-    def initial_phi(self, rng: np.random.Generator) -> Tensor:
-        """No weights."""
-        return self.phi.clone()
-
-    def evaluate(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        phi: Tensor,
-        inputs: Mapping[str, Tensor | float] = NO_INPUTS,
-    ) -> Tensor:
-        """As `forward`; there are no weights that could change it."""
-        return self.forward(pred, target, **inputs)
+    @abstractmethod
+    def elementwise(self, y: Tensor, f: Tensor) -> Tensor:
+        """The loss of every output; `y`, `f` and the result have the shape of the logits."""
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
         """The loss of logits (B, C, …) and class indices (B, …); it takes no further inputs."""
+        value = None if inputs else self.short_way(pred, target)
+        return self.whole_way(pred, target, **inputs) if value is None else value
+
+    def short_way(self, pred: Tensor, target: Tensor) -> Tensor | None:
+        """The loss, if there is a faster way for such arguments."""
+        return None
+
+    def whole_way(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
+        """The loss of all arguments that there can be, with what is wrong with others."""
         pred, dtype = computed(pred, target)
         if inputs:
             self._expanded(inputs, pred)  # raises: it has none
@@ -110,13 +100,31 @@ class HandcraftedLoss(Loss):
         `weight` has the type of the logits.
         """
 
-    def to_dict(self) -> dict[str, Any]:
-        """Parameters and settings as JSON values."""
+    def describe(self) -> dict[str, Any]:
+        """As `Loss.describe` says."""
         return {
-            **{name: getattr(self, name) for name in self.setting_names},
+            "formula": self.formula,
+            "python": self.python_form(),
+            "link": self.link,
+            "inputs": [],
+            "parameters": {name: getattr(self, name) for name in self.setting_names},
+        }
+
+    def python_form(self) -> str | None:
+        """As `Loss.python_form` says; None for a loss that holds a function."""
+        settings = {name: getattr(self, name) for name in self.setting_names}
+        return None if any(map(callable, settings.values())) else call_text(self, [], **settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Parameters and settings as JSON values; the type is that of the class weights."""
+        settings = {name: getattr(self, name) for name in self.setting_names}
+        if any(map(callable, settings.values())):
+            raise InputError(f"A {type(self).__name__} holds a function, so it cannot be saved.")
+        return {
+            **settings,
             "reduction": self.reduction,
             "weight": None if self.weight is None else self.weight.tolist(),
-            "dtype": str(self.phi.dtype).removeprefix("torch."),
+            "dtype": None if self.weight is None else read.dtype_name(self.weight),
             "ignore_index": self.ignore_index,
         }
 
@@ -133,13 +141,14 @@ class HandcraftedLoss(Loss):
             **{name: _SETTING_READERS.get(name, read.number) for name in cls.setting_names},
             "reduction": read.anything,
             "weight": read.optional(read.numbers),
-            "dtype": read.dtype,
+            "dtype": read.optional(read.dtype),
             "ignore_index": read.integer,
         }
         values = read.read_fields(fields, readers)
         dtype, weight = values.pop("dtype"), values.pop("weight")
-        loss = cls(weight=None if weight is None else read.tensor(weight, dtype), **values)
-        return loss.to(dtype)
+        if (dtype is None) != (weight is None):
+            raise InputError("The fields 'weight' and 'dtype' must both be there, or both be null.")
+        return cls(weight=None if weight is None else read.tensor(weight, dtype), **values)
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
@@ -176,9 +185,7 @@ class LabelSmoothingLoss(HandcraftedLoss):
         super().__init__(reduction, weight, ignore_index)
         self.smoothing = require_smoothing(smoothing)
 
-    def elementwise(
-        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
-    ) -> Tensor:
+    def elementwise(self, y: Tensor, f: Tensor) -> Tensor:
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
         log_f = f.clamp_min(torch.finfo(f.dtype).tiny).log()
         return -(y * (1 - self.smoothing) + self.smoothing / f.shape[class_dim(f)]) * log_f

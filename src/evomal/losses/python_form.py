@@ -3,55 +3,44 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evomal.losses.base import Loss
-from evomal.losses.handcrafted import HandcraftedLoss
-from evomal.losses.sparse import SparselySmoothedLoss
-from evomal.losses.symbolic import SymbolicLoss
+if TYPE_CHECKING:
+    from evomal.losses.base import Loss
 
 
-def python_form(loss: Loss) -> str | None:
-    """What makes an equal loss again, such as ``evomal.SymbolicLoss("mul(y, f)", link="softmax")``.
+def call_text(loss: Loss, arguments: list[str], **settings: Any) -> str:
+    """The call of a loss's class, as `Loss.python_form` says.
 
-    Weights have as many digits as their type needs; arguments that have their default are left out.
-    The names are those after ``import evomal`` and, where the weights are not of torch's usual
-    type, ``import torch``. None for a loss that no expression makes.
+    Parameters
+    ----------
+    loss
+        The loss; its reduction, class weights and class to ignore are added.
+    arguments
+        Positional arguments, as text.
+    settings
+        Arguments by name; those that are None or as by default are left out.
     """
-    fields: dict[str, Any]
-    if isinstance(loss, SymbolicLoss):
-        plain = loss.phi.dtype == torch.float32 and bool((loss.phi == 1).all())
-        fields = {
-            "phi": None if plain else loss.phi,
-            "link": loss.link,
-            "activation": loss.activation,
-            "inputs": loss.inputs,
-        }
-        arguments = [f'"{loss.expression}"']
-    elif isinstance(loss, HandcraftedLoss) and not isinstance(loss, SparselySmoothedLoss):
-        fields = {name: getattr(loss, name) for name in loss.setting_names}
-        arguments = []
-    else:
-        return None
-    fields |= {
+    settings |= {
         "reduction": loss.reduction,
         "weight": loss.weight,
         "ignore_index": loss.ignore_index,
     }
     known = inspect.signature(type(loss)).parameters
-    arguments += [
+    named = [
         f"{name}={_written(value)}"
-        for name, value in fields.items()
+        for name, value in settings.items()
         if value is not None and (isinstance(value, Tensor) or value != known[name].default)
     ]
-    return f"evomal.{type(loss).__name__}({', '.join(arguments)})"
+    return f"evomal.{type(loss).__name__}({', '.join(arguments + named)})"
 
 
 def _written(value: Any) -> str:
+    """A setting as Python writes it."""
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, tuple):
@@ -61,6 +50,12 @@ def _written(value: Any) -> str:
     if value.dtype == torch.float32:
         return f"[{', '.join(map(_short, value.tolist()))}]"
     return f"torch.tensor({value.tolist()}, dtype={value.dtype})"
+
+
+def number_text(value: Tensor) -> str:
+    """A number by few digits that give it again in its type."""
+    text = _short(value.item()) if value.dtype == torch.float32 else repr(value.item())
+    return text.removesuffix(".0")
 
 
 def _short(number: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,7 +162,3 @@ class SparselySmoothedLoss(SparseSmoothing):
         share, rest, others = self.shares(classes)
         log_r = torch.rsub(torch.expm1(log_p), EPSILON / others, alpha=1 / others).log()
         return torch.add(share * self.loss(log_p), self.loss(log_r), alpha=rest)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Raise an `InputError`, as a function is no JSON value."""
-        raise InputError("A SparselySmoothedLoss holds a function, so it cannot be saved.")

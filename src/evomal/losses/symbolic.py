@@ -14,9 +14,10 @@ from torch.autograd import forward_ad
 from evomal.errors import InputError, quoted
 from evomal.expressions import program
 from evomal.expressions.expression import Expression, excerpt, parse
+from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
 from evomal.losses import fields as read
 from evomal.losses.arguments import is_plain
-from evomal.losses.base import Activation, Loss, Reduction
+from evomal.losses.base import Reduction
 from evomal.losses.form import (
     IGNORE_INDEX,
     NO_INPUTS,
@@ -25,12 +26,14 @@ from evomal.losses.form import (
     input_names,
     real_numbers,
 )
+from evomal.losses.meta import Activation, MetaLoss
+from evomal.losses.python_form import call_text
 
 INITIAL_DEVIATION = 1e-3
 """Standard deviation of φ₀ around 1."""
 
 
-class SymbolicLoss(Loss):
+class SymbolicLoss(MetaLoss):
     """An expression as a loss, called like ``torch.nn.CrossEntropyLoss`` or ``MSELoss``.
 
     Parameters
@@ -42,7 +45,7 @@ class SymbolicLoss(Loss):
         node i on its way to its parent. None means all ones, which is the bare expression. A
         tensor keeps its dtype.
     link, activation, reduction, weight, ignore_index
-        As in `Loss`.
+        As in `MetaLoss`.
     inputs
         Names of further inputs that the expression may use; those in an `Expression` are added.
 
@@ -51,6 +54,8 @@ class SymbolicLoss(Loss):
     InputError
         If the expression is malformed or the number of weights is not its number of edges.
     """
+
+    structure_readers = {"expression": read.text}  # noqa: RUF012
 
     def __init__(
         self,
@@ -90,7 +95,7 @@ class SymbolicLoss(Loss):
         return cls(expression, activation=activation, **dataclasses.asdict(form))
 
     @property
-    def key(self) -> str:
+    def structure(self) -> str:
         """The canonical form: equal for symbolically equivalent expressions."""
         return str(self.expression.canonical)
 
@@ -113,7 +118,7 @@ class SymbolicLoss(Loss):
         self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> Tensor:
         """M_φ(y, f) for every element; `y`, `f` and the result have the same shape."""
-        self._require_inputs(inputs)
+        self.require_inputs(inputs)
         return self.expression.evaluate(y, f, phi, inputs)
 
     def factored(
@@ -124,58 +129,45 @@ class SymbolicLoss(Loss):
         try:
             return program.evaluate(self._steps, {**inputs, "y": y, "f": f}, scales, f)
         except KeyError:
-            self._require_inputs(inputs)
+            self.require_inputs(inputs)
             raise
 
-    def _require_inputs(self, inputs: Mapping[str, Tensor]) -> None:
-        missing = [name for name in self.required_inputs if name not in inputs]
-        if missing:
-            raise InputError(
-                f"The loss also depends on {', '.join(missing)}; call it as "
-                f"loss(pred, target, {missing[0]}=…)."
-            )
+    @property
+    def print_request(self) -> PrintRequest:
+        """How it is printed: with its weights, f and y as probabilities unless f = pred."""
+        return PrintRequest(self.expression, self.phi.tolist(), self.link != "identity")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Expression, weights and settings as JSON values."""
+    def describe(self, printed: PrintedForm | None = None) -> dict[str, Any]:
+        """As `Loss.describe` says; `printed` is what sympy is asked for without it."""
+        if printed is None:
+            (printed,) = printed_forms([self.print_request])
         return {
             "expression": str(self.expression),
-            "phi": self.phi.tolist(),
-            "dtype": str(self.phi.dtype).removeprefix("torch."),
+            "formula": printed.formula,
+            "latex": printed.latex,
+            "python": self.python_form(),
+            "nodes": self.size,
             "link": self.link,
-            "activation": self.activation,
-            "reduction": self.reduction,
             "inputs": list(self.inputs),
-            "weight": None if self.weight is None else self.weight.tolist(),
-            "ignore_index": self.ignore_index,
+            "phi": self.phi.tolist(),
         }
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The loss that `to_dict` described.
-
-        Raises
-        ------
-        InputError
-            If a field is missing, unknown, or makes no sense.
-        """
-        readers = {
-            "expression": read.text,
-            "phi": read.numbers,
-            "dtype": read.dtype,
-            "link": read.anything,
-            "activation": read.anything,
-            "reduction": read.anything,
-            "inputs": read.texts,
-            "weight": read.optional(read.numbers),
-            "ignore_index": read.integer,
-        }
-        values = read.read_fields(fields, readers)
-        dtype, weight = values.pop("dtype"), values.pop("weight")
-        return cls(
-            phi=read.tensor(values.pop("phi"), dtype),
-            weight=None if weight is None else read.tensor(weight, dtype),
-            **values,
+    def python_form(self) -> str:
+        """As `Loss.python_form` says."""
+        plain = self.phi.dtype == torch.float32 and bool((self.phi == 1).all())
+        return call_text(
+            self,
+            [f'"{self.expression}"'],
+            phi=None if plain else self.phi,
+            link=self.link,
+            activation=self.activation,
+            inputs=self.inputs,
         )
+
+    @property
+    def structure_fields(self) -> dict[str, Any]:
+        """The expression."""
+        return {"expression": str(self.expression)}
 
     def extra_repr(self) -> str:
         """What printing the module shows."""

@@ -8,7 +8,7 @@ on one number per sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from evomal.losses.base import Reduction
 from evomal.losses.classes import class_dim, sample_weights
-from evomal.losses.form import HALVES, IGNORE_INDEX, NO_INPUTS, require_gamma, require_number
+from evomal.losses.form import HALVES, IGNORE_INDEX, require_gamma, require_number
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.terms import Terms
 
@@ -38,15 +38,13 @@ class TargetLoss(HandcraftedLoss):
             raise NotImplementedError(f"{type(self).__name__} defines neither terms nor a curve.")
         return terms.curve(log_p)
 
-    def elementwise(
-        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
-    ) -> Tensor:
+    def elementwise(self, y: Tensor, f: Tensor) -> Tensor:
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
         log_f = f.clamp_min(torch.finfo(f.dtype).tiny).log()
         return y * self.curve(log_f, f.shape[class_dim(f)])
 
-    def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
-        """As `HandcraftedLoss.forward`; what is most usual takes a shorter way."""
+    def short_way(self, pred: Tensor, target: Tensor) -> Tensor | None:
+        """The usual mean over a batch on a CPU."""
         if (
             not torch.compiler.is_compiling()
             and isinstance(pred, Tensor)
@@ -62,7 +60,6 @@ class TargetLoss(HandcraftedLoss):
             and self.reduction == "mean"
             and self.ignore_index < 0
             and self.weight is None
-            and not inputs
         ):
             try:  # a CPU tells an index out of range by itself, at no cost
                 log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))
@@ -70,7 +67,7 @@ class TargetLoss(HandcraftedLoss):
                 pass
             else:
                 return self.curve(log_p, pred.shape[1]).mean()
-        return super().forward(pred, target, **inputs)
+        return None
 
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         kept = target != self.ignore_index

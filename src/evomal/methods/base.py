@@ -15,8 +15,8 @@ from evomal.training.halving import LearningCurve
 from evomal.training.settings import Pipeline
 
 if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
-    from evomal.losses.base import Loss
     from evomal.losses.form import Form
+    from evomal.losses.meta import MetaLoss
 
 Rank = tuple[bool, bool, float, int, int]
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "halted", "diverged", "failed"]
@@ -42,7 +42,7 @@ class Candidate:
 
     number: int
     generation: int
-    loss: Loss | None
+    loss: MetaLoss | None
     identity: str
 
     @property
@@ -87,7 +87,7 @@ class Outcome:
     candidate: Candidate
     status: Status
     fitness: float
-    loss: Loss | None
+    loss: MetaLoss | None
     source: int | None = None
     correlation: float | None = None
     gradient_key: str | None = None
@@ -112,12 +112,12 @@ def rank(fitness: float, size: int, number: int, *, halted: bool = False) -> Ran
     return math.isinf(fitness), halted, fitness, size, number
 
 
-Identity = Callable[["Loss | None", int], str]
+Identity = Callable[["MetaLoss | None", int], str]
 
 
-def by_structure(loss: Loss | None, number: int) -> str:
+def by_structure(loss: MetaLoss | None, number: int) -> str:
     """Losses are the same that differ in their weights alone; None stands for the task loss."""
-    return "task loss" if loss is None else loss.key
+    return "task loss" if loss is None else loss.structure
 
 
 class Archive:
@@ -248,7 +248,7 @@ class Method(ABC):
         self._candidates = 0
 
     @staticmethod
-    def identity(loss: Loss | None, number: int) -> str:
+    def identity(loss: MetaLoss | None, number: int) -> str:
         """What makes a loss the same as one that was tried before: all but its weights.
 
         A method that searches the weights too says so here; `number` is that of the candidate, for
@@ -316,7 +316,7 @@ class Method(ABC):
         self._load_state(stored.method)
 
     @abstractmethod
-    def _ask(self) -> Sequence[Loss | None]:
+    def _ask(self) -> Sequence[MetaLoss | None]:
         """The losses of the next generation."""
 
     @abstractmethod

@@ -14,7 +14,6 @@ from filelock import FileLock, Timeout
 from evomal.errors import InputError, quoted
 
 DATABASE = "run.sqlite"
-BEST_LOSS = "best.json"
 LOCK = "run.lock"
 ROOT = Path("runs")
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from evomal.errors import InputError
-from evomal.losses.files import save_loss
+from evomal.losses.files import remove_loss, save_loss
+from evomal.losses.names import BEST_LOSS
 from evomal.methods.base import Generation, Outcome
 from evomal.runs.callbacks import Callback, RunStart
-from evomal.runs.directory import BEST_LOSS, DATABASE
+from evomal.runs.directory import DATABASE
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
@@ -210,7 +211,7 @@ class Driver:
             if best is not None and best.loss is not None:
                 save_loss(best.loss, path)
             else:
-                path.unlink(missing_ok=True)
+                remove_loss(path)
         except (InputError, OSError) as error:
             raise _BestLossError(str(error.__cause__ or error)) from error
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from evomal.errors import InputError
-from evomal.losses.base import Loss
 from evomal.losses.files import loss_from_dict, loss_is_finite
+from evomal.losses.meta import MetaLoss
 from evomal.methods.base import STATUSES, Candidate, Generation, Identity, Outcome, Status
 from evomal.methods.stored import from_json, require, typed
 from evomal.training.halving import LearningCurve
@@ -159,7 +159,7 @@ def _curves(text: object, what: str) -> tuple[LearningCurve, ...]:
     return tuple(tuple(map(float, curve)) for curve in curves)
 
 
-def _loss(text: object, what: str) -> Loss | None:
+def _loss(text: object, what: str) -> MetaLoss | None:
     if text is None:
         return None
     fields = dict(typed(Mapping[str, Any], from_json(text, what), what))
@@ -167,5 +167,7 @@ def _loss(text: object, what: str) -> Loss | None:
         loss = loss_from_dict(fields)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{what} is damaged: {error or type(error).__name__}") from error
+    if not isinstance(loss, MetaLoss):
+        raise InputError(f"{what} is a {type(loss).__name__}, which no search proposes")
     require(loss_is_finite(loss), f"{what} has a weight that is not finite")
     return loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Any
 from evomal.errors import InputError
 from evomal.expressions.symbolic import PrintedForm, PrintRequest, prefix_form, printed_forms
 from evomal.expressions.sympy_process import TIME_LIMIT
-from evomal.losses.base import Loss
-from evomal.losses.python_form import python_form
+from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.diagnosis import diagnosis
@@ -37,31 +36,37 @@ class BestLoss:
         The module itself: ``loss(pred, target)``.
     fitness
         Metric on validation data after partial training; lower is better.
-    nodes
-        Number of nodes, or of weights where there is no expression.
-    expression, formula, latex
-        Prefix form without weights; simplified infix form and LaTeX with weights. None for
-        methods without expressions.
+    description
+        What the loss says of itself, as `Loss.describe` returns it.
     """
 
-    loss: Loss
+    loss: MetaLoss
     fitness: float
-    nodes: int
-    expression: str | None
-    formula: str | None
-    latex: str | None
+    description: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Number of nodes, or of weights where there is no expression."""
+        return self.loss.size
+
+    @property
+    def expression(self) -> str | None:
+        """Prefix form without weights; None for a loss without an expression."""
+        return self.description.get("expression")
+
+    @property
+    def formula(self) -> str | None:
+        """Infix form with weights, simplified; None for a loss without a formula."""
+        return self.description.get("formula")
+
+    @property
+    def latex(self) -> str | None:
+        """LaTeX of the formula."""
+        return self.description.get("latex")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "expression": self.expression,
-            "formula": self.formula,
-            "latex": self.latex,
-            "python": python_form(self.loss),
-            "nodes": self.nodes,
-            "fitness": self.fitness,
-            "phi": self.loss.phi.tolist(),
-        }
+        return {**self.description, "fitness": self.fitness}
 
 
 class Run:
@@ -200,6 +205,7 @@ class Run:
             ],
             **facts.named,
             "settings": json.loads(json.dumps(asdict(facts.settings))),
+            "engine_reason": facts.engine_reason,
             "status": facts.status,
             "stop_reason": facts.stop_reason,
             "device": facts.device,
@@ -220,11 +226,6 @@ def print_key(request: PrintRequest) -> str:
     return json.dumps([str(request.expression), weights, request.probabilities])
 
 
-def print_request(loss: SymbolicLoss) -> PrintRequest:
-    """How a loss is printed: with its weights, f and y as probabilities unless f = pred."""
-    return PrintRequest(loss.expression, loss.phi.tolist(), loss.link != "identity")
-
-
 def describe(
     outcomes: Sequence[Outcome], known: dict[str, PrintedForm], seconds: float | None = None
 ) -> list[BestLoss]:
@@ -234,7 +235,7 @@ def describe(
     suffice is in prefix form, and not added.
     """
     losses = [o.loss for o in outcomes if isinstance(o.loss, SymbolicLoss)]
-    requests = {print_key(request): request for request in map(print_request, losses)}
+    requests = {print_key(loss.print_request): loss.print_request for loss in losses}
     missing = {key: request for key, request in requests.items() if key not in known}
     limit = TIME_LIMIT if seconds is None else min(TIME_LIMIT, seconds / max(len(missing), 1))
     forms = dict(known)
@@ -250,15 +251,12 @@ def describe(
         }
     described = []
     for outcome in outcomes:
-        if outcome.loss is None:
+        loss = outcome.loss
+        if isinstance(loss, SymbolicLoss):
+            description = loss.describe(forms[print_key(loss.print_request)])
+        elif loss is not None:
+            description = loss.describe()
+        else:
             continue
-        expression = formula = latex = None
-        if isinstance(outcome.loss, SymbolicLoss):
-            form = forms[print_key(print_request(outcome.loss))]
-            expression, formula, latex = str(outcome.loss.expression), form.formula, form.latex
-        described.append(
-            BestLoss(
-                outcome.loss, outcome.fitness, outcome.candidate.size, expression, formula, latex
-            )
-        )
+        described.append(BestLoss(loss, outcome.fitness, description))
     return described

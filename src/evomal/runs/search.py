@@ -16,6 +16,7 @@ from typing import Any
 
 from evomal.errors import InputError, TaskWarning, require_name
 from evomal.interrupts import Terminated, termination_interrupts
+from evomal.losses.names import expression_of
 from evomal.methods.registry import METHODS, choose_preset, no_such_setting
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, require_callbacks
@@ -25,7 +26,6 @@ from evomal.runs.driver import Driver, cannot_store
 from evomal.runs.execution import Execution, require_cores
 from evomal.runs.executors import Executor
 from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
-from evomal.runs.named_losses import expression_of
 from evomal.runs.next_steps import to_resume
 from evomal.runs.progress import with_progress
 from evomal.runs.record import RunFacts, read_facts, read_record, require_continuable

@@ -18,10 +18,10 @@ from filelock import FileLock
 from evomal.errors import InputError, quoted
 from evomal.expressions.symbolic import PrintedForm
 from evomal.losses.files import loss_to_dict
+from evomal.losses.names import BEST_LOSS
 from evomal.methods.base import Generation, Identity, Outcome, by_structure
 from evomal.methods.stored import from_json, typed
 from evomal.runs.directory import (
-    BEST_LOSS,
     DATABASE,
     LOCK,
     as_argument,

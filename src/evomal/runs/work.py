@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import kept_rng
 from evomal.tasks.precision import products_in
 from evomal.training.engines.base import Training
@@ -17,7 +17,7 @@ from evomal.training.workbench import Workbench
 
 
 def screen_candidates(
-    bench: Workbench, losses: Sequence[Loss], pipeline: Pipeline
+    bench: Workbench, losses: Sequence[MetaLoss], pipeline: Pipeline
 ) -> list[Screening]:
     """Work for an executor: `screen`."""
     with kept_rng(), products_in(bench.settings.precision):
@@ -26,7 +26,7 @@ def screen_candidates(
 
 def train_candidates(
     bench: Workbench,
-    losses: Sequence[Loss | None],
+    losses: Sequence[MetaLoss | None],
     index: int,
     bars: Sequence[float] | None = None,
 ) -> list[Training]:

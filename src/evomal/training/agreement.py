@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.tasks.task import Task
 from evomal.training.hypergradient.reverse import reverse_hypergradient
@@ -47,7 +47,7 @@ class Results:
     gradients: Sequence[Tensor | None]
 
 
-MetaWay = Callable[[MetaStep, Sequence[Loss], Sequence[Tensor]], Results]
+MetaWay = Callable[[MetaStep, Sequence[MetaLoss], Sequence[Tensor]], Results]
 
 
 def difference(task: Task, way: MetaWay) -> str | None:
@@ -127,7 +127,7 @@ def probe_losses(step: MetaStep) -> list[tuple[SymbolicLoss, Tensor]]:
 
 
 def _plain_gradients(
-    step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]
+    step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """By double backward, or central differences where a learner does not support that."""
     gradients: list[Tensor | None] = []
@@ -141,7 +141,7 @@ def _plain_gradients(
 
 
 def first_order(
-    step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]
+    step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Outputs at θ₀, and L_T after one training step under every loss, without a gradient."""
     theta, (batch,) = step.parameters(), step.training
@@ -159,7 +159,7 @@ def first_order(
     return output.detach(), torch.stack(judgements)
 
 
-def _central_differences(step: MetaStep, loss: Loss, phi: Tensor) -> Tensor | None:
+def _central_differences(step: MetaStep, loss: MetaLoss, phi: Tensor) -> Tensor | None:
     """∂L_T(θ₁)/∂φ from first derivatives alone; None if not in double precision."""
     if phi.dtype != torch.float64:
         return None

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.task import Task
 from evomal.training.hypergradient.forward import forward_hypergradient
@@ -43,7 +43,7 @@ class MetaSchedule:
         )
 
     @cached_property
-    def hypergradient(self) -> Callable[[Loss, Tensor, MetaStep], Tensor]:
+    def hypergradient(self) -> Callable[[MetaLoss, Tensor, MetaStep], Tensor]:
         """The fast way where the base learner supports it, else the plain one."""
         fast = self._base_steps == 1 and forward_mode_problem(self._task) is None
         return forward_hypergradient if fast else reverse_hypergradient

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_generator
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.numerics import DivergedError, check_deadline, quiet_vmap, require_finite
@@ -19,13 +19,13 @@ CHECK_EVERY = 25
 """Meta steps; a loss of a group that diverged is left out from the next check on."""
 
 
-def initial_weights(bench: Workbench, loss: Loss) -> Tensor:
+def initial_weights(bench: Workbench, loss: MetaLoss) -> Tensor:
     """φ₀: the loss's `initial_phi`, drawn from (run seed, loss), ready for gradients."""
-    phi = loss.initial_phi(derive_generator(bench.seed, "phi", loss.key))
+    phi = loss.initial_phi(derive_generator(bench.seed, "phi", loss.structure))
     return phi.to(bench.device).requires_grad_()
 
 
-def optimize_weights(bench: Workbench, loss: Loss) -> Tensor:
+def optimize_weights(bench: Workbench, loss: MetaLoss) -> Tensor:
     """φ after S_meta steps of Adam (Algorithm 1), starting near the loss's own weights.
 
     The meta-objective is the mean of the task losses (eq. 2).
@@ -62,7 +62,7 @@ def optimize_weights(bench: Workbench, loss: Loss) -> Tensor:
 
 
 def optimize_weights_of_group(
-    bench: Workbench, losses: Sequence[Loss], *, stacked: bool
+    bench: Workbench, losses: Sequence[MetaLoss], *, stacked: bool
 ) -> list[Tensor | DivergedError]:
     """`optimize_weights` of every loss up to rounding, all in one: each meta step is made once.
 

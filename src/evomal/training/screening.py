@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlations, gradient_key
 from evomal.training.numerics import DivergedError
@@ -37,7 +37,7 @@ class Screening:
         Where it diverged.
     """
 
-    loss: Loss
+    loss: MetaLoss
     verdict: Literal["promising", "rejected", "diverged"] = "promising"
     correlation: float | None = None
     gradient_key: str | None = None
@@ -45,7 +45,7 @@ class Screening:
     reason: str | None = None
 
 
-def screen(bench: Workbench, losses: Sequence[Loss], pipeline: Pipeline) -> list[Screening]:
+def screen(bench: Workbench, losses: Sequence[MetaLoss], pipeline: Pipeline) -> list[Screening]:
     """Tune the weights of a group and apply the filters that need no candidate outside it.
 
     A pure function of its arguments, the times apart; what a candidate becomes depends on the

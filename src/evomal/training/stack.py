@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
@@ -30,7 +30,11 @@ from evomal.training.numerics import (
 
 
 def stacked_training(
-    task: Task, losses: Sequence[Loss], steps: int, seed: int, bars: Sequence[float] | None = None
+    task: Task,
+    losses: Sequence[MetaLoss],
+    steps: int,
+    seed: int,
+    bars: Sequence[float] | None = None,
 ) -> list[LearningCurve]:
     """`partial_training` of every loss, up to rounding; infinite for a training that diverges.
 
@@ -44,7 +48,7 @@ def stacked_training(
 class Stack:
     """The learners of a group in training."""
 
-    def __init__(self, task: Task, losses: Sequence[Loss], seed: int) -> None:
+    def __init__(self, task: Task, losses: Sequence[MetaLoss], seed: int) -> None:
         self.task = task
         self.losses = list(losses)
         self.stream = (seed, "fitness", task.name)

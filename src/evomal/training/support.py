@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.errors import InputError
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import isolated_rng
 from evomal.tasks.task import Task
 from evomal.training.agreement import (
@@ -91,7 +91,7 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
 def forward_mode_problem(task: Task) -> str | None:
     """Why `forward_hypergradient` is not what double backward gives; None if it is."""
 
-    def forward(step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]) -> Results:
+    def forward(step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]) -> Results:
         both = zip(losses, phis, strict=True)
         gradients = [forward_hypergradient(loss, phi, step) for loss, phi in both]
         return Results(*first_order(step, losses, phis), gradients)
@@ -178,7 +178,7 @@ def _find_way(task: Task, *, stacked: bool) -> Way | Failed:
 
 
 def _in_groups(
-    way: Way, stacked: bool, step: MetaStep, losses: Sequence[Loss], phis: Sequence[Tensor]
+    way: Way, stacked: bool, step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]
 ) -> Results:
     found = group_hypergradients(
         losses, phis, step, way.layers, stacked=stacked, in_turn=way.in_turn

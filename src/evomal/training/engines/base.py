@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.tasks.task import Task
 from evomal.training.halving import LearningCurve
 from evomal.training.numerics import DivergedError, is_out_of_memory
@@ -74,7 +74,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
         """φ of every loss after Algorithm 1, or that it diverged.
 
         It is the same, up to rounding, whichever losses are in the group.
@@ -82,7 +82,7 @@ class Engine(ABC):
 
     @abstractmethod
     def train(
-        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+        self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
         """The partial training of every loss, None being the task's own, on the task `index`.
 
@@ -91,7 +91,7 @@ class Engine(ABC):
 
 
 def halved_if_too_large(
-    work: Callable[[Sequence[Loss]], list[T]], losses: Sequence[Loss]
+    work: Callable[[Sequence[MetaLoss]], list[T]], losses: Sequence[MetaLoss]
 ) -> list[T]:
     """Work on a group; one that does not fit in the memory is worked on in two halves."""
     try:

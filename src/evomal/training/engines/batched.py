@@ -8,7 +8,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.tasks.task import Task
 from evomal.training.engines.base import Engine, EngineName, Training, halved_if_too_large
 from evomal.training.engines.loop import trained_in_turn
@@ -43,13 +43,13 @@ class BatchedEngine(Engine):
             count -= sizes[-1]
         return sizes
 
-    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
         """All in one."""
         work = partial(optimize_weights_of_group, self.bench, stacked=False)
         return halved_if_too_large(work, losses)
 
     def train(
-        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+        self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
         """One after the other."""
         return trained_in_turn(self.bench, losses, index, bars)

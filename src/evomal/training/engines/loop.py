@@ -8,7 +8,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import Task
 from evomal.training.engines.base import Engine, EngineName, Training
@@ -36,17 +36,17 @@ class LoopEngine(Engine):
         """Groups of one."""
         return [1] * count
 
-    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
         """One after the other."""
         return [self._tuned(loss) for loss in losses]
 
     def train(
-        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+        self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
         """One after the other."""
         return trained_in_turn(self.bench, losses, index, bars)
 
-    def _tuned(self, loss: Loss) -> Tensor | DivergedError:
+    def _tuned(self, loss: MetaLoss) -> Tensor | DivergedError:
         try:
             return optimize_weights(self.bench, loss)
         except DivergedError as error:
@@ -54,7 +54,7 @@ class LoopEngine(Engine):
 
 
 def trained_in_turn(
-    bench: Workbench, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None
+    bench: Workbench, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None
 ) -> list[Training]:
     """The partial training of every loss, None being the task's own, one after the other."""
     task = bench.tasks[index]

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.tasks.task import Task
 from evomal.training.engines.base import Engine, EngineName, Training, halved_if_too_large
 from evomal.training.engines.loop import trained_in_turn
@@ -38,13 +38,13 @@ class StackedEngine(Engine):
         size = size or max(count, 1)
         return [min(size, count - start) for start in range(0, count, size)]
 
-    def tune(self, losses: Sequence[Loss]) -> list[Tensor | DivergedError]:
+    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
         """All in one."""
         work = partial(optimize_weights_of_group, self.bench, stacked=True)
         return halved_if_too_large(work, losses)
 
     def train(
-        self, losses: Sequence[Loss | None], index: int, bars: Sequence[float] | None = None
+        self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
         """All in one, the task's own loss by itself."""
         own = [loss for loss in losses if loss is not None]
@@ -53,7 +53,7 @@ class StackedEngine(Engine):
         bench = self.bench
         task, steps = bench.tasks[index], bench.settings.testing_steps
 
-        def work(group: Sequence[Loss]) -> list[LearningCurve]:
+        def work(group: Sequence[MetaLoss]) -> list[LearningCurve]:
             return stacked_training(task, group, steps, bench.seed, bars)
 
         return [Training(curve) for curve in halved_if_too_large(work, own)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.training.hypergradient.step import (
     JUDGED,
     ON_THE_WAY,
@@ -24,7 +24,7 @@ from evomal.training.hypergradient.step import (
 from evomal.training.numerics import require_finite
 
 
-def forward_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
+def forward_hypergradient(loss: MetaLoss, phi: Tensor, step: MetaStep) -> Tensor:
     """∂L_T(θ₁)/∂φ after one optimiser step, without a second backward through the network.
 
     Raises

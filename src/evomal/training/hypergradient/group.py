@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.training.hypergradient.affine import AffineLayer
 from evomal.training.hypergradient.shared_pass import SharedPass
 from evomal.training.hypergradient.step import MetaStep, first_step_size
@@ -50,7 +50,7 @@ class GroupGradients:
 
 
 def group_hypergradients(
-    losses: Sequence[Loss],
+    losses: Sequence[MetaLoss],
     phis: Sequence[Tensor],
     step: MetaStep,
     layers: Sequence[AffineLayer] = (),

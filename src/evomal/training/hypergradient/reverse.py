@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.tasks.optimizers import SGD
 from evomal.training.hypergradient.step import JUDGED, ON_THE_WAY, MetaStep
 from evomal.training.numerics import require_finite
 
 
-def reverse_hypergradient(loss: Loss, phi: Tensor, step: MetaStep) -> Tensor:
+def reverse_hypergradient(loss: MetaLoss, phi: Tensor, step: MetaStep) -> Tensor:
     """∂L_T(θ_S)/∂φ by differentiating through S ≥ 1 optimiser steps: the plain reference.
 
     Raises

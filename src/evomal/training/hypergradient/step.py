@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from evomal.losses.base import Loss
+from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.optimizers import SGD
@@ -55,7 +55,7 @@ class MetaStep:
     progress: float = 0.0
     spoils_inputs: bool = False
 
-    def value(self, loss: Loss, pred: Tensor, batch: Data, phi: Tensor) -> Tensor:
+    def value(self, loss: MetaLoss, pred: Tensor, batch: Data, phi: Tensor) -> Tensor:
         """The loss of raw outputs for a training batch, differentiable in φ as well."""
         inputs = self.task.loss_inputs(batch, self.progress)
         return loss.evaluate(pred, batch.targets, phi, inputs)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from pathlib import Path
 
 from evomal.errors import InputError, quoted, require_name
-from evomal.expressions.symbolic import printed_forms
 from evomal.losses.base import Loss
 from evomal.losses.files import load_loss
 from evomal.losses.form import Form
-from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted
-from evomal.losses.python_form import python_form
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.runs.run import Run, print_request
+
+BEST_LOSS = "best.json"
+"""The file of a run directory that holds the best loss so far."""
 
 
 def is_run_dir(text: str) -> bool:
@@ -45,7 +44,7 @@ def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B00
         If it is none of the four.
     """
     if is_run_dir(text):
-        return Run(text).best.loss
+        return _best_of_run(text)
     if os.path.exists(text) or text.endswith(".json"):  # noqa: PTH110
         return load_loss(text)
     if os.sep in text:
@@ -59,6 +58,17 @@ def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B00
     if not re.search(r"[(\d]", text) and text not in ("y", "f", *form.inputs):  # no expression
         require_name("loss", text, {**KNOWN_LOSSES, **HANDCRAFTED_LOSSES}, _LOSSES)
     return SymbolicLoss.of_form(text, form)
+
+
+def _best_of_run(run_dir: str) -> Loss:
+    """The best loss of a run directory."""
+    path = Path(run_dir, BEST_LOSS)
+    if not path.exists():
+        raise InputError(
+            f"The directory {quoted(run_dir)} holds no {BEST_LOSS}: it is no run, or no loss was "
+            f"learned there; if it is one, `evomal show` with the same directory says why."
+        )
+    return load_loss(path)
 
 
 def expression_of(text: str, form: Form) -> str:
@@ -78,27 +88,3 @@ def expression_of(text: str, form: Form) -> str:
             f"{form.link!r}; leave it out, or give its expression if you mean that."
         )
     return str(loss.expression)
-
-
-def describe_loss(loss: Loss) -> dict[str, Any]:
-    """A loss outside any run, with its printed forms, as JSON values."""
-    if isinstance(loss, HandcraftedLoss):
-        settings = {name: getattr(loss, name) for name in loss.setting_names}
-        return {
-            "formula": loss.formula,
-            "python": python_form(loss),
-            "link": loss.link,
-            "inputs": [],
-            "parameters": settings,
-        }
-    fields: dict[str, Any] = {
-        "nodes": loss.size,
-        "link": loss.link,
-        "inputs": list(loss.inputs),
-        "python": python_form(loss),
-        "phi": loss.phi.tolist(),
-    }
-    if isinstance(loss, SymbolicLoss):
-        (form,) = printed_forms([print_request(loss)])
-        fields |= {"expression": str(loss.expression), "formula": form.formula, "latex": form.latex}
-    return fields

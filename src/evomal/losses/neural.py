@@ -1,0 +1,162 @@
+"""The loss of ML³: a small neural network of (y, f) (Bechtle et al., 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evomal.errors import InputError, quoted
+from evomal.losses import fields as read
+from evomal.losses.arguments import without_autocast
+from evomal.losses.base import Reduction
+from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, input_names, real_numbers
+from evomal.losses.meta import Activation, MetaLoss
+
+MOST_LAYERS, WIDEST = 16, 10_000
+
+
+class NeuralLoss(MetaLoss):
+    """A network as a loss, called like ``torch.nn.CrossEntropyLoss`` or ``MSELoss``.
+
+    It has linear layers without biases and ReLU between them; its inputs are y, f and the further
+    `inputs`, in this order, its output is one number per element.
+
+    Parameters
+    ----------
+    phi
+        φ, the weights of all layers one after the other, each as ``torch.nn.Linear`` has them
+        (out, in), flattened. None means those that `initial_phi` draws from the seed 0. A tensor
+        keeps its dtype.
+    activation
+        As in `MetaLoss`, but ``"softplus"`` by default: the loss is never negative.
+    link, reduction, inputs, weight, ignore_index
+        As in `MetaLoss`.
+    hidden
+        Widths of the hidden layers.
+
+    Raises
+    ------
+    InputError
+        If a width makes no sense, or the number of weights is not that of the network.
+    """
+
+    structure_readers = {"hidden": read.integers}  # noqa: RUF012
+    packed = True
+
+    def __init__(
+        self,
+        phi: Tensor | Sequence[float] | None = None,
+        link: Link = "identity",
+        activation: Activation = "softplus",
+        reduction: Reduction = "mean",
+        inputs: Sequence[str] = (),
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        hidden: Sequence[int] = (50, 50),
+    ) -> None:
+        hidden, inputs = _hidden_widths(hidden), input_names(inputs)
+        widths = (2 + len(inputs), *hidden, 1)
+        sizes = tuple(before * after for before, after in pairwise(widths))
+        if phi is None:
+            phi = _uniform(widths, np.random.default_rng(0)).to(torch.get_default_dtype())
+        phi = real_numbers("weights", phi)
+        if phi.shape != (sum(sizes),):
+            raise InputError(
+                f"A network {'-'.join(map(str, widths))} takes {sum(sizes)} weights, but those "
+                f"given have shape {tuple(phi.shape)}."
+            )
+        super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)
+        self.hidden = hidden
+        self._widths, self._sizes = widths, list(sizes)
+
+    @classmethod
+    def of_form(cls, form: Form, hidden: Sequence[int] = (50, 50)) -> Self:
+        """A network as a loss for the tasks of a form."""
+        return cls(hidden=hidden, **dataclasses.asdict(form))
+
+    @property
+    def network(self) -> str:
+        """The widths of all layers, as in ``"2-50-50-1"``."""
+        return "-".join(map(str, self._widths))
+
+    @property
+    def structure(self) -> str:
+        """The widths of all layers."""
+        return f"network({self.network})"
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return len(self.phi)
+
+    def initial_phi(self, rng: np.random.Generator) -> Tensor:
+        """φ₀ as ``torch.nn.Linear`` initialises it: uniform within ±1/√(inputs of the layer)."""
+        return _uniform(self._widths, rng).to(self.phi)
+
+    def elementwise(
+        self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
+    ) -> Tensor:
+        """M_φ(y, f) for every element; `y`, `f` and the result have the same shape."""
+        self.require_inputs(inputs)
+        further = [inputs[name].to(f.dtype).expand_as(f) for name in self.inputs]
+        values = torch.stack([y, f, *further], dim=-1)
+        parts = torch.split(phi.to(f.dtype), self._sizes)
+        with without_autocast(f.device):
+            for part, (before, after) in zip(parts, pairwise(self._widths), strict=True):
+                values = values if part is parts[0] else values.relu()
+                values = functional.linear(values, part.reshape(after, before))
+        return values.squeeze(-1)
+
+    def describe(self) -> dict[str, Any]:
+        """As `Loss.describe` says."""
+        return {
+            "formula": None,
+            "network": self.network,
+            "parameters": self.size,
+            "python": self.python_form(),
+            "link": self.link,
+            "inputs": list(self.inputs),
+        }
+
+    def python_form(self) -> str | None:
+        """None, as it would hold all weights."""
+        return None
+
+    @property
+    def structure_fields(self) -> dict[str, Any]:
+        """The widths of the hidden layers."""
+        return {"hidden": list(self.hidden)}
+
+    def extra_repr(self) -> str:
+        """What printing the module shows."""
+        more = f", inputs={self.inputs!r}" if self.inputs else ""
+        return f"{self.structure}, link={self.link!r}, reduction={self.reduction!r}{more}"
+
+
+def _hidden_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(hidden, str | Mapping) or not isinstance(hidden, Sequence):
+        raise InputError(f"The hidden widths are a list of numbers, but are {quoted(hidden)}.")
+    for width in hidden:
+        if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= WIDEST:
+            raise InputError(
+                f"A hidden width must be a whole number from 1 to {WIDEST}, but is {quoted(width)}."
+            )
+    if not 1 <= len(hidden) <= MOST_LAYERS:
+        raise InputError(
+            f"A network has 1 to {MOST_LAYERS} hidden layers, but {len(hidden)} widths were given."
+        )
+    return tuple(hidden)
+
+
+def _uniform(widths: Sequence[int], rng: np.random.Generator) -> Tensor:
+    """Weights of all layers in double precision."""
+    bounds = ((before * after, 1 / math.sqrt(before)) for before, after in pairwise(widths))
+    return torch.from_numpy(np.concatenate([rng.uniform(-b, b, size) for size, b in bounds]))
