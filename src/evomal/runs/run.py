@@ -205,6 +205,7 @@ class Run:
             ],
             **facts.named,
             "settings": json.loads(json.dumps(asdict(facts.settings))),
+            "engine_reason": facts.engine_reason,
             "status": facts.status,
             "stop_reason": facts.stop_reason,
             "device": facts.device,
