@@ -18,7 +18,7 @@ from torch import Tensor
 
 import evomal
 from evomal import SymbolicLoss, Task
-from evomal.analysis.tables import run_overview
+from evomal.cli.tables import run_overview
 from evomal.errors import InputError
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.metrics import error_rate

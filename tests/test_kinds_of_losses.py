@@ -14,8 +14,8 @@ from rich.console import Console
 import evomal
 from evomal import NeuralLoss, TaylorLoss
 from evomal.analysis.analysis import MOST_CLASSES_OF_A_NETWORK, analyze
-from evomal.analysis.tables import leaderboard
 from evomal.cli import main
+from evomal.cli.tables import leaderboard
 from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.losses.meta import MetaLoss
