@@ -32,7 +32,6 @@ from evomal.training.hypergradient.forward import forward_hypergradient
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.loop import halved_training, partial_training
 from evomal.training.meta_schedule import MetaSchedule
-from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.raw_outputs import raw_outputs
 from evomal.training.screening import screen
@@ -40,7 +39,7 @@ from evomal.training.settings import EvaluationSettings, Pipeline
 from evomal.training.stack import stacked_training
 from evomal.training.support import group_problem, group_way
 from evomal.training.workbench import Workbench
-from run_helpers import OVERFLOW, run_python, tiny_settings, without_timing
+from run_helpers import OVERFLOW, optimize_weights, run_python, tiny_settings, without_timing
 from strategies import fast, networks, polynomials, weighted_losses
 from tasks_for_tests import (
     TEXTS,
@@ -231,7 +230,7 @@ def test_an_engine_that_is_not_chosen_yet_is_the_loop() -> None:
 @pytest.mark.parametrize("module", [batched, stacked])
 def test_a_group_that_does_not_fit_is_halved(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    as_it_is = module.optimize_weights_of_group
+    as_it_is = module.tune_group
 
     def short_of_memory(bench: Any, losses: Any, **options: Any) -> Any:
         sizes.append(len(losses))
@@ -239,7 +238,7 @@ def test_a_group_that_does_not_fit_is_halved(module: Any, monkeypatch: pytest.Mo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return as_it_is(bench, losses, **options)
 
-    monkeypatch.setattr(module, "optimize_weights_of_group", short_of_memory)
+    monkeypatch.setattr(module, "tune_group", short_of_memory)
     losses = [SymbolicLoss(text) for text in (*TEXTS, "abs(sub(y, f))", "square(sub(f, y))")]
     name: Any = module.__name__.rpartition(".")[2]
     bench = Workbench([regression_task()], tiny_settings(engine=name, group_size=5), 0)
@@ -255,7 +254,7 @@ def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Monke
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(batched, "optimize_weights_of_group", broken)
+    monkeypatch.setattr(batched, "tune_group", broken)
     losses = [SymbolicLoss(text) for text in TEXTS]
     bench = Workbench([regression_task()], tiny_settings(engine="batched"), 0)
     with pytest.raises(RuntimeError, match="shape mismatch"):

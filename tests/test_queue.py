@@ -20,7 +20,7 @@ from evomal.runs import dispatch
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import Execution, SearchStopped
 from evomal.runs.executors import WorkError
-from evomal.runs.queue import GenerationQueue
+from evomal.runs.queue import CHECKPOINT_SECONDS, GenerationQueue
 from run_helpers import (
     Fate,
     ShuffledExecutor,
@@ -351,7 +351,7 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
     _, executor = run([[A]], {A: OK}, method=name)
     screening, training = executor.arguments
     method = METHODS[name]
-    assert screening == (method.pipeline,)
+    assert screening == (method.pipeline, None, CHECKPOINT_SECONDS)
     assert training == (0, None)
 
 

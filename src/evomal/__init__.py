@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evomal.methods.baseline import BaselineSettings
     from evomal.methods.evomal import EvoMALSettings
     from evomal.methods.gp_lfl import GPLFLSettings
+    from evomal.methods.ml3 import ML3Settings
     from evomal.methods.settings import SearchSettings
     from evomal.runs.callbacks import Callback, RunStart
     from evomal.runs.execution import Execution
@@ -49,6 +50,7 @@ _HOMES = {
     "GPLFLSettings": "evomal.methods.gp_lfl",
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",
+    "ML3Settings": "evomal.methods.ml3",
     "MLflowTracker": "evomal.runs.trackers",
     "NeuralLoss": "evomal.losses.neural",
     "PlainProgress": "evomal.runs.progress",
@@ -86,6 +88,7 @@ __all__ = [
     "GPLFLSettings",
     "InputError",
     "LabelSmoothingLoss",
+    "ML3Settings",
     "MLflowTracker",
     "NeuralLoss",
     "PlainProgress",

@@ -10,12 +10,14 @@ from evomal.methods.base import Method
 from evomal.methods.baseline import Baseline
 from evomal.methods.evomal import EvoMAL
 from evomal.methods.gp_lfl import GPLFL
+from evomal.methods.ml3 import ML3
 from evomal.methods.random import Random
 from evomal.methods.settings import SearchSettings
 
 METHODS: dict[str, type[Method]] = {
     "evomal": EvoMAL,
     "gp-lfl": GPLFL,
+    "ml3": ML3,
     "random": Random,
     "baseline": Baseline,
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from evomal.errors import InputError
@@ -93,6 +94,28 @@ def generation_of(
         by_status,
         _not_below_0(seconds, f"the time of {what}"),
     )
+
+
+def checkpoint_row(numbers: Sequence[int], states: bytes) -> tuple[str, bytes, str]:
+    """A row of the table of checkpoints: candidates, states, and a digest of both."""
+    candidates = ",".join(map(str, numbers))
+    return candidates, states, hashlib.sha256(candidates.encode() + b":" + states).hexdigest()
+
+
+def intact_checkpoints(rows: Iterable[tuple[object, ...]]) -> dict[tuple[int, ...], bytes]:
+    """The states by the numbers of their candidates; without those that are damaged.
+
+    They only save time, so that a run goes on without them to the same end.
+    """
+    found = {}
+    for row in rows:
+        candidates, states, _ = row
+        if not (isinstance(candidates, str) and isinstance(states, bytes)):
+            continue
+        numbers = tuple(int(text) for text in candidates.split(",") if text.isdecimal())
+        if checkpoint_row(numbers, states) == row:
+            found[numbers] = states
+    return found
 
 
 def _require_sense(outcome: Outcome, what: str) -> None:

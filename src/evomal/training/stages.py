@@ -36,6 +36,11 @@ class StageSeconds:
     filters: float | None = None
     training: float | None = None
 
+    @property
+    def total(self) -> float:
+        """Of all stages."""
+        return sum(part for part in (self.tuning, self.filters, self.training) if part is not None)
+
     def __add__(self, other: StageSeconds) -> StageSeconds:
         """The sum by stage."""
         total = {}
