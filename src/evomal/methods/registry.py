@@ -9,13 +9,17 @@ from evomal.errors import InputError, meant, quoted, require_name
 from evomal.methods.base import Method
 from evomal.methods.baseline import Baseline
 from evomal.methods.evomal import EvoMAL
+from evomal.methods.glo import GLO
 from evomal.methods.gp_lfl import GPLFL
 from evomal.methods.random import Random
 from evomal.methods.settings import SearchSettings
+from evomal.methods.taylorglo import TaylorGLO
 
 METHODS: dict[str, type[Method]] = {
     "evomal": EvoMAL,
     "gp-lfl": GPLFL,
+    "glo": GLO,
+    "taylorglo": TaylorGLO,
     "random": Random,
     "baseline": Baseline,
 }
