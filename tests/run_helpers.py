@@ -33,6 +33,7 @@ from evomal.seeding import derive_seed
 from evomal.training.engines.base import Training
 from evomal.training.halving import LearningCurve
 from evomal.training.screening import Screening
+from evomal.training.stages import StageSeconds
 
 T = TypeVar("T")
 
@@ -230,7 +231,7 @@ class Fate:
             self.verdict,
             0.5,
             key,
-            {"screening": 0.0},
+            StageSeconds(tuning=1.0),
         )
 
     def curve(self, index: int, bars: Sequence[float] | None) -> LearningCurve:

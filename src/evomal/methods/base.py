@@ -13,6 +13,7 @@ from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.training.halving import LearningCurve
 from evomal.training.settings import Pipeline
+from evomal.training.stages import StageSeconds
 
 if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
     from evomal.losses.form import Form
@@ -91,7 +92,7 @@ class Outcome:
     source: int | None = None
     correlation: float | None = None
     gradient_key: str | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     reason: str | None = None
     curves: tuple[LearningCurve, ...] = ()
     halted: bool = False

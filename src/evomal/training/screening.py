@@ -14,7 +14,14 @@ from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlations, gradient_key
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings, Pipeline
-from evomal.training.stages import EQUIVALENCE, REJECTION, WEIGHTS, diverged, stage
+from evomal.training.stages import (
+    EQUIVALENCE,
+    REJECTION,
+    WEIGHTS,
+    StageSeconds,
+    diverged,
+    stage,
+)
 from evomal.training.workbench import Workbench
 
 
@@ -41,7 +48,7 @@ class Screening:
     verdict: Literal["promising", "rejected", "diverged"] = "promising"
     correlation: float | None = None
     gradient_key: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     reason: str | None = None
 
 
@@ -90,7 +97,7 @@ def _tune(bench: Workbench, results: Sequence[Screening]) -> None:
     weights = engine_on(bench).tune([result.loss for result in results])
     seconds = (time.perf_counter() - start) / len(results)
     for result, phi in zip(results, weights, strict=True):
-        _add_seconds(result, "local_search", seconds)
+        result.seconds += StageSeconds(tuning=seconds)
         if isinstance(phi, Tensor):
             result.loss = result.loss.with_phi(phi)
         else:
@@ -103,13 +110,14 @@ def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
         return
     start = time.perf_counter()
     found = correlations(bench, [result.loss for result in results])
+    seconds = (time.perf_counter() - start) / len(results)
     for result, one in zip(results, found, strict=True):
         result.correlation = one.g
         if one.diverged:
             result.verdict, result.reason = "diverged", diverged(REJECTION)
         elif one.rejects:
             result.verdict = "rejected"
-        _add_seconds(result, "filters", (time.perf_counter() - start) / len(results))
+        result.seconds += StageSeconds(filters=seconds)
 
 
 def _find_key(bench: Workbench, result: Screening) -> None:
@@ -119,8 +127,4 @@ def _find_key(bench: Workbench, result: Screening) -> None:
         result.gradient_key = gradient_key(bench, result.loss)
     except DivergedError as error:
         result.verdict, result.reason = "diverged", diverged(EQUIVALENCE, error)
-    _add_seconds(result, "filters", time.perf_counter() - start)
-
-
-def _add_seconds(result: Screening, stage: str, seconds: float) -> None:
-    result.seconds[stage] = result.seconds.get(stage, 0.0) + seconds
+    result.seconds += StageSeconds(filters=time.perf_counter() - start)
