@@ -39,7 +39,7 @@ class GLOSettings(GeneticSettings):
     coefficient_population: int = 8
     """Sets of coefficients that are tried for each structure in a generation."""
 
-    sigma: float = 0.5
+    sigma: float = 0.2
     """Standard deviation of the first coefficients around 1."""
 
     def resolved(self, resolve: Callable[[str], str]) -> Self:
