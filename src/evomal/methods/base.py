@@ -162,6 +162,11 @@ class Archive:
         """The first outcome of a candidate of the same identity (paper, section 3.5.1)."""
         return self._by_identity.get(candidate.identity)
 
+    @property
+    def distinct(self) -> list[Outcome]:
+        """The first outcome of every identity."""
+        return list(self._by_identity.values())
+
     def find_gradient(self, gradient_key: str) -> Outcome | None:
         """The first trained candidate with this gradient key (paper, section 3.5.3)."""
         return self._by_gradient.get(gradient_key)
@@ -261,6 +266,12 @@ class Method(ABC):
     def generations(self) -> int:
         """Number of generations that the method wants."""
         return self.settings.generations
+
+    @property
+    def expected_candidates(self) -> int:
+        """About how many candidates there will be."""
+        settings = self.settings
+        return settings.population_size + (self.generations - 1) * settings.offspring
 
     @property
     def finished(self) -> bool:
