@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 import evomal
 from evomal import NeuralLoss, TaylorLoss
@@ -116,3 +118,26 @@ def test_a_run_directory_means_its_best_loss(tmp_path: Path) -> None:
         assert torch.equal(found.phi, loss.phi)
         with pytest.raises(InputError, match="is no expression, so it cannot begin a search"):
             expression_of(str(tmp_path), evomal.load_task("diabetes/mlp").form)
+
+
+class LinearDevices(TorchFunctionMode):
+    """Notes on which devices the arguments of linear layers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is functional.linear:
+            self.seen |= {argument.device.type for argument in args}
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_network_on_the_cpu_is_computed_where_the_predictions_are() -> None:
+    """A search leaves φ on the CPU, whichever device it works on."""
+    pred = torch.zeros(4, 2, device="meta")
+    with LinearDevices() as devices:
+        assert NeuralLoss()(pred, pred).device.type == "meta"
+    assert devices.seen == {"meta"}

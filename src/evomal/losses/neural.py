@@ -115,7 +115,7 @@ class NeuralLoss(MetaLoss):
         self.require_inputs(inputs)
         further = [inputs[name].to(f.dtype).expand_as(f) for name in self.inputs]
         values = torch.stack([y, f, *further], dim=-1)
-        parts = torch.split(phi.to(f.dtype), self._sizes)
+        parts = torch.split(phi.to(f.device, f.dtype), self._sizes)
         with without_autocast(f.device):
             for part, (before, after) in zip(parts, pairwise(self._widths), strict=True):
                 values = values if part is parts[0] else values.relu()
