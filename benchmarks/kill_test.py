@@ -1,6 +1,7 @@
 """Kill real runs at random moments, resume them, and compare with the uninterrupted run.
 
-Run: python benchmarks/kill_test.py --n 100 [--seed 0] [--workers 2] [--executor local]
+Run: python benchmarks/kill_test.py --n 100 [--method evomal] [--seed 0] [--workers 2]
+     [--executor local]
 
 Every kill hits a running `evomal search` or `evomal resume` at a moment drawn uniformly from half
 the time of the whole run, the first seconds of Python's start included:
@@ -34,6 +35,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evomal.methods.registry import setting_names
+
 SETTINGS = {
     "population-size": 8,
     "generations": 4,
@@ -42,6 +45,7 @@ SETTINGS = {
     "testing-steps": 100,
     "max-initial-height": 3,
     "max-height": 4,
+    "restarts": 8,
 }
 KINDS = ("coordinator", "power loss", "worker", "ctrl-c")
 PATIENCE = 60.0  # seconds that something may take which must happen
@@ -71,8 +75,14 @@ def start(run_dir: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]
     if (run_dir / "run.sqlite").exists():
         command = evomal("resume", str(run_dir), *execution)
     else:
-        settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
-        command = evomal("search", options.task, "--run-dir", str(run_dir), *settings, *execution)
+        known = setting_names(options.method)
+        settings = [
+            f"--{name}={value}"
+            for name, value in SETTINGS.items()
+            if name.replace("-", "_") in known
+        ]
+        command = evomal("search", options.task, "--method", options.method, *settings, *execution)
+        command += ["--run-dir", str(run_dir)]
     with run_dir.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command, start_new_session=True, stderr=log)
 
@@ -183,6 +193,7 @@ def main() -> None:
     """Kill, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=100, help="kills")
+    parser.add_argument("--method", default="evomal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--executor", default="local")
@@ -198,8 +209,8 @@ def main() -> None:
     candidates = sum(reference["outcomes"].values())
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
-        f"{options.task}, {options.workers} workers ({options.executor}), {candidates} candidates; "
-        f"uninterrupted {longest:.1f} s; seed {options.seed}",
+        f"{options.method} on {options.task}, {options.workers} workers ({options.executor}), "
+        f"{candidates} candidates; uninterrupted {longest:.1f} s; seed {options.seed}",
         flush=True,
     )
     report = Report()
