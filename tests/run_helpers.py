@@ -35,6 +35,7 @@ from evomal.training.engines.base import Training
 from evomal.training.halving import LearningCurve
 from evomal.training.meta_training import first_state, tune_alone
 from evomal.training.screening import Screening
+from evomal.training.stages import StageSeconds
 from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
@@ -238,7 +239,7 @@ class Fate:
             self.verdict,
             0.5,
             key,
-            {"screening": 0.0},
+            StageSeconds(tuning=1.0),
         )
 
     def curve(self, index: int, bars: Sequence[float] | None) -> LearningCurve:

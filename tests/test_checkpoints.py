@@ -182,7 +182,8 @@ def test_a_search_is_the_same_with_pauses_and_does_nothing_twice(
     assert sorted(steps_made) == sorted(made)
     assert sorted(filtered) == sorted(rows)
     assert checkpoints(tmp_path / "paused") == []
-    assert paused.seconds.keys() == whole.seconds.keys()
+    took = [[name for name, value in vars(run.seconds).items() if value] for run in (paused, whole)]
+    assert took[0] == took[1]
 
 
 @pytest.mark.usefixtures("pause_always")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import evomal
 from evomal import SymbolicLoss, Task
-from evomal.analysis.tables import run_overview
+from evomal.cli.tables import run_overview
 from evomal.errors import InputError
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.metrics import error_rate
@@ -400,7 +400,7 @@ def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> Non
 def test_the_choice_is_recorded(tmp_path: Path) -> None:
     run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
     assert (run.facts.settings.engine, run.facts.settings.group_size) == ("batched", 4)
-    assert run.facts.engine_reason == "CPU; the base learner supports it"
+    assert run.summary()["engine_reason"] == "CPU; the base learner supports it"
     console = Console(width=100, file=StringIO(), record=True)
     console.print(run_overview(run))
     line = "Engine: batched, in groups of 4 (CPU; the base learner supports it)"

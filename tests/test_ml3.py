@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from evomal import InputError, ML3Settings, NeuralLoss, Task, load_loss, search
-from evomal.analysis.tables import run_overview
+from evomal.cli.tables import run_overview
 from evomal.losses.form import Form
 from evomal.methods.ml3 import ML3
 from evomal.tasks.optimizers import SGD

@@ -362,7 +362,7 @@ def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch)
     dispatcher = Dispatcher(executor, Execution())
     (outcome,) = GenerationQueue(method, [new_candidate(0, A)], dispatcher).outcomes()
     assert (outcome.correlation, outcome.gradient_key) == (0.5, "a")
-    assert set(outcome.seconds) == {"screening", "training"}
+    assert (outcome.seconds.tuning, outcome.seconds.training) == (1.0, 0.0)
 
 
 def test_no_candidates_give_no_outcomes(run: Run) -> None:
@@ -402,7 +402,9 @@ def test_a_training_group_is_the_same_whatever_of_it_is_finished(run: Run) -> No
             known = {0: outcomes[:done]}
             again, other = run(generations[:1], fates, 2, seed, finished=known, **options)
             assert again == rows
-            trained = {o.candidate.identity for o in outcomes[:done] if "training" in o.seconds}
+            trained = {
+                o.candidate.identity for o in outcomes[:done] if o.seconds.training is not None
+            }
             assert {*executor.trained_groups} - {*other.trained_groups} == {
                 keys for keys in executor.trained_groups if trained.issuperset(keys)
             }

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from evomal.losses.taylor import TaylorLoss
     from evomal.methods.baseline import BaselineSettings
     from evomal.methods.evomal import EvoMALSettings
+    from evomal.methods.glo import GLOSettings
     from evomal.methods.gp_lfl import GPLFLSettings
     from evomal.methods.ml3 import ML3Settings
     from evomal.methods.settings import SearchSettings
+    from evomal.methods.taylorglo import TaylorGLOSettings
     from evomal.runs.callbacks import Callback, RunStart
     from evomal.runs.execution import Execution
     from evomal.runs.progress import PlainProgress
@@ -47,6 +49,7 @@ _HOMES = {
     "Expression": "evomal.expressions.expression",
     "FocalLoss": "evomal.losses.target",
     "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
+    "GLOSettings": "evomal.methods.glo",
     "GPLFLSettings": "evomal.methods.gp_lfl",
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",
@@ -64,6 +67,7 @@ _HOMES = {
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
     "TaskWarning": "evomal.errors",
+    "TaylorGLOSettings": "evomal.methods.taylorglo",
     "TaylorLoss": "evomal.losses.taylor",
     "TensorBoardTracker": "evomal.runs.trackers",
     "compare": "evomal.training.meta_testing",
@@ -85,6 +89,7 @@ __all__ = [
     "Expression",
     "FocalLoss",
     "FocalSparseLabelSmoothingLoss",
+    "GLOSettings",
     "GPLFLSettings",
     "InputError",
     "LabelSmoothingLoss",
@@ -101,6 +106,7 @@ __all__ = [
     "SymbolicLoss",
     "Task",
     "TaskWarning",
+    "TaylorGLOSettings",
     "TaylorLoss",
     "TensorBoardTracker",
     "compare",

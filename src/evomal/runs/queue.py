@@ -171,7 +171,7 @@ class GenerationQueue:
             return ()
         if self._training_groups is None:
             outcomes = self._decisions.outcomes
-            known = {n for n, outcome in outcomes.items() if "training" in outcome.seconds}
+            known = {n for n, outcome in outcomes.items() if outcome.seconds.training is not None}
             own = known | {candidate.number for candidate in waiting}
             trained = [c for c in self._candidates if c.number in own]
             self._training_groups = deque(self._chunks(trained, known))

@@ -13,6 +13,7 @@ from evomal.losses.meta import MetaLoss
 from evomal.methods.base import STATUSES, Candidate, Generation, Identity, Outcome, Status
 from evomal.methods.stored import from_json, require, typed
 from evomal.training.halving import LearningCurve
+from evomal.training.stages import StageSeconds
 
 _INHERITED = ("duplicate", "equivalent")
 _UNTRAINED = ("rejected", "diverged", "failed")
@@ -164,9 +165,11 @@ def _correlation(value: object, what: str) -> float | None:
     return number
 
 
-def _seconds(value: object, what: str) -> dict[str, float]:
-    stages: Mapping[str, Any] = typed(Mapping[str, float], value, what)
-    return {stage: _not_below_0(seconds, what) for stage, seconds in stages.items()}
+def _seconds(value: object, what: str) -> StageSeconds:
+    seconds: StageSeconds = typed(StageSeconds, value, what)
+    for part in vars(seconds).values():
+        require(part is None or part >= 0, f"{what} hold {part}")
+    return seconds
 
 
 def _flag(value: object, what: str) -> bool:

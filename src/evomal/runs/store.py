@@ -9,6 +9,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,7 @@ class RunStore:
                     outcome.source,
                     outcome.correlation,
                     outcome.gradient_key,
-                    json.dumps(dict(outcome.seconds)),
+                    json.dumps(asdict(outcome.seconds)),
                     outcome.reason,
                     json.dumps(outcome.curves),
                     outcome.halted,

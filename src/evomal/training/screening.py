@@ -14,7 +14,14 @@ from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlations, gradient_key
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings, Pipeline
-from evomal.training.stages import EQUIVALENCE, REJECTION, WEIGHTS, diverged, stage
+from evomal.training.stages import (
+    EQUIVALENCE,
+    REJECTION,
+    WEIGHTS,
+    StageSeconds,
+    diverged,
+    stage,
+)
 from evomal.training.tuning_state import (
     TuningPaused,
     TuningState,
@@ -47,7 +54,7 @@ class Screening:
     verdict: Literal["promising", "rejected", "diverged"] = "promising"
     correlation: float | None = None
     gradient_key: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     reason: str | None = None
 
 
@@ -71,7 +78,7 @@ class Checkpoint:
     @property
     def seconds(self) -> float:
         """Wall-clock time so far, where it is known."""
-        return sum(sum(result.seconds.values()) for result in self.results or ())
+        return sum(result.seconds.total for result in self.results or ())
 
 
 class ScreeningPaused(Exception):  # noqa: N818 - not an error
@@ -112,7 +119,7 @@ def screen(
     if checkpoint is None or checkpoint.results is None:
         results = _prescreened(bench, losses)
     else:  # copied, as the same may be tried again
-        results = [replace(one, seconds={**one.seconds}) for one in checkpoint.results]
+        results = [replace(one) for one in checkpoint.results]
     if pipeline.tune:
         states = () if checkpoint is None else states_from_bytes(checkpoint.states, bench.device)
         try:
@@ -157,7 +164,7 @@ def _tune(bench: Workbench, results: Sequence[Screening], states: Sequence[Tunin
     finally:
         seconds = (time.perf_counter() - start) / len(results)
         for result in results:
-            _add_seconds(result, "local_search", seconds)
+            result.seconds += StageSeconds(tuning=seconds)
     for result, phi in zip(results, weights, strict=True):
         if isinstance(phi, Tensor):
             result.loss = result.loss.with_phi(phi)
@@ -171,13 +178,14 @@ def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
         return
     start = time.perf_counter()
     found = correlations(bench, [result.loss for result in results])
+    seconds = (time.perf_counter() - start) / len(results)
     for result, one in zip(results, found, strict=True):
         result.correlation = one.g
         if one.diverged:
             result.verdict, result.reason = "diverged", diverged(REJECTION)
         elif one.rejects:
             result.verdict = "rejected"
-        _add_seconds(result, "filters", (time.perf_counter() - start) / len(results))
+        result.seconds += StageSeconds(filters=seconds)
 
 
 def _find_key(bench: Workbench, result: Screening) -> None:
@@ -187,8 +195,4 @@ def _find_key(bench: Workbench, result: Screening) -> None:
         result.gradient_key = gradient_key(bench, result.loss)
     except DivergedError as error:
         result.verdict, result.reason = "diverged", diverged(EQUIVALENCE, error)
-    _add_seconds(result, "filters", time.perf_counter() - start)
-
-
-def _add_seconds(result: Screening, stage: str, seconds: float) -> None:
-    result.seconds[stage] = result.seconds.get(stage, 0.0) + seconds
+    result.seconds += StageSeconds(filters=time.perf_counter() - start)
