@@ -1,18 +1,19 @@
-"""Do methods find a good loss better than random search, at equal cost, where the usual one is bad?
+"""Methods against random search, at equal cost, where a good loss is planted.
 
-Run: python benchmarks/planted_loss.py [--methods taylorglo glo] [--seeds 12] [--evaluations 300]
+Run: python benchmarks/planted_loss.py [--methods taylorglo glo] [--seeds 12] [--evaluations 200]
 
-The task is a linear regression in which 30 % of the training labels are too high by about 4, while
-the metric, the mean squared error on validation data, is of right labels. The squared error takes
-the mean of both, so that it scores about 1.4. A loss whose gradient vanishes at residuals of 4
-scores nearly 0. Every family of losses has one: tanh(square(sub(y, f))) among expressions, a cubic
-polynomial of the residual r with the gradient -r + r²/4, and any such shape as a network.
+The task is a linear regression whose training labels are in other units: 1.5 to 3 times as large,
+by a factor drawn from the seed, as the labels of the metric, the mean squared error on validation
+data. The squared error learns the factor, too. A loss that has its minimum at f = y / factor scores
+nearly 0.01, which is the noise. Every family of losses has one: square(sub(y, f)) with a weight,
+a polynomial with the gradient f - y / factor, and a network of that shape. It takes the right
+number, so that a method has to search for coefficients: among structures alone, it is rare.
 
-Every seed draws other data, and a method is compared with `random` on the same data and seed, at an
-equal number of evaluations; those that diverged or were rejected are not counted, for any method.
-The control is strong: it tunes the weights of what it draws, as EvoMAL does. ML³ has few
-candidates, so that its cost is counted in training steps: a meta step costs base_steps + 1, an
-evaluation testing_steps, and `random` gets as many steps, the same count for its own meta steps.
+Every seed draws other data, and a method is compared with `random` on the same data and seed. The
+control is strong: it tunes the weights of what it draws and rejects what is hopeless, as EvoMAL
+does. It is given as many evaluations (losses trained to the end; those that diverge or are rejected
+are not counted, for any method), and as many training steps (those of all trainings, and
+base_steps + 1 for each meta step). ML³ has few candidates, so that only the steps mean something.
 Prints the final fitness by seed, wins and losses, and the p of the two-sided sign test.
 """
 
@@ -36,35 +37,33 @@ from evomal.runs.run import Run
 
 INPUTS, ROWS = 5, 200
 SETTINGS: dict[str, dict[str, Any]] = {
-    "random": {"population_size": 20, "meta_steps": 20, "rejection_steps": 50},
-    "evomal": {"population_size": 20, "meta_steps": 20, "rejection_steps": 50},
+    "random": {"population_size": 20, "meta_steps": 10, "rejection_steps": 20},
     "taylorglo": {"population_size": 20},
-    "glo": {"population_size": 20, "structure_generations": 6},
-    "ml3": {"meta_steps": 1000},
+    "glo": {"population_size": 20, "structure_generations": 4},
+    "ml3": {"meta_steps": 3000, "restarts": 3},
 }
 """Of every method; that of the evaluations ends the searches of all but ml3."""
 
-TESTING_STEPS = 100
+TESTING_STEPS = 50
 
 
 def task(seed: int) -> evomal.Task:
-    """A regression with labels that are too high, drawn from the seed."""
+    """A regression with training labels in other units, drawn from the seed."""
     rng = torch.Generator().manual_seed(seed)
     weights = torch.randn(INPUTS, 1, generator=rng) / INPUTS**0.5
+    factor = 1.5 + 1.5 * float(torch.rand(1, generator=rng))
     parts = []
-    for wrong in (0.3, 0.0, 0.0):
+    for scale in (factor, 1.0, 1.0):
         inputs = torch.randn(ROWS, INPUTS, generator=rng)
         noise = 0.1 * torch.randn(ROWS, 1, generator=rng)
-        too_high = 4.0 + 0.5 * torch.randn(ROWS, 1, generator=rng)
-        chosen = torch.rand(ROWS, 1, generator=rng) < wrong
-        parts.append((inputs, inputs @ weights + noise + torch.where(chosen, too_high, 0.0)))
+        parts.append((inputs, scale * (inputs @ weights + noise)))
     return evomal.Task(
         partial(nn.Linear, INPUTS, 1),
         *parts,
         link="identity",
         batch_size=32,
-        optimizer=evomal.SGD(0.05, momentum=0.0, nesterov=False, weight_decay=0.0),
-        name=f"wrong labels {seed}",
+        optimizer=evomal.SGD(0.1, momentum=0.0, nesterov=False, weight_decay=0.0),
+        name=f"other units {seed}",
     )
 
 
@@ -84,16 +83,29 @@ def search(method: str, seed: int, evaluations: int, folder: Path) -> Run:
     )
 
 
-def steps_of(method: str, evaluations: int) -> int:
-    """Training steps of that many evaluations: their own, and two for every meta step."""
-    meta_steps = SETTINGS[method].get("meta_steps", 0)
-    return evaluations * (TESTING_STEPS + 2 * meta_steps)
+def steps_by_outcome(run: Run) -> list[int]:
+    """How many training steps a run had taken when each of its outcomes was known."""
+    settings: Any = run.facts.settings
+    taken, total = [], 0
+    for outcome in run.outcomes:
+        if outcome.seconds.tuning is not None:
+            total += settings.meta_steps * (settings.base_steps + 1)
+        if outcome.seconds.training is not None:
+            total += settings.testing_steps
+        taken.append(total)
+    return taken
 
 
-def best_of(run: Run, evaluations: int) -> float:
-    """The best fitness of the first evaluations of a run."""
-    found = [outcome.fitness for outcome in run.outcomes if outcome.status == "evaluated"]
-    return min(found[:evaluations], default=math.inf)
+def best_of(run: Run, evaluations: float = math.inf, steps: float = math.inf) -> float:
+    """The best fitness of a run after so many evaluations or training steps."""
+    best, count = math.inf, 0
+    for outcome, taken in zip(run.outcomes, steps_by_outcome(run), strict=True):
+        count += outcome.status == "evaluated"
+        if count > evaluations or taken > steps:
+            break
+        if outcome.status == "evaluated":
+            best = min(best, outcome.fitness)
+    return best
 
 
 def main() -> None:
@@ -102,33 +114,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--evaluations", type=int, default=300)
+    parser.add_argument("--evaluations", type=int, default=200)
     options = parser.parse_args()
     print_machine(f"{options.evaluations} evaluations of {TESTING_STEPS} steps")
     methods: list[str] = options.methods
-    print("seed  task loss  " + "  ".join(f"{name:>9}  {'random':>9}" for name in methods))
-    wins = dict.fromkeys(methods, 0)
-    losses = dict.fromkeys(methods, 0)
+    print("fitness: own | random at equal evaluations | random at equal steps")
+    print("seed  task loss" + "".join(f"  {name:^29}" for name in methods))
+    results: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
+    taken: dict[str, list[int]] = {name: [] for name in (*methods, "random")}
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as place:
             control = search("random", seed, options.evaluations, Path(place))
-            cells = []
+            taken["random"].append(steps_by_outcome(control)[-1])
             for name in methods:
                 run = search(name, seed, options.evaluations, Path(place))
-                own = best_of(run, options.evaluations)
-                count = options.evaluations
-                if name == "ml3":
-                    count = max(1, steps_of(name, len(run.outcomes)) // steps_of("random", 1))
-                other = best_of(control, count)
-                wins[name] += own < other
-                losses[name] += own > other
-                cells.append(f"{own:9.5f}  {other:9.5f}")
-            own_loss = control.facts.task_loss_fitness or math.inf
-            print(f"{seed:4}  {own_loss:9.4f}  " + "  ".join(cells), flush=True)
+                evaluations = run.archive.counts["evaluated"]
+                steps = steps_by_outcome(run)[-1]
+                taken[name].append(steps)
+                results[name].append(
+                    (best_of(run), best_of(control, evaluations), best_of(control, steps=steps))
+                )
+        own = control.facts.task_loss_fitness or math.inf
+        cells = ["".join(f" {value:9.5f}" for value in results[name][-1]) for name in methods]
+        print(f"{seed:4}  {own:9.4f} " + " ".join(cells), flush=True)
+    print("training steps: " + ", ".join(f"{n} {sum(t) // len(t)}" for n, t in taken.items()))
     for name in methods:
-        decided = wins[name] + losses[name]
-        p = binomtest(wins[name], decided).pvalue if decided else 1.0
-        print(f"{name}: {wins[name]} wins, {losses[name]} losses against random, p = {p:.4f}")
+        for column, cost in enumerate(("evaluations", "steps"), start=1):
+            wins = sum(result[0] < result[column] for result in results[name])
+            losses = sum(result[0] > result[column] for result in results[name])
+            p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+            print(f"{name}, equal {cost}: {wins} wins, {losses} losses, p = {p:.4f}")
 
 
 if __name__ == "__main__":

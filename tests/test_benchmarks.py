@@ -40,6 +40,10 @@ SMALL: dict[str, tuple[list[str], str]] = {
         ],
         r"gp-lfl +[\d.]+ .*\nthe task loss +[\d.]+\n",
     ),
+    "planted_loss": (
+        ["--seeds", "1", "--evaluations", "3", "--methods", "taylorglo", "glo"],
+        r"glo, equal steps: [01] wins, [01] losses, p = 1",
+    ),
     "prescreen": (
         ["--tasks", "diabetes/mlp", "--n", "4", "--meta-steps", "2"],
         r"agreement: [0-4] of 4",

@@ -78,7 +78,7 @@ def test_taylorglo_on_a_sphere_is_the_library_alone() -> None:
     best = math.inf
     while not method.finished:
         points = [alone.ask() for _ in range(25)]
-        singles = [np.float32(point).tolist() for point in points]
+        singles: list[list[float]] = [point.astype(np.float32).tolist() for point in points]
         assert weights(advance(method, on_sphere)) == singles
         fitness = [sphere(single) for single in singles]
         alone.tell(list(zip(points, fitness, strict=True)))
@@ -147,7 +147,7 @@ def test_a_damaged_state_is_one_sentence(case: str) -> None:
 
 def test_a_state_that_goes_on_after_its_end_is_refused() -> None:
     search = CMAES([0.0], 1.0, FEWEST_POINTS, "test")
-    orders = []
+    orders: list[list[int]] = []
     while search.state()["restarts"] == 0:
         search.tell([sphere(point) for point in search.ask()])
         orders = [*search.state()["orders"]] or [*orders, [0, 1, 2, 3]]
@@ -342,7 +342,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_the_whole_one(
 
 def test_a_run_that_is_made_longer_is_one_that_was_longer(whole: Run, tmp_path: Path) -> None:
     method, place = whole.facts.method, tmp_path / "run"
-    shorter = {"settings": SETTINGS[method], "generations": 4}
+    shorter: dict[str, Any] = {"settings": SETTINGS[method], "generations": 4}
     run = evomal.search(regression_task(), method=method, run_dir=place, seed=1, **shorter)
     assert len(run.generations) == 4
     longer = evomal.resume(place, regression_task(), generations=6)
