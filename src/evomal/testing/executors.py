@@ -150,7 +150,7 @@ def _check_lost_workers(executor: Executor) -> None:
     values = [_value(future) for future in others]
     expect_equal(values, list(range(_MANY)), "The values of work beside a hanging worker")
     _expect_late(hanging, 1.0)
-    for work in (_leave, _return_a_lambda):
+    for work in (_leave, _return_a_lock):
         error = _failure(executor.submit(work), f"Work that loses its worker ({work.__name__})")
         expect(not error.timed_out, "Work that lost its worker has not timed out.")
     expect_equal(_value(executor.submit(_add, 1, 2)), 3, "The value of work after lost workers")
@@ -207,5 +207,5 @@ def _leave(bench: Workbench) -> None:
     os._exit(7)
 
 
-def _return_a_lambda(bench: Workbench) -> Any:
-    return lambda: None
+def _return_a_lock(bench: Workbench) -> Any:
+    return threading.Lock()
