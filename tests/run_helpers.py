@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evomal.expressions.expression import Expression, parse
 from evomal.expressions.symbolic import PrintedForm, PrintRequest
@@ -33,7 +34,10 @@ from evomal.seeding import derive_seed
 from evomal.testing.methods import SMALL, small_settings
 from evomal.training.engines.base import Training
 from evomal.training.halving import LearningCurve
+from evomal.training.meta_training import first_state, tune_alone
 from evomal.training.screening import Screening
+from evomal.training.stages import StageSeconds
+from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
@@ -119,6 +123,11 @@ class Fixed(GPLFL):
 
     def _offspring(self) -> list[Expression]:
         return [parse(text) for text, *_ in self.expected[self.generation]]
+
+
+def optimize_weights(bench: Workbench, loss: MetaLoss) -> Tensor:
+    """φ after Algorithm 1 on one loss, the plain way; a `DivergedError` if it diverges."""
+    return tune_alone(bench, (loss, first_state(bench, loss))).phi
 
 
 class Recorder(Callback):
@@ -225,7 +234,7 @@ class Fate:
             self.verdict,
             0.5,
             key,
-            {"screening": 0.0},
+            StageSeconds(tuning=1.0),
         )
 
     def curve(self, index: int, bars: Sequence[float] | None) -> LearningCurve:

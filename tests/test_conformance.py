@@ -338,9 +338,12 @@ class OnePercentOff(Engine):
 
     group_sizes = LoopEngine.group_sizes
 
-    def tune(self, losses: Sequence[Any]) -> list[Any]:
-        found = LoopEngine(self.bench).tune(losses)
+    def tune(self, losses: Sequence[Any], states: Any = ()) -> list[Any]:
+        found = LoopEngine(self.bench).tune(losses, states)
         return [self.tuned * phi if isinstance(phi, Tensor) else phi for phi in found]
+
+    def _advance(self, tunings: Any) -> list[Any]:
+        raise NotImplementedError
 
     def train(self, losses: Sequence[Any], index: int, bars: Any = None) -> list[Any]:
         found = trained_in_turn(self.bench, losses, index, bars)

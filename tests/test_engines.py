@@ -17,7 +17,7 @@ from rich.console import Console
 
 import evomal
 from evomal import SymbolicLoss, Task
-from evomal.analysis.tables import run_overview
+from evomal.cli.tables import run_overview
 from evomal.errors import InputError
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.metrics import error_rate
@@ -196,7 +196,7 @@ def test_an_engine_that_is_not_chosen_yet_is_the_loop() -> None:
 @pytest.mark.parametrize("module", [batched, stacked])
 def test_a_group_that_does_not_fit_is_halved(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    as_it_is = module.optimize_weights_of_group
+    as_it_is = module.tune_group
 
     def short_of_memory(bench: Any, losses: Any, **options: Any) -> Any:
         sizes.append(len(losses))
@@ -204,7 +204,7 @@ def test_a_group_that_does_not_fit_is_halved(module: Any, monkeypatch: pytest.Mo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return as_it_is(bench, losses, **options)
 
-    monkeypatch.setattr(module, "optimize_weights_of_group", short_of_memory)
+    monkeypatch.setattr(module, "tune_group", short_of_memory)
     losses = [SymbolicLoss(text) for text in (*TEXTS, "abs(sub(y, f))", "square(sub(f, y))")]
     name: Any = module.__name__.rpartition(".")[2]
     bench = Workbench([regression_task()], tiny_settings(engine=name, group_size=5), 0)
@@ -220,7 +220,7 @@ def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Monke
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(batched, "optimize_weights_of_group", broken)
+    monkeypatch.setattr(batched, "tune_group", broken)
     losses = [SymbolicLoss(text) for text in TEXTS]
     bench = Workbench([regression_task()], tiny_settings(engine="batched"), 0)
     with pytest.raises(RuntimeError, match="shape mismatch"):
@@ -327,7 +327,7 @@ def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> Non
 def test_the_choice_is_recorded(tmp_path: Path) -> None:
     run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
     assert (run.facts.settings.engine, run.facts.settings.group_size) == ("batched", 4)
-    assert run.facts.engine_reason == "CPU; the base learner supports it"
+    assert run.summary()["engine_reason"] == "CPU; the base learner supports it"
     console = Console(width=100, file=StringIO(), record=True)
     console.print(run_overview(run))
     line = "Engine: batched, in groups of 4 (CPU; the base learner supports it)"

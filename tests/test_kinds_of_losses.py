@@ -13,9 +13,9 @@ from rich.console import Console
 
 import evomal
 from evomal import NeuralLoss, TaylorLoss
-from evomal.analysis.analysis import analyze
-from evomal.analysis.tables import leaderboard
+from evomal.analysis.analysis import MOST_CLASSES_OF_A_NETWORK, analyze
 from evomal.cli import main
+from evomal.cli.tables import leaderboard
 from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.losses.meta import MetaLoss
@@ -85,6 +85,12 @@ def test_regression_is_analysed_too() -> None:
     network = analyze(NeuralLoss(), measure=False)
     assert network["card"].keys() == squared["card"].keys()
     assert network["card"]["nodes"]["value"] is None
+
+
+def test_a_network_is_analysed_with_fewer_classes() -> None:
+    most = MOST_CLASSES_OF_A_NETWORK
+    with pytest.raises(InputError, match=f"at most {most}, but is {most + 1}"):
+        analyze(NeuralLoss(link="softmax"), most + 1)
 
 
 def test_a_leaderboard_names_what_it_counts() -> None:

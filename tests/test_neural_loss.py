@@ -31,7 +31,7 @@ def by_hand(loss: NeuralLoss) -> nn.Sequential:
 def drawn(**settings: Any) -> NeuralLoss:
     """A loss in double precision with weights of its own."""
     loss = NeuralLoss(**settings).double()
-    return loss.with_phi(loss.initial_phi(np.random.default_rng(5)))
+    return loss.drawn(np.random.default_rng(5))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_products_are_not_rounded_under_autocast() -> None:
 
 def test_first_weights_are_as_torchs_layers_have_them() -> None:
     loss = NeuralLoss(hidden=(400, 300), inputs=("w",))
-    phi = loss.initial_phi(np.random.default_rng(0))
+    phi = loss.drawn(np.random.default_rng(0)).phi
     assert (phi.dtype, phi.shape) == (loss.phi.dtype, loss.phi.shape)
     for part, inputs in zip(torch.split(phi, [1200, 120_000, 300]), (3, 400, 300), strict=True):
         bound = 1 / math.sqrt(inputs)
@@ -107,8 +107,9 @@ def test_first_weights_are_as_torchs_layers_have_them() -> None:
         for weights in (part, layer):
             assert 0.98 * bound < weights.abs().max() <= bound
             assert abs(weights.mean()) < 4 * bound / math.sqrt(3 * weights.numel())
-    assert not torch.equal(phi, loss.initial_phi(np.random.default_rng(1)))
-    assert torch.equal(phi, loss.initial_phi(np.random.default_rng(0)))
+    other = loss.drawn(np.random.default_rng(1))
+    assert not torch.equal(phi, other.phi)
+    assert torch.equal(other.phi, other.initial_phi(np.random.default_rng(0))), "a start of its own"
     assert torch.equal(phi, loss.phi), "without weights, those of the seed 0"
 
 

@@ -73,6 +73,7 @@ _METAVARS = {
     "workers": "INT|auto",
     "ray_address": "HOST:PORT",
     "initial_losses": "LOSS [LOSS ...]",
+    "hidden": "INT [INT ...]",
 }
 """Of settings whose classes know nothing of a command line."""
 

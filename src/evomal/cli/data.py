@@ -36,7 +36,7 @@ class Data:
 
     def run(self) -> int:
         """Do it, and print what there is."""
-        from evomal.analysis.tables import line, simple_table
+        from evomal.cli.tables import line, simple_table
         from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 
         folder = data_directory(self.data_dir)

@@ -72,7 +72,7 @@ def new_console() -> Console:
 
 def print_run(run: Run, console: Console) -> None:
     """The overview of a run, and how it is resumed; a command stays in one piece."""
-    from evomal.analysis.tables import line, run_overview
+    from evomal.cli.tables import line, run_overview
     from evomal.runs.next_steps import to_resume
 
     console.print(run_overview(run))

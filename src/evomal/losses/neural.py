@@ -33,8 +33,8 @@ class NeuralLoss(MetaLoss):
     ----------
     phi
         φ, the weights of all layers one after the other, each as ``torch.nn.Linear`` has them
-        (out, in), flattened. None means those that `initial_phi` draws from the seed 0. A tensor
-        keeps its dtype.
+        (out, in), flattened. None means those that `drawn` draws from the seed 0. A tensor keeps
+        its dtype.
     activation
         As in `MetaLoss`, but ``"softplus"`` by default: the loss is never negative.
     link, reduction, inputs, weight, ignore_index
@@ -62,7 +62,7 @@ class NeuralLoss(MetaLoss):
         ignore_index: int = IGNORE_INDEX,
         hidden: Sequence[int] = (50, 50),
     ) -> None:
-        hidden, inputs = _hidden_widths(hidden), input_names(inputs)
+        hidden, inputs = hidden_widths(hidden), input_names(inputs)
         widths = (2 + len(inputs), *hidden, 1)
         sizes = tuple(before * after for before, after in pairwise(widths))
         if phi is None:
@@ -97,9 +97,16 @@ class NeuralLoss(MetaLoss):
         """Number of weights."""
         return len(self.phi)
 
+    def drawn(self, rng: np.random.Generator) -> Self:
+        """The same network with weights as ``torch.nn.Linear`` initialises them.
+
+        They are uniform within ±1/√(inputs of the layer).
+        """
+        return self.with_phi(_uniform(self._widths, rng).to(self.phi))
+
     def initial_phi(self, rng: np.random.Generator) -> Tensor:
-        """φ₀ as ``torch.nn.Linear`` initialises it: uniform within ±1/√(inputs of the layer)."""
-        return _uniform(self._widths, rng).to(self.phi)
+        """φ₀: the weights that it has, as every network is drawn on its own."""
+        return self.phi.clone()
 
     def elementwise(
         self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
@@ -141,7 +148,8 @@ class NeuralLoss(MetaLoss):
         return f"{self.structure}, link={self.link!r}, reduction={self.reduction!r}{more}"
 
 
-def _hidden_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+def hidden_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    """Widths of hidden layers; an `InputError` if they make no sense."""
     if isinstance(hidden, str | Mapping) or not isinstance(hidden, Sequence):
         raise InputError(f"The hidden widths are a list of numbers, but are {quoted(hidden)}.")
     for width in hidden:

@@ -142,9 +142,7 @@ def _counts(counts: Mapping[Status, int]) -> str:
 def _candidates(method: Method) -> tuple[int, int]:
     """How many candidates are done, and how many there will be."""
     done = method.archive.counts.total()
-    settings = method.settings
-    expected = settings.population_size + (method.generations - 1) * settings.offspring
-    return done, expected if method.generations > 1 else done
+    return done, method.expected_candidates if method.generations > 1 else done
 
 
 def _time_left(method: Method, seconds: float, done_before: int) -> float:

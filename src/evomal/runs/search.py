@@ -28,6 +28,7 @@ from evomal.runs.executors import Executor
 from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
 from evomal.runs.next_steps import to_resume
 from evomal.runs.progress import with_progress
+from evomal.runs.queue import Numbers
 from evomal.runs.record import RunFacts, read_facts, read_record, require_continuable
 from evomal.runs.run import Run
 from evomal.runs.store import RunStore, reading
@@ -143,7 +144,7 @@ def search(
     with contextlib.closing(_open(tasks, chosen, seed, execution)) as executor:
         directory, store = _create(directory, facts)
         with contextlib.closing(store):
-            _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
+            _drive(directory, store, Dispatcher(executor, execution, start), callbacks, {})
     return Run(directory)
 
 
@@ -161,7 +162,8 @@ def resume(
     """Continue a run that was stopped, interrupted or killed at any moment.
 
     It ends exactly as if nothing had happened; only candidates that were in flight are computed
-    again. A finished run is returned as it is.
+    again, and of the tuning of their weights only what came after the last checkpoint, at most a
+    minute. A finished run is returned as it is.
 
     Parameters
     ----------
@@ -207,6 +209,7 @@ def resume(
         tasks = tasks_of(facts, tasks, directory, data_dir)
         with reading(directory):
             require_continuable(record, store.last_state())
+            checkpoints = store.checkpoints()
         warn_of_versions(facts.versions)
         with contextlib.closing(_open(tasks, settings, facts.seed, execution)) as executor:
             changes = {"settings": dataclasses.asdict(settings), "status": "running"}
@@ -214,7 +217,8 @@ def resume(
                 store.write_facts({**changes, "stop_reason": None})
             except sqlite3.Error as error:
                 raise cannot_store(directory, facts.tasks, error) from error
-            _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
+            dispatcher = Dispatcher(executor, execution, start)
+            _drive(directory, store, dispatcher, callbacks, checkpoints)
     return Run(directory)
 
 
@@ -271,13 +275,17 @@ def _open(
 
 
 def _drive(
-    directory: Path, store: RunStore, dispatcher: Dispatcher, callbacks: Sequence[Callback]
+    directory: Path,
+    store: RunStore,
+    dispatcher: Dispatcher,
+    callbacks: Sequence[Callback],
+    checkpoints: Mapping[Numbers, bytes],
 ) -> None:
     """Bring the run in a store to its end."""
     try:
         facts = read_facts(store.facts())
         with termination_interrupts():
-            Driver(facts, store, directory, callbacks).run(dispatcher)
+            Driver(facts, store, directory, callbacks, checkpoints).run(dispatcher)
     except sqlite3.Error as error:
         raise cannot_store(directory, (), error) from error
     except KeyboardInterrupt as interruption:
