@@ -31,6 +31,7 @@ from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import WorkError
 from evomal.runs.work import screen_candidates, train_candidates
 from evomal.seeding import derive_seed
+from evomal.testing.methods import SMALL, small_settings
 from evomal.training.engines.base import Training
 from evomal.training.halving import LearningCurve
 from evomal.training.meta_training import first_state, tune_alone
@@ -40,13 +41,7 @@ from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
-TINY: dict[str, Any] = {
-    "population_size": 5,
-    "generations": 3,
-    "meta_steps": 2,
-    "testing_steps": 5,
-    "rejection_steps": 20,
-}
+TINY = SMALL
 """Overrides for a search with evomal that takes less than a second."""
 
 
@@ -62,7 +57,7 @@ def tiny_settings(**overrides: Any) -> EvoMALSettings:
 
 def tiny_settings_of(method: str, **overrides: Any) -> SearchSettings:
     """The same for any method, which takes of the overrides what it knows."""
-    return METHODS[method].settings_type(**known_to(method, {**TINY, **overrides}))
+    return small_settings(METHODS[method], **overrides)
 
 
 def new_candidate(number: int, expression: str | None, generation: int = 0) -> Candidate:

@@ -88,23 +88,6 @@ def test_derivatives_of_derivatives_by_all_arguments() -> None:
         assert (one != 0).any()
 
 
-def test_many_weights_at_once() -> None:
-    loss = drawn(link="softmax", hidden=(6, 5))
-    pred, target = draw(5, 3), classes(5, count=3)
-
-    def value(phi: Tensor) -> Tensor:
-        return loss.evaluate(pred, target, phi)
-
-    phis = torch.stack([loss.phi, 2 * loss.phi, loss.phi.flip(0)])
-    mapped = torch.func.vmap(torch.func.grad_and_value(value))(phis)
-    one_by_one = [torch.func.grad_and_value(value)(phi) for phi in phis]
-    for found, expected in zip(mapped, zip(*one_by_one, strict=True), strict=True):
-        torch.testing.assert_close(found, torch.stack(expected))
-    direction = draw(loss.size, seed=4)
-    tangent = torch.func.jvp(value, (loss.phi,), (direction,))[1]
-    torch.testing.assert_close(tangent, one_by_one[0][0] @ direction)
-
-
 def test_products_are_not_rounded_under_autocast() -> None:
     loss = NeuralLoss(link="softmax")
     pred, target = draw(5, 3, dtype=torch.float32), classes(5, count=3)
