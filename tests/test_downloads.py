@@ -24,8 +24,8 @@ from conftest import Mirror
 from evomal.cli import main
 from evomal.errors import InputError
 from evomal.tasks import datasets, files, tables
+from evomal.tasks.data_files import retrieve
 from evomal.tasks.datasets import DATASETS, load_arrays
-from evomal.tasks.files import retrieve
 from evomal.tasks.registry import load_task
 from run_helpers import contents, run_python
 
@@ -185,7 +185,7 @@ INTERRUPTED = """
 import os, sys
 from pathlib import Path
 import requests
-from evomal.tasks.files import retrieve
+from evomal.tasks.data_files import retrieve
 
 def iter_content(response, size):
     chunks = whole(response, size)

@@ -151,7 +151,7 @@ def test_processes_share_the_data_and_keep_their_tasks(two_processes: LocalProce
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        (faulty_work.die, r"its worker process died \(SIGKILL, perhaps for lack of memory\)"),
+        (faulty_work.die, r"its worker process died \(SIGKILL, possibly out of memory\)"),
         (faulty_work.leave, r"its worker process died \(exit status 7\)"),
         (faulty_work.return_what_cannot_be_sent, r"its worker process died \(exit status 1\)"),
         (faulty_work.fail, "ValueError: first line"),
