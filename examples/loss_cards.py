@@ -2,7 +2,7 @@
 
     python examples/loss_cards.py > docs/loss-cards.md
 
-Nothing in them is measured in time, so that the same version always prints the same.
+They contain no timings, so the same version always prints the same.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ CLASSES = 10
 INTRODUCTION = """\
 # Loss cards of the published losses
 
-What `evomal analyze` says about the example losses of the paper's Table 6, and about the form of 6e
-that its appendix A analyses, made by
+The output of `evomal analyze` for the example losses in Table 6 of the paper, and for the form of
+6e in its appendix A, generated with
 
 ```bash
 python examples/loss_cards.py > docs/loss-cards.md
 ```
 
-The paper leaves the weights of these losses out, so all are 1 here, which can lose their signs: 6d
-is lowest where the target's probability is 0, and 6g where the prediction is far from 0. No card
-says more than its formula does. A dash stands for a constant, or for what could not be told.
+The paper does not give the weights of these losses, so all are 1 here, which can lose their signs:
+6d has its minimum where the target's probability is 0, and 6g where the prediction is far from 0.
+Each card describes the formula only. A dash means a constant or an unknown value.
 
-The classification losses (6a to 6e, with softmax) are analysed for 10 classes. δ = -∂L/∂f is what a
-loss tells an output to do, at the null epoch (all f = 1/10) and towards zero training error (f → 1
+The classification losses (6a to 6e, with softmax) are analysed for 10 classes. δ = -∂L/∂f is the
+pull of a loss on an output, at the null epoch (all f = 1/10) and near zero training error (f → 1
 at the target, → 0 elsewhere), with the probabilities as free variables and in the logits. Nearest
-is the least distant of cross-entropy, label smoothing with ξ = 0.1 and the focal loss with γ = 2.
-The regression losses (6f to 6j) are described by the residual r = f - y for standardised targets.
+is the closest of cross-entropy, label smoothing with ξ = 0.1 and the focal loss with γ = 2. The
+regression losses (6f to 6j) are described by the residual r = f - y for standardised targets.
 """
 
 
@@ -52,7 +52,7 @@ def markdown() -> Iterator[str]:
     }
     for link, title in [("softmax", "classification"), ("identity", "regression")]:
         first = next(fields for fields in analyses.values() if fields["link"] == link)
-        yield f"## How the properties of {title} losses are known\n"
+        yield f"## How the properties of {title} losses are computed\n"
         yield from _table(
             ["property", "how"],
             [[property_text(name), row["how"]] for name, row in first["card"].items()],

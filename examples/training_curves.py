@@ -120,7 +120,7 @@ def named_loss(text: str, task: evomal.Task) -> Loss:
                 parameters[key] = ast.literal_eval(value)
             except (ValueError, SyntaxError) as error:
                 raise evomal.InputError(
-                    f"The parameter {key!r} of {name!r} must be a number or True or False, but is "
+                    f"The parameter {key!r} of {name!r} must be a number or True or False, got "
                     f"{value!r}."
                 ) from error
         loss: Loss = cls(weight=task.form.weight, ignore_index=task.form.ignore_index, **parameters)
@@ -306,15 +306,15 @@ def at_least_one(text: str) -> int:
 
 
 def require_writable(path: Path | None) -> None:
-    """Raise an `InputError` if a file is to be written where none can be."""
+    """Raise an `InputError` if a file cannot be written."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise evomal.InputError(
-            f"No file can be written to {str(path)!r}; name one in a folder that exists."
+            f"Cannot write to {str(path)!r}; choose a file in an existing folder."
         )
 
 
 def require_figure(path: Path | None) -> None:
-    """Raise an `InputError` if a figure is asked for that cannot be drawn or written."""
+    """Raise an `InputError` if the requested figure cannot be drawn or written."""
     require_writable(path)
     if path is None:
         return

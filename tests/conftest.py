@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     message = "`torch.jit.script` is deprecated"
     config.addinivalue_line("filterwarnings", f"ignore:{message}:DeprecationWarning")
     # small tasks are often validated on the rows that they are trained on
-    message = ".* rows .* are training rows, too"
+    message = ".* rows .* are also training rows"
     config.addinivalue_line("filterwarnings", f"ignore:{message}:evomal.errors.TaskWarning")
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from evomal.expressions.expression import Expression, parse
-from evomal.expressions.symbolic import PrintedForm, PrintRequest
+from evomal.expressions.printing import PrintedForm, PrintRequest
 from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Candidate, Method, Outcome, Status

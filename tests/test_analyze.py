@@ -327,8 +327,8 @@ def test_every_expression_can_be_analysed(link: Link, expression: Expression, se
     [
         (softmax_loss(ACE), None, "number of classes"),
         (softmax_loss(ACE), 1, "at least 2"),
-        (softmax_loss(ACE), 2.5, "a whole number, but is 2.5"),
-        (softmax_loss(ACE), True, "a whole number, but is True"),
+        (softmax_loss(ACE), 2.5, "a whole number, got 2.5"),
+        (softmax_loss(ACE), True, "a whole number, got True"),
         (SymbolicLoss(ACE), 3, "no classes"),
         (SymbolicLoss(ACE, link="sigmoid"), 3, "has 2 classes"),
         (SymbolicLoss("mul(w, f)", link="softmax", inputs=["w"]), 3, "depends on w"),
@@ -405,7 +405,7 @@ def test_analyze_prints_tables_of_80_columns(run_evomal: Evomal, arguments: list
     assert ("null epoch, target" in output) is (arguments[0] != "squared-error")
     text = " ".join(output.split())
     assert re.search(r"ns per element", text)
-    assert text.startswith(("Falls towards", "Is lowest where")), "first what it does"
+    assert text.startswith(("Decreases towards", "Has its minimum")), "first what it does"
     explained = ["δ = -∂L/∂f", "z its logit", "ξ = 0.1", "γ = 2", "Null epoch:", "Zero error:"]
     assert [word in text for word in explained] == [arguments[0] != "squared-error"] * 6
 

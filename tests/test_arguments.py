@@ -170,18 +170,21 @@ def single(pred: Tensor, target: Tensor) -> float:
 SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     "an initialised model": (
         lambda: make(model=Perceptron()),
-        "The model is a network already, Perceptron, but every training needs a new one: pass its "
+        "The model is a network, Perceptron, but every training needs a new one: pass its "
         "class, functools.partial(Net, ...) or `lambda: Net(...)`.",
     ),
     "a class with required arguments": (
         lambda: make(model=Layered),
         "The model is called without arguments, but Layered needs width, depth; pass "
-        "`lambda: Net(...)` or functools.partial(Net, ...) with them.",
+        "them with `lambda: Net(...)` or functools.partial(Net, ...).",
     ),
     "a class of torch": (lambda: make(model=nn.Linear), "Linear needs in_features, out_features;"),
     "a partial with one missing": (lambda: make(model=partial(Layered, 3)), "needs depth;"),
     "a factory that fails": (lambda: make(model=fails), "factory fails: KeyError: 'width'"),
-    "one module twice": (lambda: make(model=lambda: SHARED), "copy.deepcopy what is reused"),
+    "one module twice": (
+        lambda: make(model=lambda: SHARED),
+        "use copy.deepcopy for reused",
+    ),
     "a shared layer": (
         lambda: make(model=lambda: nn.Sequential(nn.Linear(3, 3), SHARED)),
         "two calls share parameters or buffers",
@@ -207,7 +210,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(model=lambda: nn.Linear(3, 1, device="meta")),
         "The model is on the meta device",
     ),
-    "whole outputs": (lambda: make(model=Rounding), "raw outputs as floats, not as torch.int64"),
+    "whole outputs": (lambda: make(model=Rounding), "raw outputs as floats, not torch.int64"),
     "whole inputs": (
         lambda: make(train=(X.long(), Y)),
         "(of type torch.int64; features must be floats)",
@@ -222,12 +225,12 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "Adam": (
         lambda: make(optimizer=torch.optim.Adam),
-        "The optimizer must be evomal.SGD(...), the only base optimiser so far, but is the class "
+        "The optimizer must be evomal.SGD(...), the only base optimiser so far, got the class "
         "Adam.",
     ),
     "an Adam": (
         lambda: make(optimizer=torch.optim.Adam(SHARED.parameters())),
-        "but is an object of type Adam.",
+        "got an object of type Adam.",
     ),
     "lr": (
         lambda: SGD(lr=0.1),  # type: ignore[call-arg]
@@ -239,7 +242,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "parameters": (
         lambda: SGD(SHARED.parameters()),  # type: ignore[arg-type]
-        "The learning rate must be a number, but is <generator object",
+        "The learning rate must be a number, got <generator object",
     ),
     "too many": (
         lambda: SGD(0.1, 0.9, True, 0.0, 0.0, 0.0),  # type: ignore[call-arg]
@@ -255,13 +258,13 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "batch size": (
         lambda: make(batch_size=12.5),
-        "The batch size must be a whole number, but is 12.5.",
+        "The batch size must be a whole number, got 12.5.",
     ),
     "class weights by class": (
         lambda: make(**SOFTMAX, weight={0: 1.0}),
-        "must be a list of numbers, one per class in the order of the class indices, but are {0:",
+        "must be a list of numbers, one per class in the order of the class indices, got {0:",
     ),
-    "class weights by name": (lambda: make(**SOFTMAX, weight="balanced"), "but are 'balanced'"),
+    "class weights by name": (lambda: make(**SOFTMAX, weight="balanced"), "got 'balanced'"),
     "no class counts": (lambda: make(**SOFTMAX, weight=[0, 0, 0]), "class weights are all 0"),
     "a misspelt link": (
         lambda: make(link="softmx"),
@@ -269,7 +272,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a class as a task loss": (
         lambda: make(task_loss=nn.MSELoss),
-        "is called as (pred, target), but is the class MSELoss; pass an instance, MSELoss().",
+        "is called as (pred, target), got the class MSELoss; pass an instance, MSELoss().",
     ),
     "no reduction": (
         lambda: make(task_loss=nn.MSELoss(reduction="none")),
@@ -331,38 +334,38 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     "augment in place": (lambda: make(augment=lambda x: None), "must return a tensor, not None"),
     "loss inputs": (
         lambda: make(loss_inputs=["w"]),
-        "The argument loss_inputs must be a dict, but",
+        "The argument loss_inputs must be a dict, got",
     ),
-    "one milestone": (lambda: make(milestones=0.5), "The milestones must be a list, but is 0.5."),
+    "one milestone": (lambda: make(milestones=0.5), "The milestones must be a list, got 0.5."),
     "milestones in steps": (
         lambda: make(milestones=[50, 75]),
-        "The milestones must be shares between 0 and 1 that increase, but are [50, 75].",
+        "The milestones must be increasing fractions between 0 and 1, got [50, 75].",
     ),
     "device": (lambda: make(device="mps"), "'mps' cannot be used; only cpu and cuda can."),
     "a task by name": (
         lambda: evomal.search("diabetes/mlp"),  # type: ignore[arg-type]
-        "made with evomal.load_task('diabetes/mlp') or evomal.Task(...), but is 'diabetes/mlp'.",
+        "made with evomal.load_task('diabetes/mlp') or evomal.Task(...), got 'diabetes/mlp'.",
     ),
     "a model": (
         lambda: evomal.search(SHARED),  # type: ignore[arg-type]
-        "The task must be made with evomal.load_task(name) or evomal.Task(...), but is Linear(",
+        "The task must be made with evomal.load_task(name) or evomal.Task(...), got Linear(",
     ),
-    "seed": (lambda: evomal.search(make(), seed=-1), "The seed must be at least 0, but is -1."),
+    "seed": (lambda: evomal.search(make(), seed=-1), "The seed must be at least 0, got -1."),
     "a callback that is no list": (
         lambda: evomal.search(make(), callbacks=evomal.Callback()),  # type: ignore[arg-type]
-        "The argument callbacks must be a list, but is <evomal.runs.callbacks.Callback",
+        "The argument callbacks must be a list, got <evomal.runs.callbacks.Callback",
     ),
     "a class of callbacks": (
         lambda: evomal.search(make(), callbacks=[evomal.Callback]),  # type: ignore[list-item]
-        "The callback must be an instance of evomal.Callback, but is the class Callback.",
+        "The callback must be an instance of evomal.Callback, got the class Callback.",
     ),
     "a loss of torch": (
         lambda: evomal.compare(make(test=(X, Y)), nn.MSELoss(), [0]),  # type: ignore[arg-type]
-        "The loss must be one of evomal's, such as run.best.loss,",
+        "The loss must be an evomal loss, such as run.best.loss,",
     ),
     "a number of seeds": (
         lambda: evomal.compare(make(test=(X, Y)), SQUARE, 3),  # type: ignore[arg-type]
-        "The seeds must be a list, but is 3.",
+        "The seeds must be a list, got 3.",
     ),
 }
 

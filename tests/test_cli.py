@@ -240,18 +240,18 @@ def test_a_search_can_be_stopped_and_resumed(evomal: Evomal) -> None:
     assert evomal(*IN_PROCESS, "--quiet", "--run-dir", "whole") == (0, "", "")
     status, output, errors = evomal(*IN_PROCESS, "--run-dir", "run", "--max-evaluations", 1)
     assert (status, errors) == (0, "")
-    assert "seed 1, stopped (max_evaluations of 1 is reached) after " in " ".join(output.split())
-    assert "To go on: evomal resume run\n" in output
+    assert "seed 1, stopped (max_evaluations of 1 reached) after " in " ".join(output.split())
+    assert "To continue: evomal resume run\n" in output
     status, output, errors = evomal("resume", "run", "--workers", 1)
     assert (status, errors) == (0, "")
     done = sum(Run("whole").summary()["outcomes"].values())
-    assert re.match(r"Run run, \d+ candidates are finished. The task loss itself scores", output)
+    assert re.match(r"Run run, \d+ candidates already finished. The task loss itself ", output)
     assert "seed 1, finished after " in output
-    assert "To go on" not in output
+    assert "To continue" not in output
     assert without_timing(Run("run").summary()) == without_timing(Run("whole").summary())
     status, output, errors = evomal("resume", "run")
     assert (status, errors) == (0, "")
-    assert output.startswith("The run in run is finished; nothing is left to do.")
+    assert output.startswith("The run in run is finished.")
     before = contents(Path("run"))
     status, output, errors = evomal("resume", "run", "--json")
     assert (status, errors, output.count("\n")) == (0, "", 1)
@@ -273,7 +273,7 @@ def test_one_loss_for_several_tasks(evomal: Evomal, data_dir: Path) -> None:
     assert "on diabetes/mlp, boston/mlp, seed 1" in output
     assert "mean over the tasks" in " ".join(output.split())
     both_kinds = evomal("search", "diabetes/mlp", "mnist/mlp", "--data-dir", data_dir)
-    assert "one and the same link" in only_error(both_kinds)
+    assert "but the same link" in only_error(both_kinds)
     assert f"Next: evomal train diabetes/mlp --loss runs/0001 --data-dir {data_dir}" in output
     assert json.loads(evomal("show", "runs/0001", "--json")[1])["task"] == tasks
 
@@ -330,7 +330,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "task": (["search", "nonsense/mlp"], "nonsense/mlp"),
     "method": ([*IN_PROCESS, "--method", "nonsense"], "nonsense"),
     "setting": ([*IN_PROCESS, "--population-size", "0"], "population_size"),
-    "rates": ([*IN_PROCESS, "--crossover-rate", "0.9"], "rates"),
+    "rates": ([*IN_PROCESS, "--crossover-rate", "0.9"], "crossover_rate"),
     "workers": ([*SEARCH, "--workers", "0"], "workers"),
     "device": ([*IN_PROCESS, "--device", "nonsense"], "nonsense"),
     "patience": ([*IN_PROCESS, "--patience", "0"], "patience"),
@@ -347,7 +347,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     ),
     "resume nothing": (["resume", "absent"], "absent"),
     "unknown data set": (["data", "list", "nonsense"], "nonsense"),
-    "download nothing": (["data", "download"], "Name the data sets"),
+    "download nothing": (["data", "download"], "Give the data sets"),
     "verify absent data": (["data", "verify", "svhn", "--data-dir", "absent"], "'svhn' is not in"),
     "resume a file": (["resume", "file"], "'file'"),
     "data": (["search", "boston/mlp", "--data-dir", "absent"], "'absent'"),

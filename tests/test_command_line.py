@@ -18,8 +18,8 @@ import pytest
 import evomal
 from evomal import EvoMALSettings, TaskWarning
 from evomal.cli import main
-from evomal.cli.arguments import COMMANDS, parse
 from evomal.cli.lists import Methods
+from evomal.cli.parsing import COMMANDS, parse_command
 from evomal.cli.searches import Search
 from evomal.methods.registry import METHODS, setting_names
 from run_helpers import contents, run_python
@@ -113,14 +113,16 @@ def test_the_help_on_a_search_shows_the_settings_of_its_method_alone(
 
 def test_the_help_on_a_search_says_that_methods_have_their_own_settings(program: Run) -> None:
     text = " ".join(program("search", "--help")[1].replace("│", " ").split())
-    assert "Each has settings of its own" in text
+    assert "Each has its own settings" in text
     assert "`evomal search --method gp-lfl --help` shows those of gp-lfl" in text
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_and_its_preset_are_parsed_together(method: str) -> None:
     for preset, settings in METHODS[method].presets.items():
-        command = parse(["search", "diabetes/mlp", "--preset", preset, f"--method={method}"])
+        command = parse_command(
+            ["search", "diabetes/mlp", "--preset", preset, f"--method={method}"]
+        )
         assert isinstance(command, Search)
         assert (command.method, command.preset) == (method, preset)
         assert command.settings == settings
@@ -141,7 +143,7 @@ def test_a_method_and_its_preset_are_parsed_together(method: str) -> None:
     ],
 )
 def test_a_flag_can_be_said_again_and_said_off(options: list[str], prescreen: bool) -> None:
-    command = parse(["search", "diabetes/mlp", *options])
+    command = parse_command(["search", "diabetes/mlp", *options])
     assert isinstance(command, Search)
     assert isinstance(command.settings, EvoMALSettings)
     assert command.settings.prescreen is prescreen
@@ -150,7 +152,7 @@ def test_a_flag_can_be_said_again_and_said_off(options: list[str], prescreen: bo
 
 def test_an_optional_value_can_be_given_and_taken_back() -> None:
     options = ["--preset", "quick", "--rejection-steps", "None", "--max-time", "3", "--patience=2"]
-    command = parse(["search", "diabetes/mlp", *options])
+    command = parse_command(["search", "diabetes/mlp", *options])
     assert isinstance(command, Search)
     assert isinstance(command.settings, EvoMALSettings)
     assert command.settings.rejection_steps is None
@@ -161,7 +163,7 @@ def test_an_optional_value_can_be_given_and_taken_back() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Error: Name a command: data, tasks, .*evomal --help.*"),
+        ([], "Error: Give a command: data, tasks, .*evomal --help.*"),
         (["serch"], r"Error: Unknown command 'serch'; did you mean search\?"),
         ([""], "Error: Unknown command ''; .*"),
         (["s\x1b[31mh\n"], r"Error: Unknown command 's\\x1b\[31mh\\n'.*"),
@@ -172,7 +174,7 @@ def test_an_optional_value_can_be_given_and_taken_back() -> None:
         (["show", "\u202e"], r"Error: Unknown loss '\\u202e'.*"),
         (["show", "x" * 5000], "Error: .{60,250}"),
         (["analyze", "focal", "--classes", "100000000"], "Error: --classes must .* to 262144, .*"),
-        (["train", "diabetes/mlp", "--loss", "y", "--threads", "9000"], "Error: There are .*"),
+        (["train", "diabetes/mlp", "--loss", "y", "--threads", "9000"], "Error: 9000 threads .*"),
         (["train", "diabetes/mlp", "--loss", "y", "--seeds", "9" * 30], "Error: --seeds must .*"),
         (["search", "diabetes/mlp", "--tournament-size", "9" * 20], "Error: .* from 1 to 10000,.*"),
         (
@@ -270,7 +272,7 @@ sys.exit(main(arguments))
 
 
 @pytest.mark.parametrize(
-    "module", ["evomal.interrupts", "evomal.cli.program", "rich", "tyro", "evomal.runs.search"]
+    "module", ["evomal.interrupts", "evomal.cli.command", "rich", "tyro", "evomal.runs.search"]
 )
 def test_ctrl_c_while_a_module_is_loaded(module: str) -> None:
     result = run_python("-c", INTERRUPTED, module, "methods")

@@ -263,5 +263,5 @@ def test_a_damaged_file_is_named(
         load_arrays(dataset, tmp_path)
     message = str(caught.value)
     assert message.startswith(f"The data file {str(tmp_path / file)!r} is damaged (")
-    assert message.endswith("delete it and fetch it again with --download.")
+    assert message.endswith("delete it and download it again with --download.")
     assert "\n" not in message

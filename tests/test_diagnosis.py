@@ -50,7 +50,7 @@ def found(
         (
             {"diverged": 4, "rejected": 1},
             [IN_WEIGHTS] * 3 + [IN_TRAINING],
-            "4 of 5 candidates diverged, most of them while their weights were optimised: the ",
+            "4 of 5 candidates diverged, most while their weights were optimised: the ",
             "Standardise the inputs and the targets, or lower the learning rate of the task's "
             "optimizer, 0.05.",
         ),
@@ -69,17 +69,17 @@ def found(
         (
             {"rejected": 3, "diverged": 1},
             [IN_WEIGHTS],
-            "3 of 4 candidates were rejected: when raw outputs were optimised under them, the "
+            "3 of 4 candidates were rejected: when raw outputs were optimised with them, the "
             "metric did not fall on a few training rows (at most 100). Check that the metric is",
             "too small to move the raw outputs.",
         ),
         (
             {"failed": 2, "diverged": 1},
             [FAILED, FAILED, IN_TRAINING],
-            "2 of 3 candidates failed; the last time its training failed with ValueError: broken. ",
+            "2 of 3 candidates failed, the last one: its training failed with ValueError: broken. ",
             "Fix the cause.",
         ),
-        ({"evaluated": 0}, [], "No candidate has been evaluated yet; ", "search on."),
+        ({"evaluated": 0}, [], "No candidate has been evaluated yet; ", "continue the search."),
     ],
 )
 def test_each_case(counts: dict[Status, int], reasons: list[str], start: str, remedy: str) -> None:
@@ -92,7 +92,7 @@ def test_each_case(counts: dict[Status, int], reasons: list[str], start: str, re
 
 def test_the_task_loss_comes_first() -> None:
     text = found({"rejected": 9}, [], own=True, reason=IN_TRAINING)
-    assert text.startswith("A training under the task loss itself diverges")
+    assert text.startswith("Training with the task loss itself diverges")
     assert text.endswith("the learning rate of the task's optimizer, 0.05.")
     undefined = diverged(TRAINING, DivergedError("the metric"))
     assert "the metric is NaN or infinite on the validation rows" in found(
@@ -153,7 +153,7 @@ def test_a_search_that_learns_nothing(
     assert message in run.diagnosis
     with pytest.raises(InputError) as error:
         _ = run.best
-    assert str(error.value).endswith(f"holds no learned loss. {run.diagnosis}")
+    assert str(error.value).endswith(f"has no learned loss. {run.diagnosis}")
     assert run.diagnosis in [str(part) for part in run_overview(run).renderables]
     assert main(["show", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["diagnosis"] == run.diagnosis

@@ -145,7 +145,7 @@ def test_every_handcrafted_loss_is_in_the_grid() -> None:
 
 @pytest.mark.parametrize("classes", [10**6, 10**8])
 def test_more_classes_than_memory_allows_are_refused_with_the_number(classes: int) -> None:
-    with pytest.raises(InputError, match=f"at most {MOST_CLASSES}, but is {classes}"):
+    with pytest.raises(InputError, match=f"at most {MOST_CLASSES}, got {classes}"):
         analyze(LabelSmoothingLoss(0.1), classes)
 
 

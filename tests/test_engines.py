@@ -146,7 +146,7 @@ def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> Non
     assert chosen(plain, engine="loop", group_size=7) == ("loop", 1, "as asked")
     several = "more than one base step is differentiated"
     assert chosen(plain, base_steps=2) == ("loop", 1, several)
-    assert chosen(plain, tunes=False) == ("loop", 1, "the method tunes no weights")
+    assert chosen(plain, tunes=False) == ("loop", 1, "the method does not tune weights")
     name, size, reason = chosen(regression_task(model=NoForwardMode))
     assert (name, size) == ("loop", 1)
     assert reason.startswith("CPU; not batched: NotImplementedError: ")
@@ -156,11 +156,11 @@ def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_engine_that_cannot_be_is_refused() -> None:
-    message = r"does not suit the engine batched \(NotImplementedError: .*\); use the engine loop"
+    message = r"does not support the engine batched \(NotImplementedError: .*\); use the "
     with pytest.raises(InputError, match=message):
         chosen(regression_task(model=NoForwardMode), engine="batched")
     assert group_problem(regression_task(), stacked=True) is None
-    with pytest.raises(InputError, match="base_steps of 1 only"):
+    with pytest.raises(InputError, match="only base_steps of 1"):
         chosen(regression_task(), engine="batched", base_steps=2)
     with pytest.raises(InputError, match="engine must be"):
         EvaluationSettings(engine="fast").validate()  # type: ignore[arg-type]
@@ -297,7 +297,7 @@ def test_the_tasks_own_loss_trains_the_same_to_the_last_bit(name: Any) -> None:
     assert first.curve == halved_training(task, losses[0], 12, 6, none)
 
 
-def test_further_inputs_reach_stacked_trainings() -> None:
+def test_extra_inputs_reach_stacked_trainings() -> None:
     weights = torch.linspace(0, 1, 40, dtype=F64)
     task = regression_task(F64, loss_inputs={"w": weights, "t": "progress"})
     text = "mul(add(w, t), square(sub(y, f)))"

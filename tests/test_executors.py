@@ -108,7 +108,7 @@ def test_processes_share_the_data_and_keep_their_tasks(two_processes: LocalProce
 
 
 LOST = [
-    (faulty_work.die, "SIGKILL, perhaps for lack of memory"),
+    (faulty_work.die, "SIGKILL, possibly out of memory"),
     (faulty_work.leave, "exit status 7"),
     (faulty_work.return_what_cannot_be_sent, "exit status 1"),
 ]

@@ -71,7 +71,7 @@ OUT_OF_MEMORY = "its training failed with OutOfMemoryError: CUDA out of memory"
         ("fail", 2, "its training failed with ValueError: first line"),
         ("run_out_of_memory", 1, OUT_OF_MEMORY),
         ("run_out_of_memory", 2, OUT_OF_MEMORY),
-        ("die", 2, f"{GIVEN_UP} its worker process died (SIGKILL, perhaps for lack of memory)"),
+        ("die", 2, f"{GIVEN_UP} its worker process died (SIGKILL, possibly out of memory)"),
         ("hang", 2, f"{GIVEN_UP} it took longer than 3 s"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_task_that_cannot_be_trained_at_all_ends_the_run(whole: Run, tmp_path:
     with pytest.raises(InputError) as error:
         search(task, run_dir=tmp_path / "run", seed=1, **TINY)
     assert str(error.value) == (
-        "The task 'test/identity' cannot be trained under its own loss: ValueError: first line."
+        "The task 'test/identity' cannot be trained with its own loss: ValueError: first line."
     )
     assert isinstance(error.value.__cause__, Exception)
     assert isinstance(error.value.__cause__.__cause__, ValueError)

@@ -236,7 +236,7 @@ def test_shapes_that_do_not_fit_are_refused(
 def test_targets_and_inputs_that_are_not_taken(make: Make) -> None:
     with pytest.raises(InputError, match="class indices"):
         make()(draw(4, 3), draw(4, 3).softmax(1))
-    with pytest.raises(InputError, match="no further input 'w'"):
+    with pytest.raises(InputError, match="no extra input 'w'"):
         make()(draw(4, 3), classes(4, count=3), w=1.0)
     with pytest.raises(InputError, match="2 class weights, but pred has 3"):
         make(weight=[1.0, 2.0])(draw(4, 3), classes(4, count=3))

@@ -193,7 +193,7 @@ def test_a_loss_by_name_fits_the_task(kind: str) -> None:
     assert sample.mean is not None
     assert untrained.mean is not None
     assert sample.mean < untrained.mean
-    with pytest.raises(InputError, match="is no expression, so it cannot begin a search"):
+    with pytest.raises(InputError, match="is not an expression, so it cannot start a search"):
         expression_of(kind, task.form)
     with pytest.raises(InputError, match="has link 'softmax', but the task"):
         evomal.compare(regression_task(), resolve_loss(kind, regression_task().form), [0], steps=1)

@@ -22,8 +22,8 @@ import torch
 from conftest import Mirror
 from evomal import InputError, load_task
 from evomal.tasks import images
+from evomal.tasks.data_files import fetch_archive
 from evomal.tasks.datasets import DATASETS, load_arrays
-from evomal.tasks.files import fetch_archive
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
 from evomal.tasks.task import Task
 from evomal.training.loop import train
@@ -283,7 +283,9 @@ def test_a_file_that_is_not_as_published_is_not_read(
         content[len(content) // 2] ^= 1
         damaged = {"altered": content, "truncated": content[:-9], "empty": bytearray()}[damage]
         write(tmp_path, {name: bytes(damaged)})
-        with pytest.raises(InputError, match="its content is not as published") as error:
+        with pytest.raises(
+            InputError, match="its content differs from the published file"
+        ) as error:
             load_arrays(dataset, tmp_path)
         assert repr(str(tmp_path / name)) in str(error.value)
         write(tmp_path, {name: files[name]})

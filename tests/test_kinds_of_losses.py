@@ -109,14 +109,14 @@ def test_a_leaderboard_names_what_it_counts() -> None:
 
 
 def test_a_run_directory_means_its_best_loss(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no best\.json: it is no run, or no loss was"):
+    with pytest.raises(InputError, match=r"has no best\.json: it is not a run, or the run"):
         resolve_loss(str(tmp_path))
     for loss in (NeuralLoss(), TaylorLoss()):
         evomal.save_loss(loss, tmp_path / BEST_LOSS)
         found = resolve_loss(str(tmp_path))
         assert isinstance(found, type(loss))
         assert torch.equal(found.phi, loss.phi)
-        with pytest.raises(InputError, match="is no expression, so it cannot begin a search"):
+        with pytest.raises(InputError, match="is not an expression, so it cannot start a search"):
             expression_of(str(tmp_path), evomal.load_task("diabetes/mlp").form)
 
 

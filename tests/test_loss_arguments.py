@@ -119,12 +119,12 @@ WEIGHTED = SymbolicLoss("mul(w, square(sub(y, f)))", inputs=("w",))
     ],
     ids=str,
 )
-def test_further_inputs_are_numbers_of_many_kinds(value: Any, same: Any) -> None:
+def test_extra_inputs_are_numbers_of_many_kinds(value: Any, same: Any) -> None:
     target = draw(4, 3, seed=1, dtype=torch.float32)
     assert torch.equal(WEIGHTED(PRED, target, w=value), WEIGHTED(PRED, target, w=same))
 
 
-def test_a_further_input_is_as_exact_as_pred() -> None:
+def test_an_extra_input_is_as_exact_as_pred() -> None:
     pred = torch.ones(2, dtype=torch.float64)
     for value in (0.1, [0.1, 0.1], np.array([0.1, 0.1]), np.float64(0.1)):
         assert WEIGHTED(pred, torch.zeros(2), w=value).item() == 0.1
@@ -138,7 +138,7 @@ def test_a_further_input_is_as_exact_as_pred() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_further_inputs_that_are_no_numbers_are_told(value: Any) -> None:
+def test_extra_inputs_that_are_no_numbers_are_told(value: Any) -> None:
     assert "The values of the input 'w' of the loss" in refused(WEIGHTED, PRED, PRED, w=value)
 
 
@@ -149,8 +149,8 @@ def test_further_inputs_that_are_no_numbers_are_told(value: Any) -> None:
     ("settings", "fragment"),
     [
         ({"expression": 5}, "not 5"),
-        ({"expression": None}, "An expression is text"),
-        ({"expression": ["y"]}, "An expression is text"),
+        ({"expression": None}, "An expression must be text"),
+        ({"expression": ["y"]}, "An expression must be text"),
         ({"phi": "abc"}, "weights hold text"),
         ({"phi": [[1.0, 2], [3]]}, "weights are ragged"),
         ({"phi": [1j, 1, 1]}, "hold complex numbers"),
@@ -162,11 +162,11 @@ def test_further_inputs_that_are_no_numbers_are_told(value: Any) -> None:
         ({"weight": np.ma.array([1.0, 2], mask=[True, False])}, "weights are a masked"),
         ({"weight": 5}, "one per class"),
         ({"weight": torch.ones(2, dtype=torch.complex64)}, "real numbers"),
-        ({"inputs": "progress"}, "a list of names, but are 'progress'"),
+        ({"inputs": "progress"}, "a list of names, got 'progress'"),
         ({"inputs": None}, "a list of names"),
         ({"inputs": [3]}, "cannot be called 3"),
-        ({"ignore_index": True}, "an integer of 64 bits, but is True"),
-        ({"ignore_index": 2**63}, "an integer of 64 bits"),
+        ({"ignore_index": True}, "a 64-bit integer, got True"),
+        ({"ignore_index": 2**63}, "a 64-bit integer"),
     ],
     ids=str,
 )

@@ -108,7 +108,7 @@ def test_every_combination_of_types_gives_torchs(
 
 
 def every_loss(**common: Any) -> list[Loss]:
-    """A loss of each kind that takes classes, with further inputs given where it has any."""
+    """A loss of each kind that takes classes, with extra inputs given where it has any."""
     return [
         SymbolicLoss(CROSS_ENTROPY, link="softmax", **common),
         SymbolicLoss(SQUARED_ERROR, link="softmax", activation="softplus", **common),
@@ -142,7 +142,7 @@ def test_halves_have_the_values_and_gradients_of_single_precision(
 
 @pytest.mark.parametrize("activation", ["identity", "softplus"])
 @pytest.mark.parametrize("link", ["softmax", "sigmoid", "identity"])
-def test_further_inputs_are_not_rounded_to_halves(link: Link, activation: Activation) -> None:
+def test_extra_inputs_are_not_rounded_to_halves(link: Link, activation: Activation) -> None:
     loss = SymbolicLoss(
         "mul(w, square(sub(y, f)))", link=link, activation=activation, inputs=("w", "t")
     )

@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_is_not_saved(tmp_path: Path, weight: float) -
     before = path.read_bytes()
     loss = SymbolicLoss("mul(y, f)", [1.0, weight])
     assert not loss_is_finite(loss)
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="non-finite"):
         save_loss(loss, path)
     assert path.read_bytes() == before
 
@@ -117,7 +117,7 @@ def test_other_modules_are_not_saved(tmp_path: Path, module: Any) -> None:
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(InputError, match="choose another place") as caught:
+    with pytest.raises(InputError, match="choose another path") as caught:
         save_loss(SymbolicLoss("mul(y, f)"), tmp_path / place)
     assert_one_sentence(caught.value, tmp_path / place)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]

@@ -203,7 +203,7 @@ def test_with_dynamic_shapes_one_graph_serves_from_the_first_number_on(link: Lin
 
 
 def compiled_graphs(link: Link, steps: list[Any], backend: str, **options: Any) -> int:
-    """How many graphs a loss makes for the values of its further input; all are checked."""
+    """How many graphs a loss makes for the values of its extra input; all are checked."""
     made = torch._dynamo.lookup_backend(backend)
     count = 0
 

@@ -81,7 +81,7 @@ def test_names_of_a_search_that_may_be_meant(arguments: dict[str, Any], meant: s
         ("cross-entropi", r"Unknown loss 'cross-entropi'; did you mean cross-entropy\?"),
         ("nothing-like-it", "`evomal losses` lists"),
         ("", "Unknown loss ''"),
-        ("runs/0099", "There is no run directory and no loss file 'runs/0099'"),
+        ("runs/0099", "There is no run directory or loss file 'runs/0099'"),
     ],
 )
 def test_a_loss_that_may_be_meant_is_named(text: str, message: str) -> None:

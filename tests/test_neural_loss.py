@@ -137,15 +137,15 @@ def test_what_it_says_of_itself() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden": 50}, "hidden widths are a list"),
-        ({"hidden": "50"}, "hidden widths are a list"),
+        ({"hidden": 50}, "hidden widths must be a list"),
+        ({"hidden": "50"}, "hidden widths must be a list"),
         ({"hidden": []}, "1 to 16 hidden layers, but 0"),
         ({"hidden": [1] * 17}, "1 to 16 hidden layers, but 17"),
-        ({"hidden": [0]}, "whole number from 1 to 10000, but is 0"),
-        ({"hidden": [True]}, "whole number from 1 to 10000, but is True"),
-        ({"hidden": [2.0]}, "whole number from 1 to 10000, but is 2.0"),
+        ({"hidden": [0]}, "whole number from 1 to 10000, got 0"),
+        ({"hidden": [True]}, "whole number from 1 to 10000, got True"),
+        ({"hidden": [2.0]}, "whole number from 1 to 10000, got 2.0"),
         ({"hidden": [10**9]}, "whole number from 1 to 10000"),
-        ({"phi": [1.0, 2.0]}, r"2-50-50-1 takes 2650 weights, but those given have shape \(2,\)"),
+        ({"phi": [1.0, 2.0]}, r"2-50-50-1 takes 2650 weights, but the given phi has shape \(2,\)"),
         ({"activation": "relu"}, "Unknown activation"),
     ],
 )

@@ -535,7 +535,7 @@ def test_no_more_is_trained_than_may_be_evaluated(
         method = METHODS["evomal"](tiny_settings(), Form("identity"), 0)
         dispatcher = Dispatcher(executor, Execution(max_evaluations=most))
         queue = GenerationQueue(method, as_candidates([texts])[0], dispatcher)
-        with pytest.raises(SearchStopped, match=f"max_evaluations of {most} is reached"):
+        with pytest.raises(SearchStopped, match=f"max_evaluations of {most} reached"):
             run_until_stopped(queue, method, dispatcher)
         evaluated = [o.candidate.number for o in method.archive.hall_of_fame.values()]
         assert method.archive.counts["evaluated"] == most

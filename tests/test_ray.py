@@ -123,7 +123,7 @@ def test_a_lost_node_costs_nothing_but_time(in_process: Run, tmp_path: Path) -> 
     ("options", "message"),
     [
         (["--ray-address", "127.0.0.1:1"], "The Ray cluster at '127.0.0.1:1' does not answer"),
-        (["--threads", "100000"], "has no room for a worker of 100000 CPUs"),
+        (["--threads", "100000"], "is too small for a worker with 100000 CPUs"),
     ],
 )
 def test_no_cluster_is_an_input_error(options: list[str], message: str, tmp_path: Path) -> None:

@@ -120,10 +120,10 @@ def test_every_method_can_be_resumed_again_and_again(
 
 
 STOP_CONDITIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "evaluations": ({"max_evaluations": 2}, "max_evaluations of 2 is reached"),
-    "target": ({"target_fitness": 10.0}, "target_fitness of 10 is reached"),
-    "patience": ({"patience": 1}, "patience of 1 generations is over"),
-    "time": ({"max_time": 1e-4}, "max_time of 0.0001 s is up"),
+    "evaluations": ({"max_evaluations": 2}, "max_evaluations of 2 reached"),
+    "target": ({"target_fitness": 10.0}, "target_fitness of 10 reached"),
+    "patience": ({"patience": 1}, "no improvement for 1 generations (patience)"),
+    "time": ({"max_time": 1e-4}, "max_time of 0.0001 s exceeded"),
 }
 
 
@@ -156,7 +156,9 @@ def test_a_stop_condition_ends_a_run_that_can_be_resumed(
 def test_more_generations_continue_a_finished_run(whole: Run, tmp_path: Path) -> None:
     short = search(regression_task(), run_dir=tmp_path, **{**SEARCH, "generations": 2})
     assert short.facts.status == "finished"
-    with pytest.raises(InputError, match=r"begun with 2 generations; .* only be more, not 1"):
+    with pytest.raises(
+        InputError, match=r"started with 2 generations; .* only be increased, not set to 1"
+    ):
         resume(tmp_path, regression_task(), generations=1)
     longer = resume(tmp_path, regression_task(), generations=4)
     assert everything(longer) == everything(whole)
@@ -238,7 +240,7 @@ CHANGED: dict[str, tuple[Callable[[], Any], str]] = {
         "its metric changed",
     ),
     "preprocess": (lambda: regression_task(preprocess=torch.abs), "its preprocess changed"),
-    "absent": (lambda: None, r"a task of your own, 'test/identity'; .*evomal\.resume"),
+    "absent": (lambda: None, r"your own task 'test/identity'; .*evomal\.resume"),
 }
 
 
@@ -361,7 +363,7 @@ def test_a_full_disk_ends_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     place = str(tmp_path / "run")
     status, _, errors = run_python("-c", COMMAND, LIMIT.format(60_000), *arguments, place)
     assert status == 2, errors
-    assert errors.startswith(f"Error: The run in {place!r} cannot be stored any more")
+    assert errors.startswith(f"Error: Cannot write to the run in {place!r}")
     assert errors.endswith(f"then continue with: evomal resume {place}\n")
     assert errors.count("\n") == 1
     done = Run(place).archive.counts.total()
@@ -401,7 +403,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "")
-    assert f"To go on: evomal resume {place}\n" in output
+    assert f"To continue: evomal resume {place}\n" in output
     status, output, errors = run_python(
         "-m", "evomal.cli", "resume", place, "--max-evaluations", "1"
     )

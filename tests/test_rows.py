@@ -139,8 +139,8 @@ def test_random_transforms_are_told_with_the_remedy() -> None:
         make(Rows(jittered))
     (warning,) = caught
     message = str(warning.message)
-    assert "Two reads of a row of the training data set differ (5 of 5 rows that were" in message
-    assert message.endswith("pass the rows without random transforms, and those as augment=.")
+    assert "Two reads of a row of the training data set differ (5 of 5 rows " in message
+    assert message.endswith("transforms, and pass the transforms as augment=.")
     assert warning.filename == __file__
 
 

@@ -21,7 +21,7 @@ import torch
 import evomal.runs.run as run_module
 from evomal import Callback, InputError, Run, SearchInterrupted, resume, search
 from evomal.cli import main
-from evomal.expressions.symbolic import PrintedForm, prefix_form
+from evomal.expressions.printing import PrintedForm, prefix_form
 from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.interrupts import Terminated, interrupts_held, termination_interrupts
 from evomal.losses.names import BEST_LOSS
@@ -85,7 +85,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(SearchInterrupted) as error:
         search(regression_task(), run_dir=tmp_path / "run", callbacks=[Stop()], **SEARCH)
     onwards = f"evomal.resume('{tmp_path / 'run'}', task) in Python"
-    assert str(error.value) == f"The search was interrupted; to go on: {onwards}"
+    assert str(error.value) == f"The search was interrupted. To continue: {onwards}"
 
 
 def test_a_handler_of_the_program_stays(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_sigterm_on_the_command_line(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (143, "")
-    assert f"To go on: evomal resume {shlex.quote(str(place))}\n" in output
+    assert f"To continue: evomal resume {shlex.quote(str(place))}\n" in output
     assert Run(place).facts.status == "interrupted"
 
 
@@ -179,7 +179,7 @@ def test_the_clock_starts_with_the_call(tmp_path: Path, monkeypatch: pytest.Monk
     run = search(
         regression_task(), run_dir=tmp_path, max_time=50, engine="loop", group_size=1, **SEARCH
     )
-    assert run.facts.stop_reason == "max_time of 50 s is up"
+    assert run.facts.stop_reason == "max_time of 50 s exceeded"
     assert run.archive.counts.total() == 0
 
 
@@ -268,8 +268,8 @@ def test_a_run_directory_that_goes_during_the_search(moved: bool, tmp_path: Path
     with pytest.raises(InputError) as error:
         search(regression_task(), run_dir=here, callbacks=[mover], **SEARCH)
     assert str(error.value) == (
-        f"The run directory {str(here)!r} was moved or deleted during the search, so nothing can "
-        "be stored there any more. If it was moved, move it back, then continue with: "
+        f"The run directory {str(here)!r} was moved or deleted during the search. If it was "
+        "moved, move it back, then continue with: "
         f"evomal.resume({str(here)!r}, task) in Python"
     )
     if moved:
@@ -280,10 +280,10 @@ def test_a_run_directory_that_goes_during_the_search(moved: bool, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "is an empty text"),
-        ("a\nb", r"'a\\nb' holds a control character"),
-        ("a\0b", r"'a\\x00b' holds a control character"),
-        ("\x1b[31m", "holds a control character"),
+        ("", "directory is empty"),
+        ("a\nb", r"'a\\nb' has a control character"),
+        ("a\0b", r"'a\\x00b' has a control character"),
+        ("\x1b[31m", "has a control character"),
         (3, "must be a path, not 3"),
         ("x" * 300, "cannot be written .File name too long"),
         ("file", "cannot be made, as 'file' is a file"),
@@ -383,7 +383,7 @@ def test_a_limit_of_the_size_of_files(limit: int, tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(InputError, match=r"No run can be stored|cannot be stored any more"):
+        with pytest.raises(InputError, match=r"No run can be stored|Cannot write to the run"):
             search(regression_task(), run_dir=tmp_path / "run", **SEARCH)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -105,11 +105,11 @@ def test_a_warning_points_to_the_line_that_makes_the_task() -> None:
 def test_classes_that_the_training_rows_lack() -> None:
     first, second = torch.zeros(80).long(), torch.arange(40) % 3
     only(
-        ["No training row holds class 2, which the validation rows hold", "shuffle"],
+        ["No training row has class 2, but the validation rows do", "shuffle"],
         lambda: make("softmax", targets=torch.cat([torch.arange(80) % 2, second[:20], first[:20]])),
     )
     only(
-        ["No training row holds class 1, class 2, which the test rows hold"],
+        ["No training row has class 1, class 2, but the test rows do"],
         lambda: make(
             "softmax",
             targets=torch.cat([first - 0, first[:20], second[:20]]).where(
@@ -119,7 +119,7 @@ def test_classes_that_the_training_rows_lack() -> None:
         ),
     )
     only(
-        ["All training rows hold class 0, so that there is nothing to learn"],
+        ["All training rows have class 0, so there is nothing to learn"],
         lambda: make("softmax", targets=torch.cat([first, second])),
     )
 
@@ -229,7 +229,7 @@ def without(index: int, link: Link, part: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("link", "name"),
-    [("softmax", "holds class 1 (20 of 80"), ("sigmoid", "holds target 1 (20 of 80")],
+    [("softmax", "has class 1 (20 of 80"), ("sigmoid", "has target 1 (20 of 80")],
 )
 def test_a_class_that_validation_lacks_is_named(link: Any, name: str) -> None:
     data = without(1, link, part=1)
@@ -243,7 +243,7 @@ def test_a_class_that_validation_lacks_is_named(link: Any, name: str) -> None:
 
 def test_a_class_that_only_the_test_rows_lack_is_a_warning() -> None:
     data = without(0, "sigmoid", part=2)
-    fragments = ["is nan on the test data", "no row there holds target 0 (60 of 80 training rows)"]
+    fragments = ["is nan on the test data", "no row there has target 0 (60 of 80 training rows)"]
     only(fragments, partial(make, "sigmoid", metric=balanced_error, **data))
 
 
@@ -253,7 +253,7 @@ def test_labels_and_pixels_that_are_missing_are_named() -> None:
 
     labels = (draw(120, 3, seed=1) > 0).float()
     labels[80:100, 1] = 1
-    with pytest.raises(InputError, match=r"holds target 0 of label 1 \(\d+ of 80 training rows\)"):
+    with pytest.raises(InputError, match=r"has target 0 of label 1 \(\d+ of 80 training rows\)"):
         make("sigmoid", model=partial(Net, 3, 3), targets=labels, metric=every_label)
 
     def last_class(pred: Tensor, target: Tensor) -> Tensor:
@@ -423,7 +423,7 @@ def zeros() -> nn.Module:
 
 
 def test_a_factory_that_gives_every_seed_one_network() -> None:
-    only(["seeds torch itself", "leave the seeding out"], partial(make, model=seeding))
+    only(["seeds torch,", "remove the seeding"], partial(make, model=seeding))
     for model in (seeding_in_a_fork, lambda: copy.deepcopy(PRETRAINED)):
         only(["the same parameters for two seeds", "pretrained"], partial(make, model=model))
     assert messages(partial(make, model=zeros)) == []
@@ -442,7 +442,7 @@ NOT_RAW: list[tuple[Link, nn.Module, str]] = [
 @pytest.mark.parametrize(("link", "last", "name"), NOT_RAW, ids=str)
 def test_outputs_that_are_not_raw(link: Link, last: nn.Module, name: str) -> None:
     model = partial(Net, 3, 3 if link == "softmax" else 1, None, last)
-    only([f"the model ends in {name}, but", "logits"], partial(make, link, model=model))
+    only([f"The model seems to end in {name}, but", "logits"], partial(make, link, model=model))
 
 
 class Share(Net):
@@ -454,7 +454,7 @@ class Share(Net):
 
 
 def test_a_softmax_by_hand_is_one_too() -> None:
-    only(["ends in a softmax"], partial(make, "softmax", model=partial(Share, 3, 3)))
+    only(["end in a softmax"], partial(make, "softmax", model=partial(Share, 3, 3)))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -476,7 +476,7 @@ def test_a_regression_model_that_cannot_reach_its_targets() -> None:
     targets = torch.ones(120, 1)
     targets[:20] = -0.5
     only(
-        ["ends in a ReLU", "25.0% of the training targets"],
+        ["end in a ReLU", "25.0% of the training targets"],
         partial(make, model=model, targets=targets),
     )
     assert messages(partial(make, model=model, targets=targets.abs())) == []

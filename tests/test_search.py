@@ -186,7 +186,7 @@ def test_the_baseline_learns_nothing(tmp_path: Path) -> None:
     assert summary["generations"][0]["best"] == summary["task_loss_fitness"]
     assert summary["outcomes"]["evaluated"] == len(summary["generations"]) == 1
     assert set(contents(tmp_path)) == {DATABASE, LOCK}
-    with pytest.raises(InputError, match="holds no learned loss"):
+    with pytest.raises(InputError, match="has no learned loss"):
         _ = run.best
 
 
@@ -320,7 +320,7 @@ def test_bad_arguments_write_nothing(
     ids=["none", "equal names", "different links"],
 )
 def test_tasks_that_do_not_go_together_write_nothing(tasks: list[Task], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="different names and one and the same link"):
+    with pytest.raises(InputError, match="different names, but the same link"):
         search(tasks, run_dir=tmp_path / "run", **TINY)
     assert list(tmp_path.iterdir()) == []
 

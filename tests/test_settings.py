@@ -59,14 +59,14 @@ def test_the_message_names_the_range(name: str, most: int) -> None:
     more: dict[str, Any] = {"max_height": 20} if name == "max_initial_height" else {}
     EvoMALSettings(**{**more, name: most}).validate()
     more[name] = HUGE
-    with pytest.raises(InputError, match=f"from [01] to {most}, but is {HUGE}"):
+    with pytest.raises(InputError, match=f"from [01] to {most}, got {HUGE}"):
         EvoMALSettings(**more).validate()
 
 
 @pytest.mark.parametrize("name", ["prescreen", "halving", "engine", "activation"])
 @pytest.mark.parametrize("value", ["no", 1, None, np.zeros(2)], ids=str)
 def test_a_choice_is_one_of_its_values(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"setting {name} must be .* or .*, but is"):
+    with pytest.raises(InputError, match=f"setting {name} must be .* or .*, got"):
         EvoMALSettings(**{name: value}).validate()
 
 
@@ -92,7 +92,7 @@ def test_numbers_of_numpy_and_torch_are_taken_by_value() -> None:
 
 @pytest.mark.parametrize("losses", [3, [b"x"], None, [1]])
 def test_initial_losses_are_texts(losses: Any) -> None:
-    with pytest.raises(InputError, match="initial_losses must be a list of texts"):
+    with pytest.raises(InputError, match="initial_losses must be a list of strings"):
         GPLFLSettings(initial_losses=losses)
 
 
@@ -106,12 +106,12 @@ def test_a_population_without_offspring_is_refused() -> None:
 def test_a_machine_is_not_asked_for_more_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "available_cores", lambda: 2)
     require_cores(2)
-    with pytest.raises(InputError, match="There are 2 cores here, too few for 3 threads"):
+    with pytest.raises(InputError, match="3 threads are too many for the 2 cores here"):
         require_cores(3)
     for threads, most in [(1, 8), (2, 4), (100, 1)]:
         with pytest.warns(UserWarning, match="share 2 cores"):
             Execution(workers=most).require_room(threads)
-        with pytest.raises(InputError, match=f"too many for the 2 cores here; take at most {most}"):
+        with pytest.raises(InputError, match=f"too many for the 2 cores here; use at most {most}"):
             Execution(workers=most + 1).require_room(threads)
     Execution(workers=2).require_room(1)  # without a warning, which would be an error
     Execution(workers=1).require_room(2)
@@ -121,7 +121,7 @@ def test_a_machine_is_not_asked_for_more_than_it_has(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("arguments", [{"workers": 9000}, {"threads": 9000}], ids=str)
 def test_a_search_says_so_before_it_begins(arguments: dict[str, Any], tmp_path: Any) -> None:
-    with pytest.raises(InputError, match=r"9000.*take at most|few for 9000"):
+    with pytest.raises(InputError, match=r"9000.*use at most|9000 threads are too many"):
         search(regression_task(), run_dir=tmp_path / "run", **{**TINY, **arguments})
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +151,7 @@ def test_a_setting_that_a_method_does_not_have_is_refused(
 
 @pytest.mark.parametrize("settings", [EvoMALSettings(), BaselineSettings(), 3], ids=str)
 def test_settings_of_another_method_are_refused(settings: Any, tmp_path: Any) -> None:
-    expected = r"settings must be GPLFLSettings\(...\) for the method gp-lfl, but is"
+    expected = r"settings must be GPLFLSettings\(...\) for the method gp-lfl, got"
     with pytest.raises(InputError, match=expected):
         search(regression_task(), method="gp-lfl", settings=settings, run_dir=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from evomal.errors import InputError
-from evomal.expressions.symbolic import PrintedForm
+from evomal.expressions.printing import PrintedForm
 from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.losses.target import FocalLoss
@@ -229,11 +229,11 @@ def finished_run(run_dir: Path) -> Path:
 def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "absent", tmp_path / "empty"):
-        with pytest.raises(InputError, match=f"is not a run directory: it holds no {DATABASE}"):
+        with pytest.raises(InputError, match=f"is not a run directory: it has no {DATABASE}"):
             RunStore.open(place)
     assert contents(tmp_path) == {}
     (tmp_path / "empty" / LOCK).touch()  # as a kill before the first commit leaves it
-    with pytest.raises(InputError, match="ended before it began, so type its command again"):
+    with pytest.raises(InputError, match="ended before it began, so run its command again"):
         RunStore.open(tmp_path / "empty")
 
 
@@ -292,7 +292,7 @@ def test_numbered_directories_are_never_shared(tmp_path: Path) -> None:
 def test_no_numbered_directory_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("mine")
     for root in (tmp_path / "runs", tmp_path / "runs" / "deeper"):
-        with pytest.raises(InputError, match="No run directory can be made"):
+        with pytest.raises(InputError, match="Cannot create a run directory"):
             new_run_dir(root)
 
 

@@ -42,41 +42,45 @@ CLASSIFICATION: dict[str, tuple[Any, list[str], list[str]]] = {
     "cross-entropy": (
         known("cross-entropy"),
         [
-            "Falls towards the right answer.",
+            "Decreases towards the correct class.",
             "up as strongly as cross-entropy.",
-            "still pulls with 1, of at most 1.41.",
-            "Does not push back over-confident predictions.",
+            "its slope is still 1, and at most 1.41 elsewhere.",
+            "Does not penalise over-confident predictions.",
             "a proper loss.",
         ],
-        ["Forgives"],
+        ["robust"],
     ),
     "label smoothing": (
         nn.CrossEntropyLoss(label_smoothing=0.3),
         [  # 1 - ξ + ξ/C; (1 - ξ)(1 - 1/C) of cross-entropy's 1 - 1/C
-            "Is lowest where the right class has a probability of 0.73, not 1.",
+            "Has its minimum where the correct class has probability 0.73, not 1.",
             "up, 0.7 times as strongly as cross-entropy.",
-            "Pushes back over-confident predictions",
-            "but not for its true probability.",
+            "Penalises over-confident predictions",
+            "but not its true probability.",
         ],
-        ["Falls towards", "proper"],
+        ["Decreases towards", "proper"],
     ),
     "absolute error": (
         known("absolute-error"),
-        ["Falls towards", "Forgives outliers: at a logit of -12", "not for its true probability."],
-        ["Does not forgive"],
+        ["Decreases towards", "robust to outliers: at a logit of -12", "not its true probability."],
+        ["Penalises confident"],
     ),
-    "6c": (PUBLISHED_LOSSES["6c"].loss, ["Punishes confident mistakes ever harder"], ["Forgives"]),
+    "6c": (PUBLISHED_LOSSES["6c"].loss, ["sensitive to confident mistakes"], ["robust"]),
     "6d": (
         PUBLISHED_LOSSES["6d"].loss,
-        ["it teaches the wrong answer.", "pulls the right class's output down."],
-        ["Falls", "Pushes back", "proper"],
+        ["it rewards errors.", "pulls the correct class's output down."],
+        ["Decreases", "Penalises", "proper"],
     ),
     "past chance": (
         evomal.AbsoluteCrossEntropyLoss(1.0, 12.0),
-        ["a probability of 0.0832, no more than chance: it teaches no right answer."],
-        ["Pushes back"],
+        ["probability 0.0832, no more than chance: it does not reward correct predictions."],
+        ["Penalises"],
     ),
-    "constant": (SymbolicLoss("y", link="softmax"), ["it teaches nothing."], ["Falls", "proper"]),
+    "constant": (
+        SymbolicLoss("y", link="softmax"),
+        ["cannot be used for training."],
+        ["Decreases", "proper"],
+    ),
 }
 
 
@@ -92,38 +96,38 @@ REGRESSION: dict[str, tuple[str, list[str]]] = {
     "squared error": (
         "square(sub(y, f))",
         [
-            "Is lowest where the prediction is the target (-2, 0, 2), and rises on both sides.",
+            "Has its minimum at the target (-2, 0, 2) and increases on both sides.",
             "Treats over- and underestimates alike.",
-            "Outliers pull ever harder: its slope still grows at a residual of ±8.",
+            "Is sensitive to outliers: its slope still grows at a residual of ±8.",
         ],
     ),
-    "absolute error": ("abs(sub(y, f))", ["its slope is up to 1, of at most 1 within."]),
+    "absolute error": ("abs(sub(y, f))", ["its slope is up to 1, and at most 1 elsewhere."]),
     "pinball": (
         "max(sub(y, f), add(sub(f, y), sub(f, y)))",
         ["Overestimates cost 2 times as much as underestimates."],
     ),
     "insensitive": (  # |r| - 1 above |r| = 1, where the slope at the edge is half of that
         "max(sub(abs(sub(y, f)), 1), sub(1, 1))",
-        ["lowest where the prediction is the target", "Ignores residuals from -0.995 to 0.995:"],
+        ["Has its minimum at the target", "Ignores residuals from -0.995 to 0.995:"],
     ),
     "saturating": (
         "tanh(square(sub(y, f)))",
-        ["Ignores residuals from -8 to -3.46 and from 3.46 to 8:", "Forgives outliers:"],
+        ["Ignores residuals from -8 to -3.46 and from 3.46 to 8:", "robust to outliers:"],
     ),
     "shifted": (
         "square(sub(add(y, 1), f))",
-        ["Is not lowest where the prediction is the target, but 1 above it."],
+        ["Does not have its minimum at the target, but 1 above it."],
     ),
     "endless": ("f", ["but towards the lowest predictions."]),
     "of the target, too": (
         "square(sub(f, min(max(y, -1), 1)))",
         [
             "for a target of -2, 1 above it; for a target of 0, at it; for a target of 2, 1 below",
-            "Depends on the target, too",
+            "Depends on the target, not only",
         ],
     ),
     "constant for one": ("sqrt(mul(y, sub(y, f)))", ["For a target of 0 it is constant."]),
-    "constant": ("y", ["it teaches nothing."]),
+    "constant": ("y", ["cannot be used for training."]),
 }
 
 
@@ -178,7 +182,7 @@ def changed(path: str, value: Any) -> Mapping[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "about"),
     [
-        ("logits.null_epoch.target", None, "training begins"),
+        ("logits.null_epoch.target", None, "start of training"),
         ("pushes_back_overconfidence", None, "over-confident"),
         ("card.calibration.value", None, "proper"),
         ("card.lipschitz_in_logits.value", None, "mistake"),
@@ -193,18 +197,18 @@ def test_nothing_is_said_of_what_is_not_known(path: str, value: Any, about: str)
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("card.monotone.value.confidence", False, "does not fall all the way there."),
-        ("card.monotone.value.confidence", None, "does not fall all the way there."),
-        ("logits.null_epoch.target", 0.0, "does not move the right class's output."),
-        ("logits.null_epoch.target", -0.1, "pulls the right class's output down."),
+        ("card.monotone.value.confidence", False, "does not decrease monotonically."),
+        ("card.monotone.value.confidence", None, "does not decrease monotonically."),
+        ("logits.null_epoch.target", 0.0, "does not change the correct class's output."),
+        ("logits.null_epoch.target", -0.1, "pulls the correct class's output down."),
         ("logits.null_epoch.target", 1.8, "up, 2 times as strongly as cross-entropy."),
-        ("card.slope_at_extremes.value.confidently_wrong", 0.2, "it pulls further the wrong way."),
-        ("card.slope_at_extremes.value.confidently_wrong", -0.01, "its pull is 0.01, of at most"),
-        ("card.lipschitz_in_logits.value", math.inf, "Punishes confident mistakes ever harder"),
+        ("card.slope_at_extremes.value.confidently_wrong", 0.2, "pulls in the wrong direction."),
+        ("card.slope_at_extremes.value.confidently_wrong", -0.01, "its slope is 0.01, and at most"),
+        ("card.lipschitz_in_logits.value", math.inf, "Is sensitive to confident mistakes"),
         (
             "card.calibration.value",
             {"proper": False, "calibrated": False},
-            "Does not always ask for the more probable of two classes.",
+            "With two classes, does not always favour the more probable one.",
         ),
     ],
 )
@@ -221,13 +225,13 @@ def test_what_a_number_changes(path: str, value: Any, sentence: str) -> None:
         (
             "square(sub(square(y),square(f)))",
             None,
-            "is the target, but as low elsewhere: for a target of -2, 4 above it; for a target of "
-            "2, 4 below it.",
+            "at the target, but equal ones elsewhere: for a target of -2, 4 above it; for a target "
+            "of 2, 4 below it.",
         ),
         (
             "max(sub(f,y),sub(f,f))",
             None,
-            "but as low elsewhere: for a target of -2, from it to all",
+            "but equal ones elsewhere: for a target of -2, from it to all",
         ),
         ("abs(sub(abs(sub(y,f)),1))", None, "for a target of 0, 1 below it and 1 above it"),
         ("max(mul(y,abs(log(f))),1)", 3, "a probability of 0.368 or more; it is flat there."),

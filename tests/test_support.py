@@ -261,7 +261,9 @@ def test_a_learner_that_cannot_be_differentiated(
     model: Callable[[], nn.Module], words: str, tmp_path: Path
 ) -> None:
     message = refused(model, tmp_path)
-    assert message.startswith("No loss's weights can be learned with the base learner of 'own'")
+    assert message.startswith(
+        "The weights of losses cannot be learned with the base learner of 'own'"
+    )
     assert words in message
     assert "use the method gp-lfl" in message
     assert "\n" not in message
@@ -364,7 +366,7 @@ def test_a_message_about_memory_formats_is_not_taken_for_lack_of_memory() -> Non
     problem = group_problem(task, stacked=True)
     assert problem is not None
     assert "memory_format" in problem
-    with pytest.raises(InputError, match="does not suit the engine stacked"):
+    with pytest.raises(InputError, match="does not support the engine stacked"):
         with_engine(EvaluationSettings(engine="stacked"), [task], tunes=True)
     assert with_engine(EvaluationSettings(), [task], tunes=True).settings.engine in (
         "batched",

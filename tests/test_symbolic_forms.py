@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evomal.errors import InputError
-from evomal.expressions import symbolic
+from evomal.expressions import printing
 from evomal.expressions.expression import Expression, parse
 from evomal.expressions.primitives import PRIMITIVES, TERMINALS
-from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms, to_sympy
+from evomal.expressions.printing import PrintedForm, PrintRequest, printed_forms, to_sympy
 from strategies import PROBABILITIES, STANDARDISED, expressions, fast, pairs, weights_of
 
 # The prefix form
@@ -235,8 +235,8 @@ def test_printed_formula_is_python_with_the_values_of_the_network(
     phi = weights_of(expression, seed)
     assume(smallest_sign_argument(expression, y, f, phi) > 1e-9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(symbolic, "SIGNIFICANT_DIGITS", 17)
-        form = symbolic._simplified_form(PrintRequest(expression, phi.tolist(), probabilities))
+        patch.setattr(printing, "SIGNIFICANT_DIGITS", 17)
+        form = printing._simplified_form(PrintRequest(expression, phi.tolist(), probabilities))
     expected = expression.evaluate(y, f, phi)
     torch.testing.assert_close(pasted(form.formula, y, f), expected, rtol=1e-6, atol=1e-8)
     powers = re.findall(r"\*\*(\([^)]*\)|[^ ),*/]+)", form.formula)
@@ -260,15 +260,15 @@ def test_printed_formula_is_python_with_the_values_of_the_network(
 def test_a_weight_stays_a_factor(
     text: str, weights: list[float] | None, formula: str | None
 ) -> None:
-    found = symbolic._simplified_form(PrintRequest(parse(text), weights, probabilities=True))
+    found = printing._simplified_form(PrintRequest(parse(text), weights, probabilities=True))
     assert formula in (None, found.formula)
     assert "**" not in found.formula
     assert "/" not in found.formula
 
 
-def test_a_further_input_of_the_name_of_epsilon_is_not_epsilon() -> None:
+def test_an_extra_input_of_the_name_of_epsilon_is_not_epsilon() -> None:
     expression = parse("mul(epsilon, log(f))", ("epsilon",))
-    form = symbolic._simplified_form(PrintRequest(expression, probabilities=True))
+    form = printing._simplified_form(PrintRequest(expression, probabilities=True))
     assert form.formula == "epsilon*log(f + 1e-7)"
 
 

@@ -125,7 +125,7 @@ def test_what_is_printed_can_be_pasted(
     assert command is not None
     assert shlex.split(command)[-2:] == ["--loss", str(run.run_dir)]
     text, _ = shown(run, capsys)
-    assert f"To go on: {shlex.join(['evomal', 'resume', str(run.run_dir)])}" in text
+    assert f"To continue: {shlex.join(['evomal', 'resume', str(run.run_dir)])}" in text
     store = RunStore.reopen(run.run_dir)
     (task,) = store.facts()["tasks"]
     origin = {**task["origin"], "data_dir": "/a b", "split": "published"}
@@ -144,7 +144,7 @@ def test_a_task_of_ones_own_goes_on_in_python(
     limits = {"max_evaluations": 1, "initial_losses": ["mul(add(1, 1), square(sub(y, f)))"]}
     sizes = {**SIZES, **limits}
     run = search(regression_task(), method="gp-lfl", run_dir=tmp_path / "run", **sizes)
-    assert f"To go on: evomal.resume('{run.run_dir}', task)" in shown(run, capsys)[0]
+    assert f"To continue: evomal.resume('{run.run_dir}', task)" in shown(run, capsys)[0]
     assert run.beats_task_loss
     assert next_step(run) == (
         f"evomal.compare(task, evomal.Run('{run.run_dir}').best.loss, seeds=range(3)) in Python"

@@ -1,4 +1,4 @@
-"""Dense prediction, many labels, many values, class weights, ignored classes, further inputs."""
+"""Dense prediction, many labels, many values, class weights, ignored classes, extra inputs."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ WEIGHTED = "mul(w, square(sub(y, f)))"
 
 @fast
 @given(rng=generators, height=st.integers(0, 4))
-def test_expressions_with_further_inputs_read_back(rng: Any, height: int) -> None:
+def test_expressions_with_extra_inputs_read_back(rng: Any, height: int) -> None:
     tree = operators.random_tree(rng, 0, height, full=True, inputs=("w", "t"))
     assert parse(str(tree), tree.inputs) == tree
     assert set(tree.inputs) <= {"w", "t"}
@@ -199,7 +199,7 @@ def test_expressions_with_further_inputs_read_back(rng: Any, height: int) -> Non
     assert mutant.uses_both_arguments()
 
 
-def test_further_inputs_take_part_in_the_search_space_as_any_terminal() -> None:
+def test_extra_inputs_take_part_in_the_search_space_as_any_terminal() -> None:
     rng = derive_generator(0, "test")
     leaves = [operators.random_tree(rng, 0, 0, full=True, inputs=("w",)) for _ in range(2000)]
     share = sum(tree.inputs == ("w",) for tree in leaves) / len(leaves)
@@ -269,7 +269,7 @@ def test_inputs_can_be_left_out_only_if_nothing_depends_on_them() -> None:
     assert loss(pred, target, w=2.0, t=0.3) == 2.0
     with pytest.raises(InputError, match="depends on w; call it as loss"):
         loss(pred, target, t=0.3)
-    with pytest.raises(InputError, match=r"no further input 'v'; those it has: w, t"):
+    with pytest.raises(InputError, match=r"no extra input 'v'; its extra inputs: w, t"):
         loss(pred, target, w=2.0, v=1.0)
 
 
@@ -444,7 +444,7 @@ def test_class_weights_of_a_task_reach_every_loss() -> None:
 
 def test_a_loss_is_refused_where_its_inputs_are_not_given() -> None:
     loss = SymbolicLoss(WEIGHTED, inputs=("w", "t"))
-    with pytest.raises(InputError, match=r"depends on w, which the task 'kind' does not give"):
+    with pytest.raises(InputError, match=r"depends on w, which the task 'kind' does not provide"):
         evomal.compare(multi_output_task(), loss, [0], steps=1)
     unused = SymbolicLoss("square(sub(y, f))", inputs=("w",))
     assert evomal.compare(multi_output_task(), unused, [0], steps=1).learned.mean is not None
@@ -482,7 +482,7 @@ BAD: dict[str, tuple[Callable[[], Task], str]] = {
     "too few classes": (lambda: dense_task(weight=[1.0]), "1 class weights, but the model"),
     "all ignored": (
         lambda: task(Dense, torch.zeros(6, 1, 6, 6), torch.full((6, 6, 6), -100), "softmax"),
-        "All training targets are the class to ignore",
+        "All training targets equal ignore_index",
     ),
     "class out of range": (lambda: dense_task(ignore_index=-100), "classes 0 to 9"),
     "another height": (

@@ -143,8 +143,8 @@ def test_what_it_says_of_itself() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        *(({"order": order}, "from 2 to 5, but is") for order in (1, 6, 2.0, True, "3", None)),
-        ({"phi": PHI[:-1]}, r"order 3 takes 8 weights, but those given have shape \(7,\)"),
+        *(({"order": order}, "from 2 to 5, got") for order in (1, 6, 2.0, True, "3", None)),
+        ({"phi": PHI[:-1]}, r"order 3 takes 8 weights, but the given phi has shape \(7,\)"),
         ({"phi": PHI, "order": 4}, "order 4 takes 12 weights"),
         ({"phi": "abc"}, "weights hold text"),
     ],

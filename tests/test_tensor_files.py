@@ -253,7 +253,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     for changed in ({}, {"ignore_index": float("nan")}):
         path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
         message = refused(path)
-    assert message.endswith(f"are in {beside.name!r}, which is not beside it; copy both.")
+    assert message.endswith(f"are in {beside.name!r}, which is not next to it; copy both files.")
 
 
 def test_a_changed_file_is_told(tmp_path: Path) -> None:
@@ -272,10 +272,10 @@ def test_a_changed_file_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x80\x02}q\x00.", "holds no tensors"),
-        (b"", "holds no tensors"),
-        (tensor_content(torch.ones(2).double()), "does not hold one tensor phi of 'float32'"),
-        (tensor_content(torch.ones(2)), "takes 34 weights, but those given have shape (2,)"),
+        (b"\x80\x02}q\x00.", "contains no tensors"),
+        (b"", "contains no tensors"),
+        (tensor_content(torch.ones(2).double()), "must contain a single tensor phi of 'float32'"),
+        (tensor_content(torch.ones(2)), "takes 34 weights, but the given phi has shape (2,)"),
         (tensor_content(torch.full((34,), torch.inf)), "not finite"),
     ],
 )
@@ -334,12 +334,12 @@ def test_a_symbolic_loss_has_no_such_file(tmp_path: Path) -> None:
     ("phi", "message"),
     [
         ("", "takes 34 weights"),
-        ("AAAA", "no base64 text of numbers"),
+        ("AAAA", "not base64 text of numbers"),
         ("AAAAAA==", "takes 34 weights"),
-        ("AAAAAB==", "as evomal writes it"),
-        ("AAAA AA==", "no base64 text"),
-        ("AAAAA", "no base64 text"),
-        ("ÄÄÄÄ", "no base64 text"),
+        ("AAAAAB==", "written by evomal"),
+        ("AAAA AA==", "not base64 text"),
+        ("AAAAA", "not base64 text"),
+        ("ÄÄÄÄ", "not base64 text"),
         ("AADAfw==", "not finite"),
         ([1.0], "must be text"),
         (None, "must be text"),

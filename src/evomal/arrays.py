@@ -1,4 +1,4 @@
-"""Arrays as people have them: of torch, numpy, pandas, polars or any other library, and lists."""
+"""Conversion of arrays, data frames and lists to tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from torch.utils.dlpack import from_dlpack
 from evomal.errors import InputError, first_line
 
 _BY_DTYPE_KIND = {
-    "O": ("hold Python objects", "convert them to numbers, as with .astype(float) or numpy.stack"),
+    "O": (
+        "hold Python objects",
+        "convert them to numbers, for example with .astype(float) or numpy.stack",
+    ),
     "U": ("hold text", "encode it as numbers"),
     "S": ("hold text", "encode it as numbers"),
     "T": ("hold text", "encode it as numbers"),
@@ -26,26 +29,27 @@ _BY_DTYPE_KIND = {
 }
 _DEFAULT_REMEDY = "pass a tensor, a numpy array or a list of numbers"
 
-# torch computes little with them
+# torch supports few operations on unsigned integers
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
 def read_array(values: Any, what: str) -> Tensor:
-    """The numbers in any kind of array as a tensor, contiguous and in memory of its own.
+    """Convert any kind of array to a contiguous tensor with its own memory.
 
     Parameters
     ----------
     values
-        A torch tensor of any strides; a numpy array of any strides or byte order, read-only or a
-        memory map; a pandas or polars frame or series, read by position, whatever its index; any
-        other object with ``__array__`` or ``__dlpack__``; a number; a list or tuple of all these.
+        A torch tensor of any strides; a numpy array of any strides or byte order, read-only or
+        memory-mapped; a pandas or polars data frame or series, read by position (the index is
+        ignored); any other object with ``__array__`` or ``__dlpack__``; a number; a list or tuple
+        of these.
     what
-        What the values are called, in the plural.
+        Name of the values in messages, in the plural.
 
     Raises
     ------
     InputError
-        If the values are no real numbers, some are masked or missing, or the array is not dense
+        If the values are not real numbers, some are masked or missing, or the array is not dense
         or not rectangular.
     """
     try:
@@ -61,7 +65,7 @@ def read_array(values: Any, what: str) -> Tensor:
 
 
 def _as_tensor(values: Any, what: str) -> Tensor:
-    """The numbers as a plain tensor, perhaps in the memory of `values`."""
+    """The numbers as a plain tensor, possibly sharing memory with `values`."""
     if isinstance(values, Tensor):
         return _plain(values, what)
     if isinstance(values, np.ma.MaskedArray):
@@ -77,7 +81,7 @@ def _as_tensor(values: Any, what: str) -> Tensor:
     if hasattr(values, "nnz"):  # of scipy and others
         raise _error(what, "are a sparse array", "pass a dense one, .toarray()")
     if type(values).__module__.startswith("PIL."):
-        remedy = "convert them to tensors, as torchvision.transforms.ToTensor() does"
+        remedy = "convert them to tensors, as with torchvision.transforms.ToTensor()"
         raise _error(what, "are PIL images", remedy)
     if isinstance(values, Sequence):
         return _stack(values, what)
@@ -96,7 +100,7 @@ def _error(what: str, seen: str, remedy: str) -> InputError:
 
 
 def _plain(tensor: Tensor, what: str) -> Tensor:
-    """A dense tensor of real numbers without gradient."""
+    """A dense, real tensor without gradient."""
     if tensor.is_nested:
         remedy = "pad the rows to one length (torch.nested.to_padded_tensor)"
         raise _error(what, "are a nested tensor", remedy)
@@ -107,7 +111,7 @@ def _plain(tensor: Tensor, what: str) -> Tensor:
     if isinstance(tensor, torch.masked.MaskedTensor):
         raise _error(what, "are a masked tensor", "fill it with .to_tensor(value)")
     if tensor.is_meta:
-        raise _error(what, "are on the meta device, without values", "make them on a CPU or GPU")
+        raise _error(what, "are on the meta device, without values", "create them on a CPU or GPU")
     if tensor.is_complex():
         raise _error(what, *_BY_DTYPE_KIND["c"])
     tensor = tensor.as_subclass(Tensor).detach().resolve_neg()
@@ -127,12 +131,12 @@ def _from_numpy(array: np.ndarray[Any, Any], what: str, where: str = "") -> Tens
     dtype = array.dtype.newbyteorder("=")
     if dtype.kind == "f" and dtype.itemsize > 8:  # torch has no long double
         dtype = np.dtype(np.float64)
-    # a copy: torch takes no negative strides, and no array that cannot be written
+    # copied, because torch rejects negative strides and read-only arrays
     return _plain(torch.from_numpy(np.array(array, dtype=dtype, order="C")), what)
 
 
 def _stack(values: Sequence[Any], what: str) -> Tensor:
-    """A list of numbers, or of arrays of equal shapes; in memory of its own."""
+    """Stack a list of numbers, or of arrays of equal shapes; a copy."""
     if all(isinstance(value, Number) for value in values):
         return _from_numpy(np.array(values), what)
     return _stacked([_as_tensor(value, what) for value in values], what)
@@ -150,7 +154,7 @@ def _stacked(tensors: list[Tensor], what: str, dim: int = 0) -> Tensor:
 
 
 def _from_table(values: Any, what: str) -> Tensor:
-    """A frame or series of pandas, polars or the like, or an array that has its methods."""
+    """Convert a data frame or series of pandas, polars or similar, or an array with its methods."""
     if not hasattr(values, "columns"):
         return _from_column(values, what, "")
     polars = hasattr(values, "iter_columns")

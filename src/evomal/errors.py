@@ -1,42 +1,42 @@
-"""What a user's own input can cause: an error, or a warning; and how messages quote it."""
+"""The error and the warning for user input, and how messages quote it."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
 
-_QUOTED = 100  # characters of an input that a message repeats
-_LONGEST = 250  # characters of an error that a message quotes
+_QUOTED = 100  # maximum characters of an input in a message
+_LONGEST = 250  # maximum characters of a quoted error
 
 
 class InputError(ValueError):
-    """Bad input; the message is one sentence that names the input and the remedy.
+    """Invalid input; the message is one sentence that names the input and the remedy.
 
     The command line prints the message and exits with status 2.
     """
 
 
 class TaskWarning(UserWarning):
-    """Something about a task that is allowed but rarely meant; the message says what to change."""
+    """A likely mistake in a task; the message says what to change."""
 
 
 def printable(text: str) -> str:
-    r"""A text whose control characters, and those that turn its direction, are written ``\x1b``.
+    r"""A text with control and bidirectional characters escaped, as in ``\x1b``.
 
-    A terminal shows them then, and obeys none of them.
+    A terminal then shows them instead of interpreting them.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted(value: object) -> str:
-    """A value as messages quote it: as Python writes it, if that is a line, and at most that."""
+    """A value for messages: its ``repr`` if that is one line, shortened if it is long."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if isinstance(value, int) and value.bit_length() > 4 * _QUOTED:  # Python may refuse to write it
+    if isinstance(value, int) and value.bit_length() > 4 * _QUOTED:  # Python may refuse to print it
         return f"a number of {value.bit_length()} bits"
     try:
         text = repr(value)
-    except RecursionError:  # lists in lists in lists
+    except RecursionError:  # deeply nested lists
         text = "\n"
     if "\n" in text:
         return f"an object of type {type(value).__name__}"
@@ -44,35 +44,35 @@ def quoted(value: object) -> str:
 
 
 def shortened(text: str) -> str:
-    """At most a line of a text."""
+    """A text cut to at most one line."""
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line, and cut where that is long."""
+    """The message of an error on one line, cut if it is long."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def named(error: Exception) -> str:
-    """The type of an error and what it says, on one line."""
+    """The type and message of an error on one line."""
     kind = type(error).__name__
     return f"{kind}: {first_line(error)}" if str(error) else kind
 
 
 def require_name(kind: str, name: object, known: Collection[str], listing: str = "") -> None:
-    """Raise an `InputError` if a name is not among those known; it says which may be meant.
+    """Raise an `InputError` with suggestions if a name is unknown.
 
     Parameters
     ----------
     kind
-        What is named, such as ``"task"``.
+        The kind of name, such as ``"task"``.
     name
-        What the user gave.
+        The user's input.
     known
-        The names that there are.
+        The known names.
     listing
-        Where all of them can be seen, if they are many, as the end of a sentence.
+        How to list long sets of known names, as the end of a sentence.
     """
     if isinstance(name, str) and name in known:
         return
@@ -84,7 +84,7 @@ def require_name(kind: str, name: object, known: Collection[str], listing: str =
 
 
 def meant(name: object, known: Collection[str]) -> str | None:
-    """A question that names what is most like a name that is not known; None if nothing is."""
+    """A "did you mean" question with the closest known names; None if none is close."""
     wanted = name.lower() if isinstance(name, str) else ""
     close = difflib.get_close_matches(wanted, known)
     if not close:
@@ -95,5 +95,5 @@ def meant(name: object, known: Collection[str]) -> str | None:
 
 
 def _likeness(first: str, second: str) -> float:
-    """From 0 to 1."""
+    """Similarity from 0 to 1."""
     return difflib.SequenceMatcher(None, first, second).ratio()

@@ -1,4 +1,4 @@
-"""Signals that end a program: Ctrl-C held back, SIGTERM and SIGHUP treated as Ctrl-C is."""
+"""Signals that end a program: deferring Ctrl-C, and treating SIGTERM and SIGHUP like it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDING = [
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, as a cluster or a closed terminal sends it; `signal` is its number."""
+    """SIGTERM or SIGHUP, as sent by a cluster or a closed terminal; `signal` is its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -24,9 +24,9 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP wait until the end of the block.
+    """Defer Ctrl-C, SIGTERM and SIGHUP until the end of the block.
 
-    A process begun inside never sees them.
+    A process started inside never receives them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -35,7 +35,7 @@ def interrupts_held() -> Iterator[None]:
     arrived: list[int] = []
     handlers: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        # The mask is this thread's alone: another thread can take a signal for the process.
+        # The mask applies to this thread only: another thread can receive the signal.
         handlers = {number: signal.getsignal(number) for number in numbers}
         handlers = {n: h for n, h in handlers.items() if h not in (None, signal.SIG_IGN)}
     for number in handlers:
@@ -55,7 +55,7 @@ def interrupts_held() -> Iterator[None]:
 def termination_interrupts() -> Iterator[None]:
     """SIGTERM and SIGHUP raise `Terminated` inside the block; a second signal ends the process.
 
-    Only in the main thread, and only those signals that the program has not given a handler.
+    Only in the main thread, and only for signals without a handler of the program.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

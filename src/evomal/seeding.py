@@ -1,8 +1,8 @@
-"""Seeds and generators derived from names, so that no draw depends on another.
+"""Seeds and generators derived from names, so that draws are independent of each other.
 
-Every random draw of a run belongs to a stream named by the run's seed and what it is for, as in
-``derive_seed(0, "meta-step", "diabetes/mlp", 17)``. Nothing here touches global state, except
-inside `isolated_rng`, which puts it back.
+Every random draw of a run belongs to a stream named by the run's seed and its purpose, as in
+``derive_seed(0, "meta-step", "diabetes/mlp", 17)``. Global state is changed only inside
+`isolated_rng`, which restores it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _nothing_to_keep = ContextVar("nothing_to_keep", default=False)
 
 
 def derive_seed(*stream: int | str) -> int:
-    """A 63-bit seed for the named stream; equal names give equal seeds on every machine."""
+    """A 63-bit seed for the named stream; equal names give equal seeds on all machines."""
     digest = hashlib.blake2b(repr(stream).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -37,16 +37,16 @@ def derive_generator(*stream: int | str) -> np.random.Generator:
 
 @contextmanager
 def isolated_rng(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the global generators inside the block and restore them after it.
+    """Seed the global generators of torch, NumPy and Python inside the block, then restore them.
 
-    Those of torch, NumPy and Python. Only for code that knows no other generator: layer
-    initialisation, dropout, and whatever a user gives (factory, augmentation, metric). A
-    `numpy.random.Generator` or `torch.Generator` that such code keeps for itself is out of reach.
+    Only for code that uses no other generator: layer initialisation, dropout, and user functions
+    (factory, augmentation, metric). A `numpy.random.Generator` or `torch.Generator` owned by such
+    code is not controlled.
     """
     with _restored():
         random.seed(seed)
         if not isinstance(get_bit_generator(), np.random.MT19937):
-            set_bit_generator(np.random.MT19937())  # no other can be seeded again
+            set_bit_generator(np.random.MT19937())  # the only one that can be reseeded
         np.random.seed(seed % 2**32)
         with _seeded_torch(device, seed):
             yield
@@ -54,10 +54,10 @@ def isolated_rng(device: torch.device, seed: int) -> Iterator[None]:
 
 @contextmanager
 def kept_rng() -> Iterator[None]:
-    """Restore the global generators of NumPy and Python after a block that does not draw itself.
+    """Restore the global generators of NumPy and Python once, after a block without direct draws.
 
-    Saves the time in which each `isolated_rng` within would restore them (about 60 µs; seeding
-    takes 5), as a meta step has several.
+    A meta step has several `isolated_rng`, and restoring in each takes about 60 µs (seeding
+    takes 5).
     """
     with _restored():
         token = _nothing_to_keep.set(True)

@@ -1,1 +1,1 @@
-"""Figures, tables and reports: they read finished runs and never steer them."""
+"""Figures, tables and reports: they only read runs."""

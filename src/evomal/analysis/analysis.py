@@ -1,4 +1,4 @@
-"""Everything that `evomal analyze` says about a loss, as JSON values."""
+"""The results of `evomal analyze` as JSON values."""
 
 from __future__ import annotations
 
@@ -30,46 +30,46 @@ from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
 
 DISTANCE = (
-    "mean of |s(a) - s(b)| over the four δ, s(δ) = δ/(1 + |δ|), s(±inf) = ±1; nearest is the least "
-    "distant loss among those whose δ(target) - δ(non_target) has the same sign at both points, "
-    "if there are any"
+    "mean of |s(a) - s(b)| over the four δ, s(δ) = δ/(1 + |δ|), s(±inf) = ±1; nearest is the "
+    "closest loss, if possible among those whose δ(target) - δ(non_target) has the same sign at "
+    "both points"
 )
 
 MOST_CLASSES = 2**18
-"""The most classes that a loss is analysed with: half a minute, and under 2 GB of memory."""
+"""Maximum number of classes: takes half a minute and under 2 GB of memory."""
 
 MOST_CLASSES_OF_A_NETWORK = 1000
-"""The same for a `NeuralLoss`, of which every element costs a thousand times as much."""
+"""The same for a `NeuralLoss`, whose elements cost a thousand times as much."""
 
-_AGREES = 1e-3  # relative: a closed form that is further from the numbers is not reported
+_AGREES = 1e-3  # relative deviation from the numbers above which a closed form is dropped
 
 
 def analyze(
     loss: Any, classes: int | None = None, *, name: str | None = None, measure: bool = True
 ) -> dict[str, Any]:
-    """Dual-point analysis and loss card of a loss, and what they say in plain sentences.
+    """Dual-point analysis and loss card of a loss, with a summary in plain sentences.
 
     Parameters
     ----------
     loss
-        A loss of evomal, or any callable ``loss(pred, target)`` of logits and class indices.
+        An evomal loss, or any callable ``loss(pred, target)`` of logits and class indices.
     classes
-        Number of classes, at most `MOST_CLASSES`, or `MOST_CLASSES_OF_A_NETWORK`; needed with the
-        link ``"softmax"``, absent with ``"identity"``.
+        Number of classes, at most `MOST_CLASSES`, or `MOST_CLASSES_OF_A_NETWORK`; required with
+        the link ``"softmax"``, None with ``"identity"``.
     name
-        What the loss is called in the result.
+        Name of the loss in the result.
     measure
-        Whether to measure its time, the only part that differs between two calls.
+        Whether to measure its time, the only result that differs between calls.
 
     Returns
     -------
     dict
-        JSON values, with ``"inf"`` and ``"-inf"`` for infinities, and null for what is not known.
+        JSON values, with ``"inf"`` and ``"-inf"`` for infinities, and null for unknown values.
 
     Raises
     ------
     InputError
-        If the loss and the number of classes do not fit, or the loss cannot be analysed.
+        If the number of classes does not match the loss, or the loss cannot be analysed.
     """
     link: Link = getattr(loss, "link", "softmax")
     most = MOST_CLASSES_OF_A_NETWORK if isinstance(loss, NeuralLoss) else MOST_CLASSES
@@ -90,7 +90,7 @@ def analyze(
         if classes is not None:
             fields |= _dual_point_fields(loss, asked)
         card = regression_card(asked) if classes is None else classification_card(asked)
-    nodes = (loss.size, "exact") if symbolic else (None, "none: it is no expression")
+    nodes = (loss.size, "exact") if symbolic else (None, "none: not an expression")
     card["nodes"] = entry(*nodes)
     fields["card"] = dict(card)
     fields["summary"] = summary(fields)
@@ -104,8 +104,8 @@ def _checked_classes(link: Link, classes: int | None, most: int) -> int | None:
     if link == "identity":
         if classes is not None:
             raise InputError(
-                "A loss with link 'identity' has no classes and no dual points; leave out the "
-                "number of classes, or give another link."
+                "A loss with link 'identity' has no classes and no dual points; omit the number of "
+                "classes, or give another link."
             )
         return None
     if classes is None and link == "sigmoid":
@@ -113,13 +113,13 @@ def _checked_classes(link: Link, classes: int | None, most: int) -> int | None:
     if classes is None:
         raise InputError(f"A loss with link {link!r} needs the number of classes.")
     if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)):
-        raise InputError(f"The number of classes must be a whole number, but is {classes!r}.")
+        raise InputError(f"The number of classes must be a whole number, got {classes!r}.")
     if classes < 2:
-        raise InputError(f"The number of classes must be at least 2, but is {classes}.")
+        raise InputError(f"The number of classes must be at least 2, got {classes}.")
     if classes > most:
         raise InputError(
-            f"The number of classes must be at most {most}, but is {classes}; analyse the loss "
-            "with fewer."
+            f"The number of classes must be at most {most}, got {classes}; analyse the loss with "
+            "fewer."
         )
     if link == "sigmoid" and classes != 2:
         raise InputError(f"A loss with link 'sigmoid' has 2 classes, not {classes}.")
@@ -172,7 +172,7 @@ def _point_fields(point: DualPoint) -> dict[str, Any]:
 def confirmed(
     forms: tuple[ClosedForm | None, ClosedForm | None], found: DualPoint
 ) -> tuple[ClosedForm | None, ClosedForm | None]:
-    """The closed forms that agree with the numbers, where there are any: sympy can be wrong."""
+    """The closed forms that agree with the numbers, because sympy can be wrong."""
 
     def check(form: ClosedForm | None, null: float | None, end: float | None) -> ClosedForm | None:
         if form is None:
@@ -189,7 +189,7 @@ def confirmed(
 
 
 def json_values(value: Any) -> Any:
-    """The same with infinities as text and None for NaN, since JSON has neither."""
+    """The same with infinities as text and None for NaN, because JSON has neither."""
     if isinstance(value, dict):
         return {key: json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The loss card of a classification loss: properties, each with how it was established."""
+"""The loss card of a classification loss: properties, each with its method of computation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from evomal.analysis.curves import Array, Curve, imbalance, still_growing
 from evomal.analysis.probe import Probe, by_rows, gradient, of_elements
 
 _FAR = 12.0
-_PROTECTION = 0.03  # of a value: how much ε may change it and still be mere protection
+_PROTECTION = 0.03  # maximum relative change of a value by an ε that only protects
 _PROBABILITIES = np.arange(1, 20) / 20
-_PROPER = 0.01  # how far the minimiser of a proper loss may be from p: the grid, and ε
+_PROPER = 0.01  # maximum distance from p to the minimiser of a proper loss, due to grid and ε
 
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the curves of a loss are asked: points on the axis of a logit, and random chords."""
+    """Evaluation points for curves of a loss: a grid of logits, and random chords."""
 
     points: int
     chords: int
@@ -44,7 +44,7 @@ class _Grid:
 
 _FINE = _Grid(2401, 500)
 _COARSE = _Grid(241, 20)
-_MANY = 1000  # classes, above which the fine grid takes too long
+_MANY = 1000  # number of classes above which the fine grid takes too long
 
 
 def _grid(probe: Probe) -> _Grid:
@@ -52,17 +52,17 @@ def _grid(probe: Probe) -> _Grid:
 
 
 def entry(value: Any, how: str) -> Entry:
-    """One property and how it is known."""
+    """A property and how it was computed."""
     return {"value": value, "how": how}
 
 
 def classification_card(probe: Probe) -> dict[str, Entry]:
-    """All properties but the size and the time of a loss with link softmax or sigmoid.
+    """All properties, except size and time, of a loss with link softmax or sigmoid.
 
     Curves over f are those of the elements ℓ(1, f) and ℓ(0, f). The confidence curve is the whole
-    loss of a sample whose target has the probability f, the other classes sharing the rest
-    equally; it is all there is of a loss that only takes logits. The ε of protected primitives is
-    left out where it changes no value on the grid by more than a few per cent.
+    loss of a sample whose target has probability f, with the rest shared equally by the other
+    classes; a loss that only takes logits has no other curve. The ε of protected primitives is
+    omitted if it changes no value on the grid by more than a few per cent.
     """
     grid = _grid(probe)
     curves: dict[str, Curve] = {}
@@ -84,7 +84,7 @@ def classification_card(probe: Probe) -> dict[str, Entry]:
         "monotone": entry({name: curve.monotone for name, curve in curves.items()}, how),
         "convex_in_logits": entry(
             _is_convex(probe, confidence),
-            f"numerical, confidence curve on a {grid}, and the middles of {grid.chords} random "
+            f"numerical, confidence curve on a {grid}, and the midpoints of {grid.chords} random "
             "chords",
         ),
         "slope_at_extremes": entry(
@@ -103,7 +103,7 @@ def classification_card(probe: Probe) -> dict[str, Entry]:
 
 
 def _ordinary(probe: Probe) -> Probe:
-    """The loss without ε, for those y where that is no other loss."""
+    """The loss without ε, for the values of y where this does not change it."""
     bare, protected = probe.unprotected, probe.elementwise
     if bare is None or protected is None:
         return probe
@@ -135,7 +135,7 @@ def _element_curve(probe: Probe, y: int) -> Curve:
 
 
 def _logits(probe: Probe, u: Tensor) -> Tensor:
-    """Raw outputs at which class 0 has the logits u against all the others together."""
+    """Raw outputs for which class 0 has the logits u against all other classes combined."""
     if probe.link == "sigmoid":
         return u
     rest = u.new_zeros(len(u), probe.classes - 1)
@@ -143,7 +143,7 @@ def _logits(probe: Probe, u: Tensor) -> Tensor:
 
 
 def _whole(probe: Probe, grid: _Grid, label: int) -> Array:
-    """The loss of samples with class `label` as target, where class 0 has the logits u."""
+    """The loss of samples with target `label`, when class 0 has the logits u."""
     if probe.link == "sigmoid":  # class 0, whose logit u is, is the positive one
         labels = torch.full((grid.points,), float(label == 0), dtype=torch.double)
     else:
@@ -157,7 +157,7 @@ def _whole(probe: Probe, grid: _Grid, label: int) -> Array:
 
 
 def _lowest_f(curve: Curve) -> float | None:
-    """Where on the f axis the minimum is: 0 or 1 if towards that end, None for a constant."""
+    """The minimum on the f axis: 0 or 1 if towards that end, None for a constant."""
     lowest = curve.lowest_at
     return None if lowest is None else _probability(lowest)
 
@@ -189,7 +189,7 @@ def _is_convex(probe: Probe, confidence: Curve) -> bool | None:
 
 
 def _largest_gradient(probe: Probe) -> float | None:
-    """The largest norm of the gradient in the logits of a sample; ∞ if it grows without end."""
+    """The largest gradient norm in the logits of a sample; ∞ if it grows without bound."""
     pairs, drawn = _random_logits(probe, 4.0)
     first = torch.full_like(drawn[:1], float(probe.link == "sigmoid"))
 
@@ -208,16 +208,16 @@ def _largest_gradient(probe: Probe) -> float | None:
 
 
 def _calibration(probe: Probe) -> Entry:
-    """Which f the expected loss p·ℓ(+, f) + (1 - p)·ℓ(-, f) of two classes asks for."""
+    """The minimiser f of the expected loss p·ℓ(+, f) + (1 - p)·ℓ(-, f) of two classes."""
     how = (
         f"numerical, two classes, p = 0.05 … 0.95, {_FINE}; proper: the minimiser is p within "
-        f"{_PROPER}; calibrated: the right side of ½ is strictly better"
+        f"{_PROPER}; calibrated: the correct side of ½ is strictly better"
     )
     two = Probe(probe.link, 2, probe.elementwise, None, probe.per_sample)
     try:
         positive, negative = (_whole(two, _FINE, label) for label in (0, 1))
     except (IndexError, RuntimeError, ValueError):
-        return entry(None, "unknown: the loss does not take two classes")
+        return entry(None, "unknown: the loss does not support two classes")
     minimisers: dict[str, float | None] = {}
     calibrated = True
     for p in _PROBABILITIES:
@@ -240,7 +240,7 @@ def _calibration(probe: Probe) -> Entry:
 
 
 def _symmetry(probe: Probe) -> Entry:
-    """How far Σ_y L(y, f) is from a constant, which label noise would leave without effect."""
+    """The deviation of Σ_y L(y, f) from a constant; a constant is robust to label noise."""
     grid = _grid(probe)
     how = (
         f"numerical, (max - min) / max |Σ_y L(y, f)| on the confidence curve, {grid}; 0: symmetric"
@@ -257,7 +257,7 @@ def _asymmetry(curves: dict[str, Curve]) -> Entry:
     if "y=1" not in curves:
         return entry(None, "unknown: needs ℓ(y, f)")
     how = (
-        "numerical, (FP - FN) / (FP + FN) of the mean losses, over their smallest, of ℓ(0, f) at "
+        "numerical, (FP - FN) / (FP + FN) of the mean losses above their minimum, of ℓ(0, f) at "
         "f > ½ and ℓ(1, f) at f < ½, f evenly spaced; 0: symmetric, -1: only false negatives cost"
     )
     f = np.linspace(0.0, 1.0, 1001)[1:-1]
@@ -273,7 +273,7 @@ def _asymmetry(curves: dict[str, Curve]) -> Entry:
 
 
 def digits(value: float) -> float | None:
-    """Four significant digits; None for what is no number."""
+    """Round to four significant digits; None for NaN."""
     value = float(value)
     if not np.isfinite(value):
         return None if np.isnan(value) else value

@@ -1,6 +1,6 @@
-"""δ in closed form: those that the paper derives, and sympy's for any expression.
+"""δ in closed form: the paper's derivations, and sympy's results for any expression.
 
-Sympy runs in a second process with a time limit; what it does not manage is None.
+Sympy runs in a second process with a time limit; its failures are None.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomal.expressions.expression import parse
 from evomal.expressions.primitives import EPSILON
-from evomal.expressions.symbolic import (
+from evomal.expressions.printing import (
     MOST_SIMPLIFIED_NODES,
     SIGNIFICANT_DIGITS,
     as_python,
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 _NEAR = Fraction(
     1, 10**9
-)  # from the limit: where the signs inside abs, sign, min and max are taken
-_NESTING = 10  # of those, at most
-_LONGEST = 24  # characters of an exact value; a longer one is printed as a decimal number
+)  # distances from the limit at which the signs inside abs, sign, min and max are determined
+_NESTING = 10  # maximum number of those
+_LONGEST = 24  # characters of an exact value; longer ones are printed as decimal numbers
 
 
 def delta_cross_entropy(y: float, f: float) -> float:
@@ -52,7 +52,7 @@ def delta_absolute_cross_entropy(y: float, f: float, phi_0: float, phi_1: float)
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """δ of one output as a formula in f, and its values, as sympy finds them.
+    """δ of one output as a formula in f, and its values, by sympy.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class ClosedForm:
 def closed_forms(
     loss: SymbolicLoss, classes: int, time_limit: float = TIME_LIMIT
 ) -> tuple[ClosedForm | None, ClosedForm | None]:
-    """δ at the target (y = 1) and elsewhere (y = 0), each None where sympy does not manage."""
+    """δ at the target (y = 1) and elsewhere (y = 0), each None if sympy fails."""
     questions = [
         {
             "expression": str(loss.expression),
@@ -96,7 +96,7 @@ def closed_forms(
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any] | None:
-    """What the helper process says."""
+    """The helper process's answer."""
     try:
         return _derived(**question)
     except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
@@ -118,11 +118,11 @@ def _derived(
     loss = sympy.log(1 + sympy.exp(loss)) if softplus else loss
     delta = _without_epsilon(-sympy.diff(loss, f), epsilon)
     if len(tree) <= MOST_SIMPLIFIED_NODES:
-        simple = sympy.simplify(delta)  # which can take `sign` apart
+        simple = sympy.simplify(delta)  # which can expand `sign`
         if not simple.has(sympy.Piecewise) and simple.count_ops() < delta.count_ops():
             delta = simple
     null = sympy.Rational(1, classes)
-    rest = sympy.Symbol("t", positive=True)  # as a limit from below, sympy gets some roots wrong
+    rest = sympy.Symbol("t", positive=True)  # sympy gets some roots wrong in limits from below
     near_end = delta.subs(f, 1 - rest if y else rest)
     limit = sympy.limit(_with_signs(near_end, rest), rest, 0, "+")
     fields: dict[str, Any] = {"formula": _shortened(delta)}
@@ -138,7 +138,7 @@ def _derived(
 
 
 def _without_epsilon(delta: Any, epsilon: Any) -> Any:
-    """δ with ε → 0, if that is finite at an ordinary f; else with ε as it is."""
+    """δ with ε → 0, if that is finite at an ordinary f; otherwise with ε."""
     import sympy
 
     bare = delta.subs(epsilon, 0)
@@ -171,7 +171,7 @@ def _with_signs(delta: Any, t: Any) -> Any:
 
 
 def _shortened(delta: Any) -> str:
-    """With its numbers to four significant digits."""
+    """A form with numbers to four significant digits."""
     import sympy
 
     numbers = {

@@ -1,4 +1,4 @@
-"""How long a loss takes, forwards and backwards, beside torch's own."""
+"""The time of a loss, forward and backward, compared with torch's loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evomal.losses.form import Link
 
 _BATCH = 1024
-_ELEMENTS = 2**14  # of a batch of single outputs; the most of one of many classes is 64 times that
+_ELEMENTS = 2**14  # in a batch of single outputs; at most 64 times as many with many classes
 _ROUNDS = 15
 
 _OWN: dict[Link, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -26,7 +26,7 @@ _OWN: dict[Link, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
 def timing(loss: Any, link: Link, classes: int) -> dict[str, Any]:
     """Nanoseconds per output element in float32, and the ratio to torch's loss of the same kind.
 
-    Medians of alternating rounds, so that a busy machine weighs on both alike.
+    Medians of alternating rounds, so that other load affects both equally.
     """
     rows = max(1, min(_BATCH, 64 * _ELEMENTS // classes)) if link == "softmax" else _ELEMENTS
     draw = torch.Generator().manual_seed(0)

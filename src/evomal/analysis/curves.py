@@ -1,4 +1,4 @@
-"""Shapes of functions of one variable on a grid: minimum, monotony, convexity."""
+"""Shapes of functions of one variable on a grid: minimum, monotonicity, convexity."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-_FLAT = 1e-9  # of the largest value: what counts as no difference
-_TIED = 1e-6  # of the spread of the values: minima that are as low as each other
-_KINK = 2.0  # ratio of neighbouring second differences, above which a minimum is one
+_FLAT = 1e-9  # differences below this fraction of the largest value are ignored
+_TIED = 1e-6  # minima within this fraction of the spread of the values are equal
+_KINK = 2.0  # ratio of neighbouring second differences above which a minimum is a kink
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -23,7 +23,7 @@ class Curve:
     at
         The grid.
     values
-        The function there; it may be infinite or NaN, where it is left out of everything.
+        The values; infinite and NaN values are ignored.
     """
 
     at: Array
@@ -36,7 +36,7 @@ class Curve:
 
     @property
     def lowest(self) -> int | None:
-        """Index of the minimum; the first or last one stands for an infimum at that end.
+        """Index of the minimum; the first or last one means an infimum at that end.
 
         None for a constant.
         """
@@ -50,7 +50,7 @@ class Curve:
 
     @property
     def lowest_at(self) -> float | None:
-        """Where the minimum is; ±∞ if towards an end. Unless it is a kink, between the points."""
+        """Position of the minimum; ±∞ if towards an end. Interpolated unless it is a kink."""
         i = self.lowest
         if i is None:
             return None
@@ -64,9 +64,9 @@ class Curve:
 
     @property
     def minima(self) -> list[tuple[float, float]]:
-        """Where it is as low as anywhere: points and flat ranges, from left to right.
+        """All minima: points and flat ranges, from left to right.
 
-        A range that comes to an end of the grid goes on to ∓∞, and an end alone is there.
+        A range at an end of the grid extends to ∓∞; so does a single point at an end.
         """
         finite = np.where(np.isfinite(self.values), self.values, np.inf)
         spread = finite[np.isfinite(finite)]
@@ -88,14 +88,14 @@ class Curve:
         ]
 
     def _runs_down_to(self, values: Array, lowest: int, end: int) -> bool:
-        """Whether it is flat, but for rounding, from its minimum to an end of the grid."""
+        """Whether it is flat, up to rounding, from its minimum to an end of the grid."""
         between = values[min(lowest, end) : max(lowest, end) + 1]
         flat = bool(between.max() - between.min() <= self._tolerance)
         return flat and abs(end - lowest) < len(values) // 4
 
     @property
     def monotone(self) -> bool | None:
-        """Whether it never rises on the way to its minimum; None for a constant."""
+        """Whether it never increases towards its minimum; None for a constant."""
         lowest = self.lowest
         if lowest is None:
             return None
@@ -105,26 +105,26 @@ class Curve:
 
     @property
     def convex(self) -> bool | None:
-        """Whether no three neighbours bend downwards; None if it is not finite everywhere."""
+        """Whether it is convex on the grid; None if it is not finite everywhere."""
         if not np.isfinite(self.values).all():
             return None
         bends = np.diff(self.values, 2)
         return bool((bends >= -self._tolerance).all())
 
     def mean_excess(self, part: np.ndarray[Any, Any]) -> float:
-        """Mean height over the minimum on a part of the grid, given by a mask."""
+        """Mean height above the minimum on a part of the grid, given by a mask."""
         finite = self.values[np.isfinite(self.values)]
         return float((self.values[part] - finite.min()).mean())
 
 
 def imbalance(a: float, b: float) -> float | None:
-    """(a - b) / (a + b): 0 where they are equal, ±1 where one of them is 0; None without either."""
+    """(a - b) / (a + b): 0 if they are equal, ±1 if one of them is 0; None if both are."""
     total = abs(a) + abs(b)
     return (a - b) / total if total > 0 and np.isfinite(total) else None
 
 
 def still_growing(norms: Array) -> bool:
-    """Whether the largest of the norms on a grid is at an end, far above those in its middle."""
+    """Whether the largest norm on a grid is at an end, far above those in the middle."""
     quarter = len(norms) // 4
     middle = norms[quarter:-quarter].max()
     return bool(max(norms[0], norms[-1]) >= norms.max() * (1 - _FLAT) > 1.5 * middle)

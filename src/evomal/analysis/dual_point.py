@@ -1,8 +1,8 @@
-"""Dual-point analysis (paper, appendix A.3): what a loss does when training begins and ends.
+"""Dual-point analysis (paper, appendix A.3): a loss at the start and the end of training.
 
-δ = -∂L/∂f (eq. 21) is what the loss tells an output to do, +∞ … -∞ for up … down; f are the
-probabilities as free variables. It is taken at the null epoch (eq. 24: all f = 1/C) and on the way
-to zero training error (eq. 25: f → 1 at the target, f → 0 elsewhere), and in the logits, too.
+δ = -∂L/∂f (eq. 21) is the pull of the loss on an output, up if positive, down if negative; f are
+the probabilities as free variables. It is evaluated at the null epoch (eq. 24: all f = 1/C) and
+towards zero training error (eq. 25: f → 1 at the target, f → 0 elsewhere), also in the logits.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from evomal.analysis.unprotected import Elementwise
 from evomal.losses.form import Link
 
 SMOOTHING = 0.1
-"""ξ of the label smoothing that losses are compared with."""
+"""ξ of the label smoothing used for comparison."""
 
 FOCUSING = 2.0
-"""γ of the focal loss that losses are compared with."""
+"""γ of the focal loss used for comparison."""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """δ at the target and at the other outputs: a number, ±∞, or None where it cannot be told."""
+    """δ at the target and at the other outputs: a number, ±∞, or None if unknown."""
 
     target: float | None
     non_target: float | None
 
     @property
     def dominance(self) -> int | None:
-        """Sign of the difference: which output the loss lifts more (eqs. 35 and 38)."""
+        """Sign of the difference: the output that the loss favours (eqs. 35 and 38)."""
         if self.target is None or self.non_target is None or self.target == self.non_target:
             return None
         return 1 if self.target > self.non_target else -1
@@ -43,14 +43,14 @@ class Delta:
 
 @dataclass(frozen=True)
 class DualPoint:
-    """δ at the two points, as derivative in one kind of variable.
+    """δ at the two points, with respect to f or the logits.
 
     Attributes
     ----------
     null_epoch, zero_error
         δ at the two points.
     pressure
-        Sign of δ(target) - δ(non-target) at the null epoch, and close to zero error.
+        Sign of δ(target) - δ(non-target) at the null epoch, and near zero error.
     """
 
     null_epoch: Delta
@@ -65,7 +65,7 @@ class DualPoint:
 
     @property
     def pushes_back(self) -> bool | None:
-        """Whether the loss rises as f → 1 at the target and the others share the rest."""
+        """Whether the loss increases as f → 1 at the target and the others share the rest."""
         near = self.pressure[1]
         return None if near is None else near < 0
 
@@ -75,7 +75,7 @@ def dual_points(
 ) -> tuple[DualPoint | None, DualPoint]:
     """δ in f, None for a loss that only takes logits, and δ in the logits.
 
-    `known` are the limits of δ at the target and elsewhere, for where numbers do not tell.
+    `known` are the limits of δ at the target and elsewhere, used if the numbers are inconclusive.
     """
     if probe.elementwise is None:
         return None, _by_logits(probe)
@@ -85,7 +85,7 @@ def dual_points(
 def _by_elements(
     probe: Probe, known: tuple[float | None, float | None]
 ) -> tuple[DualPoint, DualPoint]:
-    """Both from the derivatives of ℓ(1, f) and ℓ(0, f).
+    """Both, from the derivatives of ℓ(1, f) and ℓ(0, f).
 
     With f → 1, the derivatives in the logits, f_i (δ_i - Σ_j f_j δ_j), only need
     A = lim (1 - f) δ(1, f) and B = lim f δ(0, f).
@@ -124,7 +124,7 @@ def _share(delta: float | None, shares: Tensor) -> float | None:
 
 
 def _deltas(probe: Probe, target: Tensor, non_target: Tensor) -> tuple[Tensor, Tensor]:
-    """δ(1, f) and δ(0, f) at given f, for losses that may look at the number of classes."""
+    """δ(1, f) and δ(0, f) at given f, for losses that may depend on the number of classes."""
     width = probe.classes
     f = torch.cat([target[:, None], non_target[:, None].expand(-1, width - 1)], 1)
     y = torch.zeros_like(f)
@@ -134,7 +134,7 @@ def _deltas(probe: Probe, target: Tensor, non_target: Tensor) -> tuple[Tensor, T
 
 
 def _by_logits(probe: Probe) -> DualPoint:
-    """δ in the logits of a loss that only takes these, at z = log f."""
+    """δ in the logits of a loss that only takes logits, at z = log f."""
     C = probe.classes
     t = torch.tensor([(C - 1) / C, *STEPS], dtype=torch.double)
     logits = torch.cat([(1 - t).log()[:, None], (t / (C - 1)).log()[:, None].expand(-1, C - 1)], 1)
@@ -173,10 +173,10 @@ def references(link: Link, classes: int) -> dict[str, Probe]:
 
 
 def compared(found: DualPoint, others: dict[str, DualPoint]) -> dict[str, dict[str, Any]]:
-    """Signs, pressures and distance between a loss and others, by their names.
+    """Signs, pressures and distance between a loss and others, by name.
 
     The distance is the mean of |s(a) - s(b)| over the four δ, with s(δ) = δ / (1 + |δ|), which
-    takes ±∞ to ±1; it lies in [0, 2], and is None where a δ is not known.
+    maps ±∞ to ±1; it lies in [0, 2], and is None if a δ is unknown.
     """
     return {
         name: {
@@ -189,14 +189,14 @@ def compared(found: DualPoint, others: dict[str, DualPoint]) -> dict[str, dict[s
 
 
 def nearest(comparison: dict[str, dict[str, Any]]) -> str | None:
-    """The least distant loss, among those of the same pressure at both points if there are any."""
+    """The closest loss, among those with the same pressure at both points if there are any."""
     known = {name: row for name, row in comparison.items() if row["distance"] is not None}
     alike = {name: row for name, row in known.items() if row["same_pressure"]} or known
     return min(alike, key=lambda name: float(alike[name]["distance"]), default=None)
 
 
 def distance(a: DualPoint, b: DualPoint) -> float | None:
-    """How far two losses are apart; see `compared`."""
+    """The distance between two losses; see `compared`."""
     gaps = []
     for x, z in zip(a.values, b.values, strict=True):
         if x is None or z is None:

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 HALVINGS = range(4, 17)
-"""t = 2⁻⁴ … 2⁻¹⁶ on the way to 0: at its end 150 times the ε = 1e-7 of the protected primitives."""
+"""t = 2⁻⁴ … 2⁻¹⁶; the last is 150 times the ε = 1e-7 of the protected primitives."""
 
 STEPS: tuple[float, ...] = tuple(2.0**-k for k in HALVINGS)
-"""The t themselves."""
+"""The values of t."""
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_TAIL = 7  # values that decide
-_LAST = 6  # values that an ε = 1e-7 can change by more than 1e-4
-_NOISE = 1e-9  # differences below this part of the values are rounding
-_CONVERGENT = 0.85  # ratio of successive differences: a convergent sequence stays below …
-_DIVERGENT = 0.97  # … and one that grows as a logarithm, or faster, comes above
-_PROTECTION = 0.02  # of the values: what an ε = 1e-7 in the loss may change
-_DIGITS = 6  # of a limit, at most
-_UNSURE = 0.005  # relative error of a limit that only all values together show
+_TAIL = 7  # number of values that decide
+_LAST = 6  # number of values that an ε = 1e-7 can change by more than 1e-4
+_NOISE = 1e-9  # differences below this fraction of the values are rounding
+_CONVERGENT = 0.85  # ratio of successive differences: convergent sequences stay below …
+_DIVERGENT = 0.97  # … and sequences that grow like a logarithm, or faster, exceed this
+_PROTECTION = 0.02  # maximum relative change of the values by an ε = 1e-7 in the loss
+_DIGITS = 6  # maximum digits of a limit
+_UNSURE = 0.005  # relative error of a limit that needs all values
 
 _T: Array = np.asarray(STEPS)
 _LOG: Array = np.log(_T)
@@ -33,25 +33,25 @@ _SERIES: tuple[tuple[list[Array], bool], ...] = (
     ([*(_T**k for k in range(4)), *(_T**k * _LOG for k in (1, 2, 3)), *_EPSILON], True),
     ([*(_T ** (k / 2) for k in range(7)), _T * _LOG, _T**1.5 * _LOG], False),
 )
-"""Expansions at t = 0, a constant first, and whether their last terms are those of an ε.
+"""Expansions at t = 0, with the constant first, and whether their last terms belong to an ε.
 
-A smooth function of t and of ε/t; one with logarithms; one with roots.
+Smooth in t and ε/t; with logarithms; with roots.
 """
 
 
 def limit_of(values: Sequence[float]) -> float | None:
-    """The limit of values at `STEPS`: a number, ±∞, or None where it cannot be told.
+    """The limit of values at `STEPS`: a number, ±∞, or None if unknown.
 
-    Where the values are, up to rounding, the beginning of an expansion in powers of t, √t or log t,
-    or in ε/t with an ε that only protects, the limit is its constant, to six digits. Other values
-    that approach a number as a power of t have differences that shrink by a fixed ratio; they are
-    extrapolated by Aitken's Δ² process, iterated while that brings them closer together, to as many
-    digits as the last of them agree in. The differences of a logarithm stay as they are, and those
-    of a pole grow.
+    If the values follow, up to rounding, a truncated expansion in powers of t, √t or log t, or in
+    ε/t with an ε that only protects, the limit is its constant, to six digits. Other values that
+    approach a number like a power of t have differences that shrink by a fixed ratio; they are
+    extrapolated by Aitken's Δ² process, iterated while that brings them closer together, to the
+    digits in which the last ones agree. The differences of a logarithm stay constant, and those of
+    a pole grow.
     """
     whole = np.asarray(values, dtype=float)
     if not np.isfinite(whole[-_TAIL:]).all():
-        return None  # it overflows, which tells nothing about the limit
+        return None  # overflow, which says nothing about the limit
     if not np.isfinite(whole).all():
         return _limit(whole)
     for terms, protected in _SERIES:
@@ -67,7 +67,7 @@ def limit_of(values: Sequence[float]) -> float | None:
 
 
 def _agreed(found: float, values: Array) -> float:
-    """A limit to the digits that it has without the last value, too."""
+    """A limit to the digits that do not change without the last value."""
     if found == 0 or math.isinf(found):
         return found
     earlier = _limit(values[:-1])
@@ -77,7 +77,7 @@ def _agreed(found: float, values: Array) -> float:
 
 
 def _constant(values: Array, terms: list[Array], protective: int) -> float | None:
-    """The constant of an expansion, if it has these values and a part of them tells the same."""
+    """The constant of an expansion that fits the values, if a part of them gives the same."""
     largest = float(np.abs(values).max())
     if largest == 0:
         return 0.0
@@ -115,13 +115,13 @@ def _limit(values: Array) -> float | None:
     if (ratios >= _DIVERGENT).all():
         grows = (
             np.ptp(tail) > _PROTECTION * np.abs(tail).max()
-        )  # not only where an ε begins to show
+        )  # not only where an ε begins to matter
         return math.copysign(math.inf, steps[-1]) if grows else None
     if not (np.abs(ratios) < _CONVERGENT).all():
         return None
     shrinking = (tail[1:] / tail[:-1])[-3:] if (tail != 0).all() else ratios
     if (np.abs(shrinking - ratios) < 0.1 * np.abs(ratios)).all():
-        return 0.0  # as t, √t or t log t
+        return 0.0  # like t, √t or t log t
     return _extrapolated(tail, noise, largest)
 
 
@@ -141,7 +141,7 @@ def _extrapolated(tail: Array, noise: float, largest: float) -> float:
 
 
 def _rounded(value: float, largest: float, error: float = 0.0) -> float:
-    """Six significant digits, or as many as the error allows; 0 where only rounding is left."""
+    """Round to six significant digits, or as many as the error allows; 0 for rounding errors."""
     if abs(value) <= max(error, _NOISE * max(largest, 1e-3)):
         return 0.0
     certain = _DIGITS if error == 0 else math.floor(math.log10(abs(value) / error))

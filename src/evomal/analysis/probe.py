@@ -1,4 +1,4 @@
-"""A loss as its analysis sees it: in double precision, per element and per sample."""
+"""A loss prepared for analysis: in double precision, per element and per sample."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from evomal.analysis.unprotected import Elementwise, unprotected
 from evomal.errors import InputError
 from evomal.losses.form import Link
 
-_ELEMENTS = 2**18  # of a tensor that is computed at once
-_WITHOUT_EFFECT = 0.02  # of a derivative: how much ε may change it and still be mere protection
+_ELEMENTS = 2**18  # maximum elements of a tensor computed at once
+_WITHOUT_EFFECT = 0.02  # maximum relative change of a derivative by an ε that only protects
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Probe:
     Attributes
     ----------
     link, classes
-        How raw outputs become f. With ``"sigmoid"`` there are two classes and one output.
+        How f is computed. With ``"sigmoid"`` there are two classes and one output.
     elementwise
         ℓ(y, f), of tensors of equal shape; None for a loss that only takes logits.
     unprotected
-        The same with ε → 0 in the protected primitives; None where that is not to be had.
+        The same with ε → 0 in the protected primitives; None if not available.
     per_sample
         The loss of logits (N, C) and class indices (N,), shape (N,); of outputs and targets (N,)
         with the other links.
@@ -47,7 +47,7 @@ class Probe:
         return self.link, self.classes
 
     def slopes(self, y: Tensor, f: Tensor) -> Tensor:
-        """∂ℓ/∂f for every element; without ε where that is a mere protection."""
+        """∂ℓ/∂f for every element; without ε where it only protects."""
         assert self.elementwise is not None
         found = gradient(self.elementwise, y, f)
         if self.unprotected is None:
@@ -58,9 +58,9 @@ class Probe:
 
 
 def by_rows(function: Callable[..., Tensor], width: int, *tensors: Tensor) -> Tensor:
-    """A function of the rows of tensors, some of them at a time, which bounds memory.
+    """Apply a function to the rows of tensors in chunks, which bounds memory.
 
-    `width` is how many numbers the function makes of a row.
+    `width` is the number of values that the function computes per row.
     """
     rows = max(1, _ELEMENTS // width)
     parts = zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
@@ -68,7 +68,7 @@ def by_rows(function: Callable[..., Tensor], width: int, *tensors: Tensor) -> Te
 
 
 def gradient(function: Callable[[Tensor, Tensor], Tensor], other: Tensor, at: Tensor) -> Tensor:
-    """Derivative of the sum of ``function(other, at)`` by `at`; zero where it does not depend."""
+    """Derivative of the sum of ``function(other, at)`` by `at`; 0 if it does not depend on it."""
 
     def part(other: Tensor, at: Tensor) -> Tensor:
         at = at.detach().clone().requires_grad_()
@@ -81,12 +81,12 @@ def gradient(function: Callable[[Tensor, Tensor], Tensor], other: Tensor, at: Te
 
 
 def probe(loss: Any, classes: int) -> Probe:
-    """How to ask a loss.
+    """Prepare a loss for analysis.
 
     Parameters
     ----------
     loss
-        One of evomal's, whose class weights are left out, or any callable ``loss(pred, target)`` of
+        An evomal loss, whose class weights are ignored, or any callable ``loss(pred, target)`` of
         logits and class indices. It may have a `link`, and an ``elementwise(y, f)``, or with an
         attribute `phi` an ``elementwise(y, f, phi)``.
     classes
@@ -95,13 +95,12 @@ def probe(loss: Any, classes: int) -> Probe:
     Raises
     ------
     InputError
-        If the loss needs further inputs, or offers too little to be analysed.
+        If the loss needs extra inputs, or lacks the methods for the analysis.
     """
     needed = getattr(loss, "required_inputs", ())
     if needed:
         raise InputError(
-            f"The loss also depends on {', '.join(needed)}; only losses of y and f alone can be "
-            "analysed."
+            f"The loss also depends on {', '.join(needed)}; only losses of y and f can be analysed."
         )
     link: Link = getattr(loss, "link", "softmax")
     twin = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
@@ -116,7 +115,7 @@ def probe(loss: Any, classes: int) -> Probe:
 def of_elements(
     elementwise: Elementwise, link: Link, classes: int, unprotected: Elementwise | None = None
 ) -> Probe:
-    """The probe of a loss that is given by its elements."""
+    """The probe of a loss given by its elements."""
 
     def per_sample(pred: Tensor, target: Tensor) -> Tensor:
         if link == "softmax":
@@ -129,7 +128,7 @@ def of_elements(
 
 
 def _elementwise(loss: Any) -> Elementwise | None:
-    """ℓ(y, f) of a loss, with its weights and its output activation."""
+    """ℓ(y, f) of a loss, with its weights and output activation."""
     if not hasattr(loss, "elementwise"):
         return None
     softplus = getattr(loss, "activation", "identity") == "softplus"
@@ -143,7 +142,7 @@ def _elementwise(loss: Any) -> Elementwise | None:
 
 
 def _by_sample(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """Losses of single samples of a callable that may reduce them."""
+    """Per-sample losses of a callable that may reduce them."""
     if isinstance(getattr(loss, "reduction", None), str):
         loss = copy.copy(loss)
         loss.reduction = "none"

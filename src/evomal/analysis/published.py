@@ -1,7 +1,7 @@
 """The example losses of the paper's Table 6 as expressions.
 
-6a, 6e, 6g and 6h have the bars of |·| that equation (14) shows; a text version of the paper can
-lose them.
+6a, 6e, 6g and 6h include the bars |·| shown in equation (14); text versions of the paper can omit
+them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _LARGE = 1e15
 
 @dataclass(frozen=True)
 class PublishedLoss:
-    """A published loss; its weights were not published and are 1, unless given.
+    """A published loss; the weights were not published and are 1 unless given.
 
     Attributes
     ----------
     formula
         As printed, with y for the target and f for the prediction.
     expression, weights
-        The same in the symbolic language.
+        The same as a prefix expression, with weights.
     link
-        Of the task that it was learned on.
+        Link of the task that it was learned on.
     note
-        Where the two differ, or what to mind.
+        Differences between the two, or caveats.
     """
 
     formula: str
@@ -53,7 +53,7 @@ PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
         "abs(log(sqrt(mul(y, f))))",
         "softmax",
         None,
-        "Equation (14), which appendix A analyses.",
+        "Equation (14), analysed in appendix A.",
     ),
     "6b": PublishedLoss(
         "log(y·f + √log(y·f))²",
@@ -65,14 +65,14 @@ PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
         "square(square(div(sub(y, f), f)))",
         "softmax",
         (1.0, 1.0, _LARGE, 1.0, 1.0, _LARGE),
-        "Its unprotected division is the limit c → ∞ of div(c·a, c·b); here c = 10¹⁵.",
+        "Unprotected division is the limit c → ∞ of div(c·a, c·b); here c = 10¹⁵.",
     ),
     "6d": PublishedLoss(
         "y³ + f³ + f·y² + f²·y",
         "add(add(mul(y, square(y)), mul(f, square(f))), add(mul(f, square(y)), mul(square(f), y)))",
         "softmax",
         None,
-        "With all weights 1 it falls towards f = 0 at the target: the sign of its weights is lost.",
+        "With all weights 1, it decreases towards f = 0 at the target: the signs are lost.",
     ),
     "6e": PublishedLoss("|log((y·f)² + ε)|", "abs(log(square(mul(y, f))))", "softmax"),
     "(15)": PublishedLoss(
@@ -80,7 +80,7 @@ PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
         "abs(mul(add(1, 1), log(mul(y, f))))",
         "softmax",
         None,
-        "The form that appendix A gives for 6e; its ε stands elsewhere.",
+        "The form of 6e in appendix A, with ε in a different place.",
     ),
     "6f": PublishedLoss(
         "(f - min(max(y, -1), 1))²", "square(sub(f, min(max(y, -1), 1)))", "identity"
@@ -90,7 +90,7 @@ PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
         "abs(mul(y, sqrt(div(y, f))))",
         "identity",
         None,
-        "With all weights 1 it falls as |f| grows, whatever the target.",
+        "With all weights 1, it decreases as |f| grows, for any target.",
     ),
     "6h": PublishedLoss(
         "|y/(1 + log(y - 1)²) - f|",
@@ -100,4 +100,4 @@ PUBLISHED_LOSSES: dict[str, PublishedLoss] = {
     "6i": PublishedLoss("√(y·(y - f))", "sqrt(mul(y, sub(y, f)))", "identity"),
     "6j": PublishedLoss("√(y - f)", "sqrt(sub(y, f))", "identity"),
 }
-"""By their place in the paper: a–j of Table 6, and equation (15)."""
+"""Losses by their label in the paper: a–j in Table 6, and equation (15)."""

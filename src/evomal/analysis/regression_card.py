@@ -14,17 +14,17 @@ from evomal.analysis.probe import Probe, gradient
 _FAR = 8.0
 _POINTS = 3201
 _RESIDUALS = np.linspace(-_FAR, _FAR, _POINTS)
-_NEAR = np.geomspace(1e-8, 1e-2, 61)  # a root is steepest close to 0
+_NEAR = np.geomspace(1e-8, 1e-2, 61)  # roots are steepest close to 0
 _TARGETS = (-2.0, 0.0, 2.0)
-_WITHOUT = 1e-9  # of the largest slope: a slope that is none
-_FEWEST = 5  # points in a row without slope that count
+_WITHOUT = 1e-9  # slopes below this fraction of the largest one count as 0
+_FEWEST = 5  # minimum number of consecutive points in a flat range
 _GRID = f"grid of {_POINTS} residuals in ±{_FAR:g}, y = -2, 0, 2"
 
 
 def regression_card(probe: Probe) -> dict[str, Entry]:
-    """All properties but the size and the time of a loss with link identity.
+    """All properties, except size and time, of a loss with link identity.
 
-    Targets and predictions are taken to be standardised: y is -2, 0 or 2.
+    Targets and predictions are assumed to be standardised: y is -2, 0 or 2.
     """
     curves = {f"y={y:g}": Curve(_RESIDUALS, _values(probe, y)) for y in _TARGETS}
     slopes = {f"y={y:g}": _slopes(probe, y, _RESIDUALS) for y in _TARGETS}
@@ -63,7 +63,7 @@ def regression_card(probe: Probe) -> dict[str, Entry]:
         ),
         "overestimation_asymmetry": entry(
             {name: _asymmetry(curve) for name, curve in curves.items()},
-            "numerical, (over - under) / (over + under) of the mean losses, over their smallest, "
+            "numerical, (over - under) / (over + under) of the mean losses above their minimum, "
             f"at r > 0 and r < 0, {_GRID}; 0: symmetric",
         ),
     }
@@ -84,13 +84,13 @@ def _slopes(probe: Probe, y: float, residuals: Array) -> Array:
 
 
 def _lowest_residual(curve: Curve) -> Any:
-    """Where the minimum is, ±∞ if towards an end of the grid, None for a constant."""
+    """The minimum; ±∞ if towards an end of the grid, None for a constant."""
     lowest = curve.lowest_at
     return None if lowest is None else round(lowest, 4) + 0.0
 
 
 def _ignored(flat: np.ndarray[Any, Any]) -> list[list[float]]:
-    """The ranges of residuals, from and to, of a mask, without those of a few points."""
+    """The ranges of residuals in a mask, without those of a few points."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat.astype(int), [0]])))
     return [
         [round(float(_RESIDUALS[i]), 4) + 0.0 for i in (start, end - 1)]

@@ -1,4 +1,4 @@
-"""What a loss does in a few plain sentences, from the numbers of its analysis alone."""
+"""A summary of a loss in a few sentences, from the numbers of its analysis."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_ALIKE = 0.01  # differences that count as none, of a share or a ratio
-_STEP = 0.01  # of residuals: twice the grid's
-_PLATEAU = 0.05  # of a probability: a range of minima that is wider is told as one
-_GRID = 15.9  # of residuals: all of the grid
-_FADED = 0.1  # of the largest slope: below, a slope has faded
+_ALIKE = 0.01  # differences of a fraction or ratio that are ignored
+_STEP = 0.01  # twice the step of the grid of residuals
+_PLATEAU = 0.05  # ranges of minima wider than this, in probability, are reported as ranges
+_GRID = 15.9  # nearly the whole grid of residuals
+_FADED = 0.1  # slopes below this fraction of the largest one count as faded
 
 
 def summary(fields: Mapping[str, Any]) -> list[str]:
-    """One to five sentences about a loss; nothing is said of what is not known.
+    """One to five sentences about a loss; unknown properties are left out.
 
     Parameters
     ----------
     fields
-        What `analyze` returns, with infinities as numbers.
+        The result of `analyze`, with infinities as numbers.
     """
     card = {name: row["value"] for name, row in fields["card"].items() if "value" in row}
     if fields["classes"] is None:
@@ -31,7 +31,10 @@ def _of_classes(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[
     lowest = card["minimum"]["confidence"]
     monotone = card["monotone"]["confidence"]
     if lowest is None:
-        yield "Stays the same whatever the probability of the right class: it teaches nothing."
+        yield (
+            "Does not depend on the probability of the correct class, so it cannot be used for "
+            "training."
+        )
         return
     minima = _minima(fields, "confidence", lowest)
     right = lowest > 1 / fields["classes"]
@@ -51,9 +54,9 @@ def _of_classes(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[
     pushes_back = fields["pushes_back_overconfidence"]
     if pushes_back is not None:
         yield (
-            "Pushes back over-confident predictions: it rises as the right class nears certainty."
+            "Penalises over-confident predictions: it increases near certainty."
             if pushes_back
-            else "Does not push back over-confident predictions."
+            else "Does not penalise over-confident predictions."
         )
     calibration = card["calibration"]
     if calibration is not None:
@@ -61,92 +64,92 @@ def _of_classes(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[
 
 
 def _minima(fields: Mapping[str, Any], curve: str, lowest: float) -> list[tuple[float, float]]:
-    """All minima of a curve, of which `lowest` is the first."""
+    """All minima of a curve; `lowest` is the first."""
     found: list[tuple[float, float]] = fields["card"]["minimum"].get("all", {}).get(curve, [])
     return found or [(lowest, lowest)]
 
 
 def _direction(lowest: float, monotone: bool | None, right: bool) -> str:
     if lowest == 1 and monotone:
-        return "Falls towards the right answer."
+        return "Decreases towards the correct class."
     if lowest == 1:
-        return "Is lowest at the right answer, but does not fall all the way there."
+        return "Has its minimum at the correct class, but does not decrease monotonically."
     if lowest == 0:
-        return "Is lowest where the right class has probability 0: it teaches the wrong answer."
+        return "Has its minimum where the correct class has probability 0: it rewards errors."
     if right:
-        dips = "" if monotone else ", and does not fall all the way there"
-        return f"Is lowest where the right class has a probability of {lowest:.4g}, not 1{dips}."
+        dips = "" if monotone else ", and does not decrease monotonically"
+        return f"Has its minimum where the correct class has probability {lowest:.4g}, not 1{dips}."
     return (
-        f"Is lowest where the right class has a probability of {lowest:.4g}, no more than chance: "
-        "it teaches no right answer."
+        f"Has its minimum where the correct class has probability {lowest:.4g}, no more than "
+        "chance: it does not reward correct predictions."
     )
 
 
 def _as_low(minima: Sequence[Sequence[float]]) -> str:
-    """`minima` are ranges of the probability of the right class."""
+    """`minima` are ranges of the probability of the correct class."""
     if len(minima) == 1 and minima[0][1] == 1:
         return (
-            f"Is lowest wherever the right class has a probability of {minima[0][0]:.3g} or more; "
-            "it is flat there."
+            "Has its minimum wherever the correct class has a probability of "
+            f"{minima[0][0]:.3g} or more; it is flat there."
         )
     places = " and ".join(
         f"{low:.3g}" if high - low <= _PLATEAU else f"{low:.3g} to {high:.3g}"
         for low, high in minima
     )
-    return f"Is equally low where the right class has a probability of {places}."
+    return f"Has equal minima where the correct class has a probability of {places}."
 
 
 def _at_the_start(strength: float) -> str:
-    """`strength` is the pull at equal probabilities over that of cross-entropy."""
-    where = "Where training begins, with all classes equally probable, it"
+    """`strength` is the pull at equal probabilities relative to that of cross-entropy."""
+    where = "At the start of training, with all classes equally probable, it"
     if abs(strength) <= 1e-9:
-        return f"{where} does not move the right class's output."
+        return f"{where} does not change the correct class's output."
     if strength < 0:
-        return f"{where} pulls the right class's output down."
+        return f"{where} pulls the correct class's output down."
     if abs(strength - 1) <= _ALIKE:
-        return f"{where} pulls the right class's output up as strongly as cross-entropy."
+        return f"{where} pulls the correct class's output up as strongly as cross-entropy."
     return (
-        f"{where} pulls the right class's output up, {strength:.3g} times as strongly as "
+        f"{where} pulls the correct class's output up, {strength:.3g} times as strongly as "
         "cross-entropy."
     )
 
 
 def _mistakes(pull: float, right: float, steepest: float) -> str:
-    """`pull` is how fast the loss grows where a prediction is confidently wrong, in the logit.
+    """`pull` is the negative slope in the logit where a prediction is confidently wrong.
 
-    `right` is its slope where it is confidently right.
+    `right` is the slope where it is confidently correct.
     """
-    where = "At a logit of -12, where a prediction is confidently wrong,"
+    where = "at a logit of -12 (confidently wrong),"
     if math.isinf(pull) or math.isinf(steepest):
         if pull > abs(right):
-            return "Punishes confident mistakes ever harder: its slope still grows at -12."
+            return "Is sensitive to confident mistakes: its slope still grows at a logit of -12."
         return "Its slope in the logits still grows at ±12."
     if pull < -1e-9 * steepest:
-        return f"{where} it pulls further the wrong way."
+        return f"{where.capitalize()} it pulls in the wrong direction."
     if pull <= _FADED * steepest:
         return (
-            f"Forgives outliers: {where[0].lower()}{where[1:]} its pull is {pull:.2g}, of at most "
-            f"{steepest:.3g} elsewhere."
+            f"Is robust to outliers: {where} its slope is {pull:.2g}, and at most {steepest:.3g} "
+            "elsewhere."
         )
     return (
-        f"Does not forgive confident mistakes: {where[0].lower()}{where[1:]} it still pulls with "
-        f"{pull:.3g}, of at most {steepest:.3g}."
+        f"Penalises confident mistakes: {where} its slope is still {pull:.3g}, and at most "
+        f"{steepest:.3g} elsewhere."
     )
 
 
 def _probabilities(proper: bool, calibrated: bool) -> str:
     if proper:
-        return "Asks for the true probabilities (with two classes): a proper loss."
+        return "Has its minimum at the true probabilities (with two classes): a proper loss."
     if calibrated:
-        return "Asks for the more probable of two classes, but not for its true probability."
-    return "Does not always ask for the more probable of two classes."
+        return "With two classes, favours the more probable one, but not its true probability."
+    return "With two classes, does not always favour the more probable one."
 
 
 def _of_residuals(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[str]:
     lowest, ignored = card["minimum"], list(card["ignored_residuals"].values())
     known = {name: at for name, at in lowest.items() if at is not None}
     if not known:
-        yield "Stays the same whatever the prediction: it teaches nothing."
+        yield "Does not depend on the prediction, so it cannot be used for training."
         return
     minima = {name: _minima(fields, name, at) for name, at in known.items()}
     at_target = all(
@@ -158,25 +161,25 @@ def _of_residuals(card: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterato
     if at_target:
         yield _at_target(lowest, card["monotone"])
     elif all(map(_holds_target, minima.values())):
-        yield "Is lowest where the prediction is the target, but as low elsewhere: " + _places(
+        yield "Has a minimum at the target, but equal ones elsewhere: " + _places(
             {name: [one for one in ranges if one != (0.0, 0.0)] for name, ranges in minima.items()}
         )
     elif any(len(ranges) > 1 or ranges[0][0] < ranges[0][1] for ranges in minima.values()):
-        yield "Is not always lowest where the prediction is the target: " + _places(minima)
+        yield "Does not always have its minimum at the target: " + _places(minima)
     else:
         yield _elsewhere(lowest)
     if all(ranges and ranges[0][1] - ranges[0][0] >= _GRID for ranges in ignored):
-        yield "Its slope is 0 almost everywhere, so that nothing trains under it."
+        yield "Its slope is 0 almost everywhere, so it cannot be used for training."
         return
     if ignored[0] and all(ranges == ignored[0] for ranges in ignored):
         ranges = " and ".join(f"from {low:.3g} to {high:.3g}" for low, high in ignored[0])
-        yield f"Ignores residuals {ranges}: it does not change there."
+        yield f"Ignores residuals {ranges}: it is constant there."
     if at_target:
         yield _sides(list(card["overestimation_asymmetry"].values()))
     if all(map(math.isfinite, known.values())):
         yield _outliers(card["slope_at_extremes"], card["lipschitz_in_f"])
     if not card["depends_on_residual_only"]:
-        yield "Depends on the target, too, not on the residual alone."
+        yield "Depends on the target, not only on the residual."
 
 
 def _holds_target(minima: Sequence[Sequence[float]]) -> bool:
@@ -184,7 +187,7 @@ def _holds_target(minima: Sequence[Sequence[float]]) -> bool:
 
 
 def _places(minima: Mapping[str, Sequence[Sequence[float]]]) -> str:
-    """Where the loss is lowest by target, in predictions relative to it."""
+    """The minima for each target, as predictions relative to it."""
     parts = []
     for name, ranges in minima.items():
         places = " and ".join(_place(low, high) for low, high in ranges)
@@ -210,7 +213,7 @@ def _relative(residual: float) -> str:
 
 
 def _is_flat_around(at: float, ranges: list[list[float]]) -> bool:
-    """Whether a minimum is at, or next to, a range without slope that holds the residual 0."""
+    """Whether a minimum is in, or next to, a flat range that contains the residual 0."""
     return any(low < 0 < high and low - _STEP <= at <= high + _STEP for low, high in ranges)
 
 
@@ -220,14 +223,14 @@ def _at_target(lowest: Mapping[str, float | None], monotone: Mapping[str, bool |
     constant = [name.removeprefix("y=") for name in lowest if name not in known]
     rises = all(monotone[name] for name in known)
     return (
-        f"Is lowest where the prediction is the target ({targets}), and "
-        f"{'rises' if rises else 'does not rise all the way'} on both sides."
+        f"Has its minimum at the target ({targets}) and "
+        f"{'increases' if rises else 'does not increase monotonically'} on both sides."
         + (f" For a target of {', '.join(constant)} it is constant." if constant else "")
     )
 
 
 def _elsewhere(lowest: Mapping[str, float | None]) -> str:
-    """One sentence on where the minima are, in terms of predictions."""
+    """A sentence about the minima, in terms of predictions."""
     names: dict[str, list[str]] = {}
     for name, r in lowest.items():
         if r is None:
@@ -241,9 +244,9 @@ def _elsewhere(lowest: Mapping[str, float | None]) -> str:
         names.setdefault(where, []).append(name.removeprefix("y="))
     if len(names) == 1:
         (where,) = names
-        return f"Is not lowest where the prediction is the target, but {where}."
+        return f"Does not have its minimum at the target, but {where}."
     parts = [f"for a target of {' or '.join(targets)}, {where}" for where, targets in names.items()]
-    return f"Is not always lowest where the prediction is the target: {'; '.join(parts)}."
+    return f"Does not always have its minimum at the target: {'; '.join(parts)}."
 
 
 def _sides(shares: list[float | None]) -> str:
@@ -262,15 +265,15 @@ def _outliers(slopes: Mapping[str, Mapping[str, float | None]], steepest: float 
     far = [s for row in slopes.values() for s in row.values() if s is not None]
     pull = max(map(abs, far), default=0.0)
     if steepest is None or not far:
-        return "How it treats outliers cannot be told."
+        return "Its response to outliers is unknown."
     if math.isinf(steepest):
-        return "Outliers pull ever harder: its slope still grows at a residual of ±8."
+        return "Is sensitive to outliers: its slope still grows at a residual of ±8."
     if pull <= _FADED * steepest:
         return (
-            f"Forgives outliers: at a residual of ±8 its slope is at most {pull:.2g}, of "
-            f"{steepest:.3g} elsewhere."
+            f"Is robust to outliers: at a residual of ±8 its slope is at most {pull:.2g}, and up "
+            f"to {steepest:.3g} elsewhere."
         )
     return (
-        f"Outliers keep their pull: at a residual of ±8 its slope is up to {pull:.3g}, of at most "
-        f"{steepest:.3g} within."
+        f"Outliers keep their influence: at a residual of ±8 its slope is up to {pull:.3g}, and "
+        f"at most {steepest:.3g} elsewhere."
     )

@@ -21,13 +21,13 @@ assert _TINY < EPSILON
 
 
 def unprotected(loss: Any, classes: int) -> Elementwise | None:
-    """ℓ(y, f) with ε → 0; None where that is not to be had.
+    """ℓ(y, f) with ε → 0; None if not available.
 
     Parameters
     ----------
     loss
-        A loss in double precision; of evomal's, expressions and handcrafted losses of the target's
-        probability have an ε.
+        A loss in double precision; expressions and handcrafted losses of the target's probability
+        have an ε.
     classes
         Number of classes.
     """
@@ -69,16 +69,16 @@ def _plain(node: str, args: list[Tensor]) -> Tensor:
 
 
 def _target_curve(loss: TargetLoss, classes: int) -> Callable[[Tensor], Tensor] | None:
-    """ℓ(log p) of equations (19), (46), (50) and (51), as `Terms` says, with ε → 0."""
+    """ℓ(log p) of equations (19), (46), (50) and (51), as in `TargetCoefficients`, with ε → 0."""
     if isinstance(loss, SparselySmoothedLoss):
         share, rest, others = loss.shares(classes)
         return lambda log_p: (
             share * loss.loss(log_p) + rest * loss.loss((_rest(log_p) / others).log())
         )
-    terms = loss.terms(classes) if type(loss).curve is TargetLoss.curve else None
-    if terms is None:
+    coefficients = loss.coefficients(classes) if type(loss).curve is TargetLoss.curve else None
+    if coefficients is None:
         return None
-    a, b, gamma, others, shift, absolute = terms
+    a, b, gamma, others, shift, absolute = coefficients
 
     def curve(log_p: Tensor) -> Tensor:
         rest = _rest(log_p)
@@ -93,5 +93,5 @@ def _target_curve(loss: TargetLoss, classes: int) -> Callable[[Tensor], Tensor] 
 
 
 def _rest(log_p: Tensor) -> Tensor:
-    """1 - p, never quite 0."""
+    """1 - p, kept above 0."""
     return _TINY - torch.expm1(log_p)

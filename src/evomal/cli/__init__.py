@@ -1,4 +1,4 @@
-"""The command line: its entry, which loads the rest."""
+"""The command line; the rest is loaded when it is called."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from evomal.interrupts import interrupts_held
 
-        with interrupts_held():  # an interrupted import ends in a traceback
-            from evomal.cli.program import run
+        with interrupts_held():  # an interrupted import would end in a traceback
+            from evomal.cli.command import run
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

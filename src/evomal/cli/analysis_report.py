@@ -19,7 +19,7 @@ _SHORT = {"label smoothing": "smoothing"}
 
 
 def analysis_report(fields: Mapping[str, Any]) -> Group:
-    """What the loss does, its dual points beside those of well-known losses, and its card."""
+    """The summary of a loss, its dual points next to those of well-known losses, and its card."""
     lines: list[RenderableType] = [Text(" ".join(fields["summary"])), Text()]
     if fields["classes"] is not None:
         lines += [dual_point_table(fields), Text(), *map(Text, dual_point_sentences(fields))]
@@ -28,7 +28,7 @@ def analysis_report(fields: Mapping[str, Any]) -> Group:
 
 
 def _symbols(fields: Mapping[str, Any]) -> str:
-    """What the words and letters of the dual points stand for."""
+    """A legend for the dual points."""
     comparison = fields["comparison"]
     variable = (
         "f is the predicted probability of an output and z its logit; δ = -∂L/∂f, or in logits "
@@ -37,16 +37,16 @@ def _symbols(fields: Mapping[str, Any]) -> str:
         else "z is the logit of an output and f its predicted probability; δ = -∂L/∂z"
     )
     return (
-        f"{variable} is what the loss tells that output: up if positive, down if negative. Target: "
-        "the output of the right class. Null epoch: when training begins, with all f equal. Zero "
-        "error: the limit f → 1 at the target and f → 0 elsewhere. Smoothing: label smoothing with "
-        f"ξ = {comparison['smoothing']:g}; focal: the focal loss with γ = "
-        f"{comparison['focusing']:g}. Distance: from this loss, 0 to 2 over the first four rows."
+        f"{variable} is the pull of the loss on that output: up if positive, down if negative. "
+        "Target: the output of the correct class. Null epoch: the start of training, with all f "
+        "equal. Zero error: the limit f → 1 at the target and f → 0 elsewhere. Smoothing: label "
+        f"smoothing with ξ = {comparison['smoothing']:g}; focal: the focal loss with γ = "
+        f"{comparison['focusing']:g}. Distance: from this loss, 0 to 2, over the first four rows."
     )
 
 
 def dual_point_table(fields: Mapping[str, Any]) -> Table:
-    """δ of the loss and of those that it is compared with."""
+    """δ of the loss and of the reference losses."""
     others = fields["comparison"]["losses"]
     variable = "f" if fields["with_respect_to"] == "f" else "z"
     table = Table(box=None, pad_edge=False)
@@ -66,7 +66,7 @@ def dual_point_table(fields: Mapping[str, Any]) -> Table:
 
 
 def dual_point_sentences(fields: Mapping[str, Any]) -> list[str]:
-    """What the numbers mean."""
+    """δ in closed form and the nearest reference loss, in words."""
     comparison = fields["comparison"]
     lines = []
     forms = fields["closed_form"]
@@ -92,7 +92,7 @@ def _nearest_text(comparison: Mapping[str, Any]) -> str:
 
 
 def card_report(card: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """The properties as a table, and below it how they are known."""
+    """The properties as a table, followed by how they were computed."""
     table = Table(box=None, pad_edge=False)
     table.add_column("property", no_wrap=True)
     table.add_column("value")
@@ -114,12 +114,12 @@ def card_report(card: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def property_text(name: str) -> str:
-    """The key of a property as words."""
+    """The name of a property in words."""
     return name.replace("false_positive_", "FP / FN ").replace("_", " ")
 
 
 def value_text(value: Any) -> str:
-    """A value of the card: yes, no, a number, ranges, or several of them with names."""
+    """A value of the card as text: yes, no, a number, ranges, or several named values."""
     if isinstance(value, Mapping):
         return ", ".join(
             f"{str(key).replace('_', ' ')}: "

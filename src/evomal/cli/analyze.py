@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Analyze:
-    """Analyse a loss: how it acts when training begins and ends, and its loss card."""
+    """Analyse a loss: its behaviour early and late in training, and its loss card."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LOSS")]
     """A run directory, a loss file, the name of a known loss, or an expression in quotes."""
 
     classes: int | None = None
-    """Number of classes; default that of a run's task, and none for a regression loss."""
+    """Number of classes; default that of a run's task; none for a regression loss."""
 
     link: Annotated[
         Literal["softmax", "sigmoid", "identity"] | None,
         tyro.conf.arg(metavar="LINK"),
     ] = None
-    """How an expression reads raw outputs: softmax, sigmoid or identity; default softmax with
-    --classes, else identity."""
+    """Link applied to raw outputs for an expression: softmax, sigmoid or identity; default softmax
+    with --classes, otherwise identity."""
 
     json_output: Json = False
     """Print one JSON object and nothing else."""
@@ -59,7 +59,7 @@ class Analyze:
 
 
 def _classes_of(what: str) -> int:
-    """The number of classes of the task of a run."""
+    """The number of classes of a run's task."""
     import torch
 
     from evomal.losses.names import is_run_dir
@@ -68,7 +68,7 @@ def _classes_of(what: str) -> int:
 
     names = Run(what).task_names if is_run_dir(what) else []
     if not names or names[0] not in TASKS:
-        raise InputError(f"The loss {quoted(what)} is one of class probabilities; give --classes.")
+        raise InputError(f"The loss {quoted(what)} is a classification loss; give --classes.")
     with torch.device("meta"):
         *_, last = TASKS[names[0]].model().parameters()
     return len(last)

@@ -1,4 +1,4 @@
-"""The commands that list what there is: tasks, methods, losses."""
+"""The commands that list tasks, methods and losses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Tasks:
     """List the built-in tasks."""
 
     data_dir: Path | None = None
-    """Folder of the data sets; default EVOMAL_DATA, else the user's cache folder."""
+    """Folder of the data sets; default EVOMAL_DATA, otherwise the user's cache folder."""
 
     json_output: Json = False
     """Print one JSON list and nothing else."""
 
     def run(self) -> int:
-        """Print names, parameter counts and whether the data is there."""
+        """Print names, parameter counts and whether the data is present."""
         from evomal.tasks.datasets import DATASETS, data_directory
         from evomal.tasks.registry import TASKS
 
@@ -64,13 +64,13 @@ class Methods:
 
 @dataclass(frozen=True)
 class Losses:
-    """List the losses that are known by name."""
+    """List the losses known by name."""
 
     json_output: Json = False
     """Print one JSON list and nothing else."""
 
     def run(self) -> int:
-        """Print names, descriptions and prefix forms, where there is one."""
+        """Print names, descriptions and prefix forms, if any."""
         from evomal.cli.tables import simple_table
         from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
 

@@ -1,4 +1,4 @@
-"""The commands about finished losses: show and train."""
+"""The commands for learned losses: show and train."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Train:
-    """Compare a loss with the task's own: train fresh models, report the test metric."""
+    """Compare a loss with the task loss: train fresh models, report the test metric."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of a task; `evomal tasks` lists them."""
@@ -67,10 +67,10 @@ class Train:
     """A loss file, a run directory, the name of a known loss, or an expression in quotes."""
 
     seeds: int = 1
-    """Number of trainings per loss, with seeds 0, 1, …"""
+    """Number of training runs per loss, with seeds 0, 1, …"""
 
     steps: int | None = None
-    """Training steps; default the task's own number."""
+    """Training steps; default the task's number."""
 
     tune_baseline: Switch = False
     """Also train under the task loss with a learning rate tuned on validation data."""
@@ -79,7 +79,7 @@ class Train:
     """CPU threads."""
 
     quiet: Switch = False
-    """Print nothing but errors."""
+    """Print errors only."""
 
     json_output: Json = False
     """Print one JSON object and nothing else."""
@@ -90,7 +90,7 @@ class Train:
         """Train and compare."""
         import torch
 
-        from evomal.cli.tables import comparison_report, number
+        from evomal.cli.tables import comparison_report, number_text
         from evomal.losses.names import resolve_loss
         from evomal.tasks.functions import function_name
         from evomal.training.meta_testing import compare
@@ -106,7 +106,7 @@ class Train:
 
         def report(name: str, seed: int, value: float | None) -> None:
             if not (self.quiet or self.json_output):
-                outcome = "diverged" if value is None else number(value)
+                outcome = "diverged" if value is None else number_text(value)
                 console.print(f"{name}, seed {seed}: {outcome}")
 
         comparison = compare(

@@ -1,4 +1,4 @@
-"""What several commands share: where data is, how output goes."""
+"""Options and output shared by several commands."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 Json = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json")]
 Switch = tyro.conf.FlagCreatePairsOff[bool]
-"""A flag that is off unless it is given."""
+"""A flag that is off by default."""
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where the data comes from and where computation happens."""
+    """Options for the data and the device."""
 
     data_dir: Path | None = None
-    """Folder of the data sets; default EVOMAL_DATA, else the user's cache folder."""
+    """Folder of the data sets; default EVOMAL_DATA, otherwise the user's cache folder."""
 
     split: Literal["honest", "published"] = "honest"
-    """How tables are split; published repeats the paper's leaking recipe, for its Table 3 only."""
+    """How tables are split; published repeats the paper's leaky split, for its Table 3 only."""
 
     download: Switch = False
-    """Download data that is absent."""
+    """Download missing data."""
 
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
-    """Where to compute: cpu, cuda, or auto for a GPU if there is one."""
+    """Device: cpu, cuda, or auto for a GPU if available."""
 
     def load(self, name: str) -> Task:
         """The task of that name."""
@@ -54,41 +54,41 @@ class DataOptions:
 
 
 class _Terminal(Console):
-    """Shows control characters instead of sending them, whatever is printed."""
+    """A console that escapes control characters."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """The segments of a renderable; those that move the cursor are rich's own."""
+        """The segments of a renderable; rich's own cursor movements pass unchanged."""
         for segment in super().render(renderable, options):
             text = "\n".join(map(printable, segment.text.split("\n")))
             yield segment if segment.control else Segment(text, segment.style)
 
 
 def new_console() -> Console:
-    """The terminal, or whatever takes its place."""
+    """A console on standard output."""
     return _Terminal(highlight=False, markup=False)
 
 
 def print_run(run: Run, console: Console) -> None:
-    """The overview of a run, and how it is resumed; a command stays in one piece."""
+    """Print the overview of a run and how to resume it; the command is not wrapped."""
     from evomal.cli.tables import line, run_overview
     from evomal.runs.next_steps import to_resume
 
     console.print(run_overview(run))
     if run.facts.status not in ("finished", "running"):
-        onwards = to_resume(run.run_dir, run.facts.tasks)
-        console.print(line(f"To go on: {onwards}"), soft_wrap=True)
+        command = to_resume(run.run_dir, run.facts.tasks)
+        console.print(line(f"To continue: {command}"), soft_wrap=True)
 
 
 def require_option(name: str, value: int | None, least: int, most: int) -> None:
-    """Raise an `InputError` if an option is given, and outside its range."""
+    """Raise an `InputError` if an option is out of range; None passes."""
     if value is not None and not least <= value <= most:
         raise InputError(
-            f"--{name} must be a whole number from {least} to {most}, but is {quoted(value)}."
+            f"--{name} must be a whole number from {least} to {most}, got {quoted(value)}."
         )
 
 
 def print_json(value: Any) -> None:
-    """One line on stdout."""
+    """Print one line of JSON on stdout."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")

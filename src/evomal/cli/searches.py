@@ -29,23 +29,23 @@ EXECUTION = Execution(workers="auto")
 
 @dataclass(frozen=True)
 class Reporting:
-    """What a search tells, and where."""
+    """Options for progress and output."""
 
     quiet: Switch = False
-    """Print nothing but errors."""
+    """Print errors only."""
 
     json_output: Json = False
     """Print one JSON object, as `evomal show --json` does, and nothing else."""
 
     tensorboard: Switch = False
-    """Also write TensorBoard's event files, to the folder tensorboard of the run directory."""
+    """Also write TensorBoard event files to the folder tensorboard in the run directory."""
 
     mlflow: Annotated[str | None, tyro.conf.arg(metavar="URI")] = None
-    """Also log to MLflow, at this tracking URI, such as http://host:5000 (or file:mlruns, for which
-    newer versions of MLflow want MLFLOW_ALLOW_FILE_STORE=true)."""
+    """Also log to MLflow at this tracking URI, such as http://host:5000 (or file:mlruns, for which
+    newer versions of MLflow need MLFLOW_ALLOW_FILE_STORE=true)."""
 
     def callbacks(self, console: Console) -> list[Callback]:
-        """Progress and trackers."""
+        """The callbacks for progress and trackers."""
         from evomal.runs.progress import LiveProgress, PlainProgress
         from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
 
@@ -53,7 +53,7 @@ class Reporting:
         if self.tensorboard:
             chosen.append(TensorBoardTracker())
         if self.mlflow is not None:
-            for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "10"}.items():  # not for minutes
+            for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "10"}.items():  # instead of minutes
                 os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
             chosen.append(MLflowTracker(self.mlflow))
         if not self.quiet and not self.json_output:
@@ -61,9 +61,9 @@ class Reporting:
         return chosen
 
     def run(self, work: Callable[[Sequence[Callback]], Run], max_time: float | None = None) -> int:
-        """Do the work, which tells the callbacks that it is given; report; the exit status.
+        """Run `work` with the callbacks, print the result and return the exit status.
 
-        Formulas that are not known yet get what is left of `max_time`.
+        Formulas that are not known yet get the rest of `max_time`.
         """
         from evomal.runs.search import SearchInterrupted
 
@@ -85,7 +85,7 @@ class Reporting:
 
 @dataclass(frozen=True)
 class Search:
-    """Learn a loss function for one task, or one for several."""
+    """Learn a loss function for one or more tasks."""
 
     tasks: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
@@ -94,17 +94,17 @@ class Search:
     """Names of tasks, such as diabetes/mlp; `evomal tasks` lists them."""
 
     method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "evomal"
-    """Search method; `evomal methods` lists them. Each has settings of its own, at the end of
-    this help: `evomal search --method gp-lfl --help` shows those of gp-lfl."""
+    """Search method; `evomal methods` lists them. Each has its own settings, at the end of this
+    help: `evomal search --method gp-lfl --help` shows those of gp-lfl."""
 
     preset: Literal["paper", "quick"] = "paper"
-    """Settings to begin with: the paper's (hours), or a first look (minutes)."""
+    """Default settings: the paper's (hours), or for a first look (minutes)."""
 
     seed: int = 0
-    """Fixes every random draw of the run."""
+    """Seed of all random draws of the run."""
 
     run_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """Directory of the run; default a new numbered one under runs/."""
+    """Run directory; default a new numbered one under runs/."""
 
     reporting: tyro.conf.OmitArgPrefixes[Reporting] = field(default_factory=Reporting)
     execution: tyro.conf.OmitArgPrefixes[Execution] = EXECUTION
@@ -117,7 +117,7 @@ class Search:
 
         if not self.tasks:
             raise InputError(
-                "Name at least one task before the options, such as diabetes/mlp (`evomal tasks`)."
+                "Give at least one task before the options, such as diabetes/mlp (`evomal tasks`)."
             )
         tasks = [self.data.load(name) for name in self.tasks]
 
@@ -141,19 +141,19 @@ class Resume:
     """Continue a run that was stopped, interrupted or killed."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Directory of the run."""
+    """Run directory."""
 
     generations: int | None = None
-    """Search on to this number of generations, if it is larger than the run's."""
+    """Extend the run to this number of generations."""
 
     data_dir: Path | None = None
-    """Folder of the data sets; default where the run found them."""
+    """Folder of the data sets; default the one that the run used."""
 
     reporting: tyro.conf.OmitArgPrefixes[Reporting] = field(default_factory=Reporting)
     execution: tyro.conf.OmitArgPrefixes[Execution] = EXECUTION
 
     def run(self) -> int:
-        """Search on, show progress, print the leaderboard."""
+        """Continue the search, show progress, print the leaderboard."""
         from evomal.cli.tables import line
         from evomal.runs.search import is_finished, resume
 
@@ -161,10 +161,7 @@ class Resume:
             self.reporting.quiet or self.reporting.json_output
         ):
             new_console().print(
-                line(
-                    f"The run in {self.run_dir} is finished; nothing is left to do. To search on, "
-                    "raise --generations."
-                ),
+                line(f"The run in {self.run_dir} is finished. To extend it, raise --generations."),
                 soft_wrap=True,
             )
 
@@ -182,7 +179,7 @@ class Resume:
 
 
 def _print_result(run: Run, console: Console) -> None:
-    """The leaderboard, where the best loss is, and what to type next."""
+    """Print the leaderboard, where the best loss is saved, and the next command."""
     from evomal.cli.tables import line, next_step
     from evomal.losses.names import BEST_LOSS
 

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal about runs and losses."""
+"""Terminal output for runs and losses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAILURES = 3
 
 
 def run_overview(run: Run) -> Group:
-    """Task, leaderboard and outcome counts of a run."""
+    """The tasks, leaderboard and outcome counts of a run."""
     facts = run.facts
     reason = f" ({facts.stop_reason})" if facts.stop_reason else ""
     metrics = dict.fromkeys(facts.metrics)
@@ -67,37 +67,37 @@ def run_overview(run: Run) -> Group:
 
 
 def line(text: str) -> Text:
-    """A text from outside, on one line that a terminal shows and does not obey."""
+    """A text on one line, with control characters escaped."""
     return Text(printable(text))
 
 
 def _score(run: Run) -> str:
-    """What the task loss does."""
+    """The fitness of the task loss as a phrase."""
     if not run.facts.has_own_fitness:
         return "has not been trained yet"
     own = run.task_loss_fitness
-    return "diverges" if own is None else f"scores {number(own)}"
+    return "diverges" if own is None else f"scores {number_text(own)}"
 
 
 def _verdict(run: Run) -> str:
-    """That nothing was won, with both numbers in as many digits as tell them apart."""
+    """The message if the task loss is not beaten, with enough digits to tell the two apart."""
     best, own = run.best.fitness, run.task_loss_fitness
     assert own is not None
     if best == own:
         return (
-            f"The best loss is no better than the task loss: both score {number(own)}. If that is "
-            "what a constant prediction scores, neither has learned: raise --testing-steps, or "
-            "take a metric that tells more. Else search longer, or with another seed."
+            f"The best loss is no better than the task loss: both score {number_text(own)}. If a "
+            "constant prediction scores the same, neither has learned: raise --testing-steps, or "
+            "choose a finer metric. Otherwise, search longer or with another seed."
         )
     digits = next(n for n in (4, 8, 17) if f"{best:.{n}g}" != f"{own:.{n}g}")
     return (
         f"The best loss is worse than the task loss: {best:.{digits}g} against {own:.{digits}g}, "
-        "and lower is better. Search longer, or with another seed."
+        "and lower is better. Search longer or with another seed."
     )
 
 
 def next_step(run: Run) -> str | None:
-    """How to train with the best loss on the data of the search; None if it is no gain."""
+    """How to train with the best loss on the data of the search; None if it is not better."""
     if run.beats_task_loss is False:
         return None
     return to_train(run.run_dir, run.facts.tasks)
@@ -109,18 +109,18 @@ def _engine(facts: RunFacts) -> str:
     size = settings.group_size
     groups = f"in groups of {size or 'a generation'}"
     if size == 1:
-        groups = "one candidate after the other"
+        groups = "one candidate at a time"
     return f"Engine: {settings.engine}, {groups} ({facts.engine_reason}){more}"
 
 
 PUBLISHED_WARNING = (
-    "Split 'published': the test rows include those trained on, so these numbers are only for "
+    "Split 'published': the test rows include training rows, so use these numbers only for "
     "comparison with the paper's Table 3."
 )
 
 
 def pareto_front(entries: Sequence[BestLoss]) -> list[BestLoss]:
-    """Those losses that are better than all smaller ones, best first."""
+    """The losses that are better than all smaller ones, best first."""
     front: list[BestLoss] = []
     for entry in sorted(entries, key=lambda entry: (entry.size, entry.fitness)):
         if not front or entry.fitness < front[0].fitness:
@@ -137,18 +137,20 @@ def leaderboard(entries: Sequence[BestLoss]) -> Table:
     )
     table.add_column("formula", overflow="fold")
     for entry in pareto_front(entries)[:_LEADERS]:
-        table.add_row(number(entry.fitness), str(entry.size), line(entry.formula or _shape(entry)))
+        table.add_row(
+            number_text(entry.fitness), str(entry.size), line(entry.formula or _shape(entry))
+        )
     return table
 
 
 def _shape(entry: BestLoss) -> str:
-    """A loss without a formula in one word."""
+    """A short name for a loss without a formula."""
     network = entry.description.get("network")
     return "-" if network is None else f"network {network}"
 
 
 def loss_details(fields: Mapping[str, Any]) -> Table:
-    """One loss: its forms and weights."""
+    """The forms and weights of one loss."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -164,19 +166,19 @@ def _written(name: str, value: Any) -> str:
         return ", ".join(f"{weight:.6g}" for weight in value)
     if isinstance(value, Mapping):
         return ", ".join(f"{parameter} {of}" for parameter, of in value.items())
-    return number(value) if name == "fitness" else str(value)
+    return number_text(value) if name == "fitness" else str(value)
 
 
 def comparison_report(comparison: Comparison, metric: str, split: str) -> Group:
-    """Test metrics of a learned loss and the task loss over seeds, with what to mind."""
+    """Test metrics of a learned loss and the task loss over seeds, with caveats."""
     lines: list[RenderableType] = [_comparison_table(comparison, metric)]
     if split == "published":
         lines.append(Text(PUBLISHED_WARNING))
     if comparison.task_loss_tuned is None:
         lines.append(
             Text(
-                "A learned loss may act as no more than another learning rate; --tune-baseline "
-                "adds the task loss with a tuned one."
+                "A learned loss may only act as a different learning rate; --tune-baseline adds "
+                "the task loss with a tuned learning rate."
             )
         )
     return Group(*lines)
@@ -199,9 +201,9 @@ def _comparison_table(comparison: Comparison, metric: str) -> Table:
             table.add_row(
                 name,
                 f"{sample.learning_rate:g}",
-                number(sample.mean),
-                number(sample.std),
-                " ".join(number(value) for value in sample.values),
+                number_text(sample.mean),
+                number_text(sample.std),
+                " ".join(number_text(value) for value in sample.values),
             )
     return table
 
@@ -216,6 +218,6 @@ def simple_table(columns: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
-def number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
     """A metric with four significant digits; a dash for none."""
     return "-" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Expressions: immutable trees of primitives, written, read, compared and evaluated."""
+"""Expressions: immutable trees of primitives that can be parsed, printed, compared, evaluated."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_EDGES = 1000
-"""The height of the highest expression that is read."""
+"""Maximum height of an expression that `parse` accepts."""
 
 MOST_CHARACTERS = 1_000_000
-"""The length of the longest text that is read as an expression."""
+"""Maximum length of a text that `parse` accepts."""
 
 _KNOWN = ", ".join((*PRIMITIVES, *TERMINALS))
-_QUOTED = 60  # characters of a text that a message shows
+_QUOTED = 60  # maximum characters of a text in a message
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A tree of primitives over the terminals `y`, `f`, `1`, `-1` and further inputs, as a value.
+    """An immutable tree of primitives over the terminals `y`, `f`, `1`, `-1` and extra inputs.
 
     Attributes
     ----------
     nodes
         The names of the nodes in prefix order: a node, then its arguments' subtrees. Node 0 is
-        the root; edge i - 1 leads from node i to its parent. Any word that is no primitive and no
-        other terminal is a further input of the loss, such as a weight of the sample.
+        the root; edge i - 1 leads from node i to its parent. Any word that is not a primitive or
+        another terminal is an extra input of the loss, such as a sample weight.
 
     Raises
     ------
@@ -58,13 +58,13 @@ class Expression:
         for index, node in enumerate(self.nodes):
             if not (node in PRIMITIVES or node in TERMINALS or is_input_name(node)):
                 name = excerpt(str(node))
-                raise InputError(f"Unknown name {name} in the expression; known are {_KNOWN}.")
+                raise InputError(f"Unknown name {name} in the expression; known names: {_KNOWN}.")
             missing += arity(node) - 1
             if missing == 0 and index + 1 < len(self.nodes):
                 raise InputError(f"The expression is complete before {self.nodes[index + 1]!r}.")
         if missing:
             nodes = excerpt(" ".join(self.nodes))
-            raise InputError(f"The expression {nodes} lacks {missing} arguments.")
+            raise InputError(f"The expression {nodes} is missing {missing} arguments.")
 
     def __len__(self) -> int:
         """Number of nodes."""
@@ -73,7 +73,7 @@ class Expression:
     def __str__(self) -> str:
         """The prefix form, as `parse` reads it."""
         parts: list[str] = []
-        waiting: list[int] = []  # for every open parenthesis, the arguments that it still lacks
+        waiting: list[int] = []  # for every open parenthesis, the number of missing arguments
         for node in self.nodes:
             parts.append(node)
             if arity(node):
@@ -106,7 +106,7 @@ class Expression:
         return self.nodes[index : self.ends[index]]
 
     def replace(self, index: int, subtree: Sequence[str]) -> Expression:
-        """The expression with the subtree at node `index` exchanged for another."""
+        """The expression with the subtree at node `index` replaced."""
         return Expression((*self.nodes[:index], *subtree, *self.nodes[self.ends[index] :]))
 
     @cached_property
@@ -126,7 +126,7 @@ class Expression:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The terminals beside `y`, `f` and the constants, sorted."""
+        """The terminals other than `y`, `f` and the constants, sorted."""
         others = {node for node in self.nodes if arity(node) == 0 and node not in TERMINALS}
         return tuple(sorted(others))
 
@@ -151,7 +151,7 @@ class Expression:
             φ, shape (nodes - 1,): ``weights[i - 1]`` scales the value of node i on its way to its
             parent (paper, section 3.3). None means all ones.
         inputs
-            The further inputs by name, each of a shape that broadcasts to that of `f`.
+            The extra inputs by name, each of a shape that broadcasts to that of `f`.
 
         Returns
         -------
@@ -188,15 +188,15 @@ _TOKEN = re.compile(r"\s*(?:(?P<name>-?\w+)|(?P<mark>[(),])|(?P<other>\S))")
 
 
 def parse(text: str, inputs: Sequence[str] = ()) -> Expression:
-    """Read the prefix form, such as ``"square(sub(y, f))"``; ``parse(str(e)) == e``.
+    """Parse the prefix form, such as ``"square(sub(y, f))"``; ``parse(str(e)) == e``.
 
     Parameters
     ----------
     text
-        The prefix form: at most `MOST_CHARACTERS` long, of an expression whose height is at most
+        The prefix form, with at most `MOST_CHARACTERS` characters and a height of at most
         `MOST_EDGES`.
     inputs
-        Names that stand for further inputs of the loss; ``parse(str(e), e.inputs) == e``.
+        Names of extra inputs of the loss; ``parse(str(e), e.inputs) == e``.
 
     Raises
     ------
@@ -204,11 +204,11 @@ def parse(text: str, inputs: Sequence[str] = ()) -> Expression:
         If `text` is malformed, too long or too deep; the message says where.
     """
     if not isinstance(text, str):
-        raise InputError(f"An expression is read from a text, but this is a {type(text).__name__}.")
+        raise InputError(f"An expression must be a string, not a {type(text).__name__}.")
     if len(text) > MOST_CHARACTERS:
         raise InputError(
             f"The expression {excerpt(text)} has {len(text)} characters, but at most "
-            f"{MOST_CHARACTERS} are read."
+            f"{MOST_CHARACTERS} are allowed."
         )
     return _parse(text, tuple(inputs))
 
@@ -224,7 +224,7 @@ def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
             if token not in PRIMITIVES and token not in TERMINALS and token not in inputs:
                 known = ", ".join([_KNOWN, *inputs])
                 raise InputError(
-                    f"Unknown name {excerpt(token)} {_place(text, match)}; known are {known}."
+                    f"Unknown name {excerpt(token)} {_place(text, match)}; known names: {known}."
                 )
             nodes.append(token)
             if arity(token):
@@ -233,8 +233,8 @@ def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
                 if len(waiting) > MOST_EDGES:
                     raise InputError(
                         f"The expression is nested too deeply: {excerpt(token)} "
-                        f"{_place(text, match)} is {MOST_EDGES} edges below the first name, and "
-                        f"an expression may have {MOST_EDGES} edges from top to bottom."
+                        f"{_place(text, match)} is {MOST_EDGES} edges below the root, but at most "
+                        f"{MOST_EDGES} edges are allowed."
                     )
             else:
                 expected = _after_argument(waiting)
@@ -256,13 +256,13 @@ def _parse(text: str, inputs: tuple[str, ...]) -> Expression:
 
 
 def _place(text: str, match: re.Match[str]) -> str:
-    """Where a token is."""
+    """The position of a token, for messages."""
     start = match.start(match.lastgroup or 0)
     return f"at position {start + 1} of {excerpt(text, start)}"
 
 
 def excerpt(text: str, place: int = 0) -> str:
-    """A text in quotation marks, control characters escaped; of a long one, what is around a place.
+    """A quoted text, with control characters escaped; long texts are cut around a position.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def excerpt(text: str, place: int = 0) -> str:
 
 
 def _after_argument(waiting: list[int]) -> str:
-    """Count one finished argument and tell what must follow it."""
+    """Count one finished argument and return what must follow it."""
     if not waiting:
         return "end"
     waiting[-1] -= 1

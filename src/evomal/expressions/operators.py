@@ -23,7 +23,7 @@ def random_tree(
 ) -> Expression:
     """A random tree: every leaf at depth `height` (full), or at `min_height` to `height` (grow).
 
-    `inputs`, here and below, are names of further inputs of the loss: terminals like all others.
+    `inputs`, here and below, are names of extra inputs of the loss: terminals like all others.
     """
     terminals = (*TERMINALS, *inputs)
     terminal_ratio = len(terminals) / (len(terminals) + len(_FUNCTIONS))
@@ -43,7 +43,7 @@ def random_tree(
 def half_and_half(
     rng: np.random.Generator, min_height: int, max_height: int, inputs: Sequence[str] = ()
 ) -> Expression:
-    """A full or a grown tree with equal chance, its height limit uniform in the given range."""
+    """A full or grown tree with equal probability, its height limit uniform in the given range."""
     height = int(rng.integers(min_height, max_height + 1))
     full = bool(rng.random() < 0.5)
     return random_tree(rng, min_height, height, full=full, inputs=inputs)
@@ -56,7 +56,7 @@ def ramped_half_and_half(
     max_height: int,
     inputs: Sequence[str] = (),
 ) -> list[Expression]:
-    """`size` random trees, the heights in equal shares and each height half full, half grown."""
+    """`size` random trees, with heights in equal numbers and each height half full, half grown."""
     heights = range(min_height, max_height + 1)
     return [
         random_tree(rng, min_height, heights[i // 2 % len(heights)], full=i % 2 == 0, inputs=inputs)
@@ -81,10 +81,10 @@ def uniform_mutation(
 
 
 def correct(rng: np.random.Generator, expression: Expression) -> Expression:
-    """The correction strategy: an expression that lacks `y` or `f` gets both (section 3.2.3).
+    """The correction strategy: add `y` and `f` if one of them is missing (section 3.2.3).
 
     A random terminal is replaced by a random binary primitive over `y` and `f` in random order.
-    An expression that has both is returned as it is.
+    An expression with both is returned unchanged.
     """
     if expression.uses_both_arguments():
         return expression

@@ -1,7 +1,7 @@
 """The table of primitives (paper, Table 1; protected forms as in the method's definition).
 
-A row holds everything the package knows about a primitive. The functions take the module they
-compute with as their first argument, so this table imports neither torch nor sympy.
+A row defines everything about a primitive. The functions take torch or sympy as their first
+argument, so this module imports neither.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Primitive:
     sympy
         ``sympy(sympy_module, epsilon, *expressions) -> expression``, the same function.
     commutative
-        Whether the order of the arguments is without meaning.
+        Whether the order of the arguments does not matter.
     factor
-        Where factors of the arguments become one of the value, which factor that is, as in
-        ``|a x| = |a| |x|``; None where they do not. Only for products can an argument be a number.
+        The factor of the value for given factors of the arguments, as in ``|a x| = |a| |x|``;
+        None if there is none. Only products accept a number as an argument.
     """
 
     name: str
@@ -104,17 +104,17 @@ CONSTANTS: dict[str, float] = {"1": 1.0, "-1": -1.0}
 """Terminals that are numbers."""
 
 TERMINALS: tuple[str, ...] = (*VARIABLES, *CONSTANTS)
-"""The terminal set; a task can declare further inputs of the loss, which are terminals too."""
+"""The terminal set; a task can declare extra inputs of the loss, which are terminals too."""
 
 _PARAMETERS = ("self", "pred", "target")  # of a loss that is called
 
 
 def arity(node: str) -> int:
-    """Number of arguments of a node; 0 for all that is not a primitive."""
+    """Number of arguments of a node; 0 if it is not a primitive."""
     return PRIMITIVES[node].arity if node in PRIMITIVES else 0
 
 
 def is_input_name(name: str) -> bool:
-    """Whether a further input of a loss can have this name: a word that means nothing else."""
+    """Whether an extra input of a loss can have this name: a word without another meaning."""
     word = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
     return word and not (name in PRIMITIVES or name in TERMINALS or name in _PARAMETERS)

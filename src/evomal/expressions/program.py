@@ -1,7 +1,7 @@
 """Expressions as straight-line programs: the same values in fewer operations.
 
-Every value is kept as a factor times a tensor, so that the weights of edges and the constants are
-multiplied among themselves, as numbers, wherever the primitive above lets a factor through.
+Every value is stored as a factor times a tensor, so that edge weights and constants are multiplied
+as numbers where the primitive above allows it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Factor = Any
-"""A number, or a tensor without dimensions: both are multiplied alike; None means 1."""
+"""A number or a 0-dimensional tensor; None means 1."""
 
 Step = tuple[str | None, str | None, float | None, int]
 """(primitive, input, constant, edge): one of the first three is given; the root's edge is -1."""
 
 Term = tuple[Factor, "Tensor | None"]
-"""A value as factor × tensor; without a tensor, the factor alone."""
+"""A value as factor × tensor; without a tensor, only the factor."""
 
 
 @lru_cache(maxsize=1024)  # a candidate before and after optimisation, and its duplicates
 def steps_of(expression: Expression) -> tuple[Step, ...]:
-    """The program of an expression: arguments come before what is done with them."""
+    """The program of an expression: arguments precede the operations that use them."""
     return tuple(
         (
             node if node in PRIMITIVES else None,
@@ -46,18 +46,18 @@ def evaluate(
     weights: Sequence[Factor] | None,
     like: Tensor,
 ) -> tuple[Factor, Tensor]:
-    """The value of an expression as factor × tensor; but for rounding, `Expression.evaluate`.
+    """The value of an expression as factor × tensor; equals `Expression.evaluate` up to rounding.
 
     Parameters
     ----------
     steps
-        Its program.
+        The program of the expression.
     inputs
-        The tensors of `y`, `f` and further inputs by name.
+        The tensors of `y`, `f` and extra inputs by name.
     weights
-        φ as numbers, or as tensors without dimensions, which can be differentiated; None: ones.
+        φ as numbers, or as 0-dimensional tensors, which can be differentiated; None means ones.
     like
-        Gives type and device of constants, and the shape of the tensor that is returned.
+        A tensor with the dtype and device of constants, and the shape of the result.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Questions to sympy, answered in a second process within a time limit.
+"""Sympy computations in a second process with a time limit.
 
-Sympy can take minutes over one expression, and Python cannot stop a computation from outside; a
-process can be ended. Questions and answers are JSON objects, one per line.
+Sympy can take minutes for one expression; Python cannot interrupt a computation, but can end a
+process. Questions and answers are JSON objects, one per line.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ TIME_LIMIT = 20.0  # seconds for one question
 
 
 def ask(module: str, questions: Sequence[Any], time_limit: float = TIME_LIMIT) -> list[Any]:
-    """The answers of one process, up to the first question that it does not manage.
+    """The answers of one process, up to the first question that it fails to answer.
 
     Parameters
     ----------
     module
-        Name of the module that answers: run as a program, it calls `serve`.
+        Name of the answering module; when run as a program, it calls `serve`.
     questions
         JSON values.
     time_limit
-        Seconds for each.
+        Seconds per question.
     """
     path = os.pathsep.join(entry for entry in sys.path if entry)
     # Sympy orders some terms by hash: a fixed seed makes the answers reproducible.

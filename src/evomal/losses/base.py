@@ -1,4 +1,4 @@
-"""What every loss is: a module from (pred, target) to a scalar that describes and saves itself."""
+"""The base class of losses: modules from (pred, target) to a scalar."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError, require_name
-from evomal.losses.arguments import further_input
-from evomal.losses.classes import class_dim
+from evomal.losses.class_indices import class_dim
 from evomal.losses.form import (
     IGNORE_INDEX,
     Link,
@@ -19,36 +18,37 @@ from evomal.losses.form import (
     input_names,
     require_ignore_index,
 )
+from evomal.losses.inputs import extra_input
 
 Reduction = Literal["mean", "sum", "none"]
 
 
 class Loss(nn.Module, ABC):
-    """A loss of raw outputs and targets, called like torch's own losses.
+    """A loss of raw outputs and targets, called like PyTorch's losses.
 
     Parameters
     ----------
     link
-        How raw outputs become f, and the target y. ``"softmax"``: f = softmax(pred) over classes,
+        How to compute f and y. ``"softmax"``: f = softmax(pred) over classes,
         y = one-hot(target). ``"sigmoid"``: f = sigmoid(pred), y = target in [0, 1].
         ``"identity"``: f = pred, y = target.
     reduction
         As in torch.nn. With ``"softmax"`` the elements are summed over classes first, so
-        ``"none"`` has the target's shape and ``"mean"`` is over what is not ignored, weighted by
-        `weight`; otherwise all elements count.
+        ``"none"`` has the target's shape and ``"mean"`` is over samples that are not ignored,
+        weighted by `weight`; otherwise all elements count.
     inputs
-        Names of further inputs, which are given as keyword arguments.
+        Names of extra inputs, given as keyword arguments.
     weight
         With ``"softmax"`` only, as in ``torch.nn.CrossEntropyLoss``: one weight for the elements of
         each class, shape (C,).
     ignore_index
         With class indices as target, as in ``torch.nn.CrossEntropyLoss``: samples of this class
-        add nothing. The mean over none but such is NaN, as torch's.
+        are ignored. The mean over ignored samples only is NaN, as in torch.
 
     Raises
     ------
     InputError
-        If an argument makes no sense.
+        If an argument is invalid.
     """
 
     weight: Tensor | None
@@ -77,7 +77,7 @@ class Loss(nn.Module, ABC):
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        """The further inputs that cannot be left out."""
+        """The extra inputs that must be given."""
         return self.inputs
 
     @abstractmethod
@@ -88,47 +88,46 @@ class Loss(nn.Module, ABC):
         ----------
         pred
             Raw outputs of the network: with ``link="softmax"`` logits (B, C), (B, C, d₁, …) or (C,)
-            as ``torch.nn.CrossEntropyLoss`` takes them, else any shape.
+            as in ``torch.nn.CrossEntropyLoss``, otherwise any shape.
         target
             With ``"softmax"`` class indices (B,), (B, d₁, …) or (), or class probabilities of the
-            shape of `pred`; else the shape of `pred`.
+            shape of `pred`; otherwise the shape of `pred`.
         inputs
-            The further inputs by name: a number for all samples, one per sample (B,), or one per
-            target. Those that the loss does not depend on can be left out. Under ``torch.compile``
-            one graph serves for all tensors, and one for all Python numbers after the first.
+            The extra inputs by name: a number for all samples, one per sample (B,), or one per
+            target. Unused inputs can be left out. ``torch.compile`` needs one graph for all
+            tensors, and one for all Python numbers after the first.
 
         Returns
         -------
         Tensor
-            A scalar, or with ``reduction="none"`` one loss per sample or element. Its type is that
-            of torch's own losses: that of `pred`, or what `pred` and a target of another floating
-            type are promoted to, and under autocast float32 at least. float16 and bfloat16 are
-            computed in float32; only the result is rounded, to infinity if it is too large.
+            A scalar, or with ``reduction="none"`` one loss per sample or element. Its dtype follows
+            torch's losses: that of `pred`, promoted with a floating-point target, and at least
+            float32 under autocast. float16 and bfloat16 are computed in float32; only the result
+            is rounded, to infinity if it is too large.
 
         Raises
         ------
         InputError
-            If the shapes do not fit, as no target is ever broadcast, an input is missing, or `pred`
-            and `target` are no tensors of real numbers on one device.
+            If the shapes do not match (targets are not broadcast), an input is missing, or `pred`
+            and `target` are not real tensors on one device.
         """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What there is to say of the loss, as JSON values by name.
+        """A description of the loss, as JSON values by name.
 
-        ``link``, ``inputs`` and ``python`` (see `python_form`) of every loss; and as far as there
-        are such: ``formula`` and ``latex`` in y and f, ``expression`` (prefix form without
-        weights), ``nodes``, ``phi``, ``network`` (its widths), and ``parameters``, by name, or
-        their number.
+        Every loss has ``link``, ``inputs`` and ``python`` (see `python_form`). If applicable:
+        ``formula`` and ``latex`` in y and f, ``expression`` (prefix form without weights),
+        ``nodes``, ``phi``, ``network`` (its widths), and ``parameters``, by name, or their number.
         """
 
     @abstractmethod
     def python_form(self) -> str | None:
-        """What makes an equal loss again: ``evomal.SymbolicLoss("mul(y, f)", link="softmax")``.
+        """Python code for an equal loss: ``evomal.SymbolicLoss("mul(y, f)", link="softmax")``.
 
-        Weights have as many digits as their type needs; arguments that have their default are left
-        out. The names are those after ``import evomal`` and, where the weights are not of torch's
-        usual type, ``import torch``. None for a loss that no short expression makes.
+        Weights have as many digits as their dtype needs; default arguments are left out. The code
+        needs ``import evomal`` and, if the weights do not have torch's default dtype, ``import
+        torch``. None for a loss without a short expression.
         """
 
     @abstractmethod
@@ -138,7 +137,7 @@ class Loss(nn.Module, ABC):
         Raises
         ------
         InputError
-            If the loss holds what is no JSON value.
+            If the loss contains a value that JSON cannot represent.
         """
 
     @classmethod
@@ -149,11 +148,11 @@ class Loss(nn.Module, ABC):
         Raises
         ------
         InputError
-            If a field is missing, unknown, or makes no sense.
+            If a field is missing, unknown, or invalid.
         """
 
     def _class_weights(self, pred: Tensor) -> Tensor | None:
-        """`weight` in the type of `pred`, or an `InputError` unless there is one per class."""
+        """`weight` in the dtype of `pred`; an `InputError` unless there is one per class."""
         weight = self.weight
         if weight is None:
             return None
@@ -170,25 +169,27 @@ class Loss(nn.Module, ABC):
         return weight.to(pred.dtype)
 
     def _samples(self, pred: Tensor) -> torch.Size:
-        """The shape of what has one target each: that of `pred` without its classes."""
+        """The shape of samples with one target each: that of `pred` without its classes."""
         if self.link != "softmax":
             return pred.shape
         dim = class_dim(pred)
         return pred.shape[:dim] + pred.shape[dim + 1 :]
 
     def _expanded(self, inputs: Mapping[str, Tensor | float], pred: Tensor) -> dict[str, Tensor]:
-        """The further inputs, of shapes that broadcast to that of `pred`."""
+        """The extra inputs, of shapes that broadcast to that of `pred`."""
         expanded = {}
         samples = self._samples(pred)
         for name, given in inputs.items():
             if name not in self.inputs:
                 known = ", ".join(self.inputs) or "none"
-                raise InputError(f"The loss has no further input {name!r}; those it has: {known}.")
-            value = further_input(name, given, pred)
+                raise InputError(
+                    f"The loss has no extra input {name!r}; its extra inputs: {known}."
+                )
+            value = extra_input(name, given, pred)
             if value.shape != samples[: value.ndim]:
                 raise InputError(
                     f"The input {name!r} of the loss must be a number or have one value per sample "
-                    f"or target, as in {tuple(samples)}, but has shape {tuple(value.shape)}."
+                    f"or target, such as {tuple(samples)}, but has shape {tuple(value.shape)}."
                 )
             value = value.reshape((*value.shape, *[1] * (len(samples) - value.ndim)))
             if self.link == "softmax":

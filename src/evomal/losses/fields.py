@@ -1,4 +1,4 @@
-"""The fields of a stored loss: each is there, of its type, and none is left over."""
+"""Validation of the fields of a stored loss: all are present, of their type, and known."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from evomal.errors import InputError, quoted
 from evomal.losses.form import FLOATS
 
 Reader = Callable[[Any], Any]
-"""The value of a field from its JSON value; raises an `InputError` that says what it must be."""
+"""Converts a JSON value to the value of a field, or raises an `InputError`."""
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
-"""The types of weights by their names in files."""
+"""The dtypes of weights by their names in files."""
 
 _DIGITS = {torch.float16: 5, torch.bfloat16: 4, torch.float32: 9, torch.float64: 17}
-"""As many decimal digits tell any two numbers of a type apart."""
+"""Decimal digits that distinguish any two numbers of a dtype."""
 
 
 def read_fields(fields: Mapping[str, Any], readers: Mapping[str, Reader]) -> dict[str, Any]:
-    """The value of every field, by the reader of its name.
+    """Read every field with the reader of its name.
 
     Raises
     ------
     InputError
-        If a field is missing, unknown, or of another type than it must be.
+        If a field is missing, unknown, or of the wrong type.
     """
     for name in fields:
         if name not in readers:
-            raise InputError(f"There is no field {quoted(name)}; known are {', '.join(readers)}.")
+            raise InputError(
+                f"There is no field {quoted(name)}; known fields: {', '.join(readers)}."
+            )
     values = {}
     for name, reader in readers.items():
         if name not in fields:
@@ -47,54 +49,54 @@ def read_fields(fields: Mapping[str, Any], readers: Mapping[str, Reader]) -> dic
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """The type of weights as `dtype` reads it."""
+    """The name of a tensor's dtype, as `dtype` reads it."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def anything(value: Any) -> Any:
-    """What is checked by whom it is for."""
+    """Any value, to be checked by its user."""
     return value
 
 
 def text(value: Any) -> str:
     """Text."""
     if not isinstance(value, str):
-        raise InputError(f"must be text, but is {quoted(value)}.")
+        raise InputError(f"must be text, got {quoted(value)}.")
     return value
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """A list of texts."""
+    """A list of strings."""
     if not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
-        raise InputError(f"must be a list of texts, but is {quoted(value)}.")
+        raise InputError(f"must be a list of strings, got {quoted(value)}.")
     return tuple(value)
 
 
 def integers(value: Any) -> tuple[int, ...]:
     """A list of whole numbers."""
     if not isinstance(value, list):
-        raise InputError(f"must be a list of whole numbers, but is {quoted(value)}.")
+        raise InputError(f"must be a list of whole numbers, got {quoted(value)}.")
     return tuple(map(integer, value))
 
 
 def flag(value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):
-        raise InputError(f"must be true or false, but is {quoted(value)}.")
+        raise InputError(f"must be true or false, got {quoted(value)}.")
     return value
 
 
 def integer(value: Any) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"must be a whole number, but is {quoted(value)}.")
+        raise InputError(f"must be a whole number, got {quoted(value)}.")
     return value
 
 
 def number(value: Any) -> float:
-    """A finite number that is not rounded."""
+    """A finite number, not rounded."""
     if not _is_number(value):
-        raise InputError(f"must be a number, but is {quoted(value)}.")
+        raise InputError(f"must be a number, got {quoted(value)}.")
     try:
         exact = float(value)
     except OverflowError:
@@ -107,7 +109,7 @@ def number(value: Any) -> float:
 def numbers(value: Any) -> list[float]:
     """A list of finite numbers."""
     if not (isinstance(value, list) and all(map(_is_number, value))):
-        raise InputError(f"must be a list of numbers, but is {quoted(value)}.")
+        raise InputError(f"must be a list of numbers, got {quoted(value)}.")
     return [number(one) for one in value]
 
 
@@ -116,26 +118,26 @@ def _is_number(value: Any) -> bool:
 
 
 def dtype(value: Any) -> torch.dtype:
-    """A type of weights."""
+    """A dtype of weights."""
     if not (isinstance(value, str) and value in DTYPES):
-        raise InputError(f"must be one of {', '.join(DTYPES)}, but is {quoted(value)}.")
+        raise InputError(f"must be one of {', '.join(DTYPES)}, got {quoted(value)}.")
     return DTYPES[value]
 
 
 def optional(reader: Reader) -> Reader:
-    """What another reader reads, or None."""
+    """A reader that also accepts None."""
     return lambda value: None if value is None else reader(value)
 
 
 def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
-    """Numbers of a type: each is exact, or a decimal that the nearest one is written as.
+    """Convert numbers to a dtype; each must be exact or the decimal form of the nearest number.
 
-    So 0.1 is a float32, and 0.123456789012 is none.
+    So 0.1 is a float32, and 0.123456789012 is not.
 
     Raises
     ------
     InputError
-        If a number is not one of the type.
+        If a number does not belong to the dtype.
     """
     given = torch.tensor(values, dtype=torch.float64)
     found = given.to(dtype)
@@ -143,7 +145,7 @@ def tensor(values: list[float], dtype: torch.dtype) -> Tensor:
         near, value = float(found[index]), values[index]
         if all(float(f"{near:.{n}g}") != value for n in range(1, _DIGITS[dtype] + 1)):
             name = str(dtype).removeprefix("torch.")
-            raise InputError(f"The weight {value!r} is no {name}; the nearest is {near!r}.")
+            raise InputError(f"The weight {value!r} is not a {name}; the nearest is {near!r}.")
     return found
 
 
@@ -151,26 +153,26 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def packed_text(values: Tensor) -> str:
-    """Numbers of a type as the base64 text of their little-endian bytes."""
+    """A tensor as the base64 text of its little-endian bytes."""
     bits = values.detach().cpu().contiguous().view(_BITS[values.element_size()]).numpy()
     return base64.b64encode(bits.astype(bits.dtype.newbyteorder("<")).tobytes()).decode("ascii")
 
 
 def unpacked(text: str, dtype: torch.dtype) -> Tensor:
-    """The finite numbers of a type that `packed_text` wrote, bit for bit.
+    """The finite numbers written by `packed_text`, bit for bit.
 
     Raises
     ------
     InputError
-        If the text is another, or a number is not finite.
+        If the text has another format, or a number is not finite.
     """
     try:
         given = base64.b64decode(text, validate=True)
         bits = np.frombuffer(given, f"<i{dtype.itemsize}")
     except ValueError as error:
-        raise InputError("The field 'phi' is no base64 text of numbers of its type.") from error
+        raise InputError("The field 'phi' is not base64 text of numbers of its dtype.") from error
     if base64.b64encode(given).decode("ascii") != text:
-        raise InputError("The field 'phi' is no base64 text as evomal writes it.")
+        raise InputError("The field 'phi' is not base64 text written by evomal.")
     values = torch.from_numpy(bits.astype(bits.dtype.newbyteorder("="))).view(dtype)
     if not values.isfinite().all():
         raise InputError("The field 'phi' has a number that is not finite.")

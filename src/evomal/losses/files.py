@@ -1,6 +1,6 @@
-"""Loss files: JSON that a person can read, without pickle, with a version.
+"""Loss files: human-readable JSON with a version, without pickle.
 
-Weights that are too many for a person to read are in a safetensors file beside it.
+Large numbers of weights are in a safetensors file next to it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LOSS_KINDS: dict[str, type[Loss]] = {
     "taylor": TaylorLoss,
     **HANDCRAFTED_LOSSES,
 }
-"""The classes that can be saved, by their name in the file."""
+"""Classes that can be saved, by their name in the file."""
 
 _SINCE_VERSION_2: dict[str, Any] = {"inputs": [], "weight": None, "ignore_index": IGNORE_INDEX}
 _LONGEST = 2**24
-"""Bytes, some thousand times those of a loss of the greatest height."""
+"""Maximum size in bytes, about a thousand times that of a loss of maximum height."""
 
 
 def loss_to_dict(loss: Loss) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     for tensor in loss.buffers() if isinstance(loss, Loss) else ():
         if tensor.is_meta or tensor.dtype not in FLOATS:
             raise InputError(
-                f"A loss is saved with weights of 16 to 64 bits that have values, but these are of "
-                f"{tensor.dtype} on the device {tensor.device}."
+                f"Only losses with weights of 16 to 64 bits, not on the meta device, can be saved, "
+                f"but these are {tensor.dtype} on {tensor.device}."
             )
     for kind, cls in LOSS_KINDS.items():
         if type(loss) is cls:
@@ -67,24 +67,24 @@ def loss_from_dict(fields: Any) -> Loss:
     Raises
     ------
     InputError
-        If it is no such dictionary: a field is missing, unknown, of another type or out of its
-        range, or a weight is not finite or no number of the stored type.
+        If a field is missing, unknown, of the wrong type or out of range, or a weight is not
+        finite or does not belong to the stored dtype.
     """
     if not isinstance(fields, dict):
-        raise InputError(f"A stored loss must be a dictionary, but is {quoted(fields)}.")
+        raise InputError(f"A stored loss must be a dictionary, got {quoted(fields)}.")
     kind = fields.get("kind")
     if not (isinstance(kind, str) and kind in LOSS_KINDS):
         raise InputError(
-            f"The field 'kind' must be one of {', '.join(LOSS_KINDS)}, but is {quoted(kind)}."
+            f"The field 'kind' must be one of {', '.join(LOSS_KINDS)}, got {quoted(kind)}."
         )
     return LOSS_KINDS[kind].from_dict({k: v for k, v in fields.items() if k != "kind"})
 
 
 def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
-    """Write a loss as JSON; an existing file is replaced in one step, a link's target too.
+    """Write a loss as JSON; an existing file, or the target of a link, is replaced atomically.
 
-    The weights of a `NeuralLoss` go into a file beside it, which it names: copy or move both. A
-    device or a pipe, such as ``/dev/stdout``, is written to, with all weights in the JSON.
+    The weights of a `NeuralLoss` go into a file next to it: copy or move both. If the path is a
+    device or a pipe, such as ``/dev/stdout``, all weights are in the JSON.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
     path = _path(path)
     fields = {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
     if not loss_is_finite(loss):
-        raise InputError("The loss has a weight that is not finite, so it is not saved.")
+        raise InputError("The loss has a non-finite weight, so it is not saved.")
     if not path.name:
         raise InputError(f"Cannot write the loss to {str(path)!r} (it is a folder).")
     path = Path(os.path.realpath(path))
@@ -108,7 +108,7 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
             remove_tensors(path)
     except OSError as error:
         raise InputError(
-            f"Cannot write the loss to {str(path)!r} ({error.strerror}); choose another place."
+            f"Cannot write the loss to {str(path)!r} ({error.strerror}); choose another path."
         ) from error
 
 
@@ -130,7 +130,7 @@ def _text(fields: dict[str, Any]) -> bytes:
 
 
 def _write_both(path: Path, fields: dict[str, Any], phi: Tensor) -> None:
-    """The loss file, and φ beside it; either both are there or what was before."""
+    """Write the loss file and its tensor file of φ, both or neither."""
     content = tensor_content(phi)
     beside = path.with_name(tensor_name(path, content))
     is_new = not beside.exists()
@@ -146,13 +146,13 @@ def _write_both(path: Path, fields: dict[str, Any], phi: Tensor) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole, or as it was."""
+    """Write a file atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # or a power loss could leave an empty file
+            os.fsync(file.fileno())  # otherwise a power loss could leave an empty file
         draft.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -161,18 +161,18 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def load_loss(path: str | os.PathLike[str]) -> Loss:
-    """Read a loss that `save_loss` wrote; a byte order mark, of UTF-16 too, does not matter.
+    """Read a loss written by `save_loss`; byte order marks, including UTF-16, are accepted.
 
     Raises
     ------
     InputError
-        If there is no such file, it is no loss file, a field of it is damaged, or a newer version
-        of evomal wrote it.
+        If the file does not exist, is not a loss file, has a damaged field, or was written by a
+        newer version of evomal.
     """
     path = _path(path)
     fields = _json(path)
     if not isinstance(fields, dict) or fields.pop("format", None) != "evomal-loss":
-        raise InputError(f"{str(path)!r} is not a loss file that evomal wrote.")
+        raise InputError(f"{str(path)!r} is not a loss file written by evomal.")
     version = fields.pop("version", None)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise InputError(
@@ -188,15 +188,15 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
     except FileNotFoundError as error:
         newer = _json(path)
         if isinstance(newer, dict) and newer.get("phi_file") != fields["phi_file"]:
-            return load_loss(path)  # it was replaced just now
+            return load_loss(path)  # the file has just been replaced
         raise InputError(
             f"The weights of the loss file {str(path)!r} are in {quoted(fields['phi_file'])}, "
-            "which is not beside it; copy both."
+            "which is not next to it; copy both files."
         ) from error
 
 
 def _with_phi(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a loss file, with the φ of the file that they name."""
+    """The fields of a loss file, with φ from its tensor file."""
     if "phi" in fields:
         raise InputError("There is a field 'phi' as well as 'phi_file'.")
     beside = Path(os.path.realpath(path))
@@ -206,7 +206,7 @@ def _with_phi(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upgraded(fields: dict[str, Any], version: int) -> dict[str, Any]:
-    """The fields of an older version as those of this one."""
+    """Convert the fields of an older version to the current one."""
     if version == 1:
         fields = {**_SINCE_VERSION_2, **fields}
     if version <= 2:
@@ -220,12 +220,12 @@ def _upgraded(fields: dict[str, Any], version: int) -> dict[str, Any]:
 def _path(path: str | os.PathLike[str]) -> Path:
     """A path that can be opened, or an `InputError`."""
     if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
-        raise InputError(f"A loss file is named by a path, but not by {quoted(path)}.")
+        raise InputError(f"The loss file must be a path, not {quoted(path)}.")
     return Path(path)
 
 
 def _json(path: Path) -> Any:
-    """The JSON value that a file holds; it may begin with a byte order mark."""
+    """The JSON value in a file, which may begin with a byte order mark."""
     try:
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
@@ -242,10 +242,10 @@ def _json(path: Path) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose names must differ."""
+    """A JSON object; its names must be unique."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise InputError("A field is there twice.")
+        raise InputError("A field appears twice.")
     return fields
 
 

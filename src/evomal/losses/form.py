@@ -1,4 +1,4 @@
-"""How losses read what they are given: what the tasks of a search and its losses agree on."""
+"""The form of losses: the settings that a task fixes for all of its losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Link = Literal["softmax", "sigmoid", "identity"]
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (*HALVES, torch.float32, torch.float64)
-"""The types of predictions, of targets that are no classes, and of weights."""
+"""The dtypes of predictions, of targets other than class indices, and of weights."""
 
 IGNORE_INDEX = -100
 """The class index that torch's losses ignore by default."""
@@ -33,9 +33,9 @@ NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a loss reads what it is given; a task fixes it for all losses that are learned on it.
+    """The link and inputs of a loss, fixed by a task for all losses learned on it.
 
-    The fields are those of `Loss`, but that `weight` holds numbers.
+    The fields are those of `Loss`, except that `weight` contains numbers.
     """
 
     link: Link
@@ -55,11 +55,13 @@ class Form:
         Raises
         ------
         InputError
-            If a field is missing, unknown, or makes no sense.
+            If a field is missing, unknown, or invalid.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, Mapping) or set(fields) != set(names):
-            raise InputError(f"A form has the fields {', '.join(names)}, but is {quoted(fields)}.")
+            raise InputError(
+                f"A form must have the fields {', '.join(names)}, got {quoted(fields)}."
+            )
         link, inputs, weight = fields["link"], fields["inputs"], fields["weight"]
         require_name("link", link, get_args(Link))
         if weight is not None:
@@ -70,43 +72,43 @@ class Form:
 
 
 def require_input_name(name: object) -> None:
-    """Raise an `InputError` if a further input of a loss cannot be called so."""
+    """Raise an `InputError` if an extra input of a loss cannot have this name."""
     if not (isinstance(name, str) and is_input_name(name)):
         raise InputError(
-            f"A further input of a loss cannot be called {quoted(name)}; choose a word that is no "
-            "primitive, not y and not f."
+            f"An extra input of a loss cannot be called {quoted(name)}; choose another word, but "
+            "not y, f or a primitive."
         )
 
 
 def input_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of further inputs, or an `InputError`."""
+    """The names of extra inputs, or an `InputError`."""
     if isinstance(names, str | Mapping) or not isinstance(names, Iterable):
-        raise InputError(f"The inputs of a loss are a list of names, but are {quoted(names)}.")
+        raise InputError(f"The inputs of a loss must be a list of names, got {quoted(names)}.")
     for name in (names := tuple(names)):
         require_input_name(name)
     return tuple(dict.fromkeys(names))
 
 
 def class_weights(weight: Tensor | Sequence[float], link: Link) -> Tensor:
-    """Class weights as a tensor of their own, (C,).
+    """Class weights as a new tensor, (C,).
 
     Raises
     ------
     InputError
-        If they are no finite numbers of at least 0, or the link is not ``"softmax"``.
+        If they are not finite and at least 0, or the link is not ``"softmax"``.
     """
     if link != "softmax":
         raise InputError(f"Class weights need the link 'softmax', not {quoted(link)}.")
     tensor = real_numbers("class weights", weight)
     if tensor.ndim != 1 or not bool(((tensor >= 0) & tensor.isfinite()).all()):
-        raise InputError("The class weights must be finite numbers of at least 0, one per class.")
+        raise InputError("The class weights must be finite and at least 0, one per class.")
     return tensor
 
 
 def real_numbers(what: str, values: Any, like: Tensor | None = None) -> Tensor:
-    """Numbers as a detached tensor of floating type of their own.
+    """Numbers as a new, detached floating-point tensor.
 
-    It has the type and device of `like`; without it, a floating type that the values have is kept.
+    It has the dtype and device of `like`; without it, a floating-point dtype is kept.
 
     Raises
     ------
@@ -125,38 +127,38 @@ def real_numbers(what: str, values: Any, like: Tensor | None = None) -> Tensor:
     return tensor if has_dtype else tensor.to(torch.get_default_dtype())
 
 
-def require_number(name: str, value: object, what: str, holds: Any) -> float:
-    """A finite number that `holds`; otherwise an `InputError` that says `what` it must be."""
+def require_real(name: str, value: object, what: str, holds: Any) -> float:
+    """A finite number that satisfies `holds`, or an `InputError`; `what` completes the message."""
     number = math.nan
     if not isinstance(value, bool) and isinstance(value, Real):
         with contextlib.suppress(OverflowError):
             number = float(value)
     if not math.isfinite(number) or not holds(number):
-        raise InputError(f"The {name} of a loss must be a number {what}, but is {quoted(value)}.")
+        raise InputError(f"The {name} of a loss must be a number {what}, got {quoted(value)}.")
     return number
 
 
 def require_ignore_index(value: object) -> int:
-    """An integer of 64 bits, or an `InputError`."""
+    """A 64-bit integer, or an `InputError`."""
     if not isinstance(value, bool) and isinstance(value, Integral):
         index = int(value)
         if -(2**63) <= index < 2**63:
             return index
-    raise InputError(f"The ignore_index must be an integer of 64 bits, but is {quoted(value)}.")
+    raise InputError(f"The ignore_index must be a 64-bit integer, got {quoted(value)}.")
 
 
 def require_flag(name: str, value: object) -> bool:
     """True or False, or an `InputError`."""
     if not isinstance(value, bool):
-        raise InputError(f"The setting {name} must be True or False, but is {quoted(value)}.")
+        raise InputError(f"The setting {name} must be True or False, got {quoted(value)}.")
     return value
 
 
 def require_smoothing(value: object) -> float:
     """ξ, or an `InputError`."""
-    return require_number("smoothing", value, "from 0 to below 1", lambda xi: 0 <= xi < 1)
+    return require_real("smoothing", value, "from 0 to below 1", lambda xi: 0 <= xi < 1)
 
 
 def require_gamma(value: object) -> float:
     """γ, or an `InputError`."""
-    return require_number("gamma", value, "of at least 0", lambda gamma: gamma >= 0)
+    return require_real("gamma", value, "of at least 0", lambda gamma: gamma >= 0)

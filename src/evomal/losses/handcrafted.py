@@ -1,4 +1,4 @@
-"""Handcrafted softmax losses, which stand wherever a learned loss can (paper, appendix A)."""
+"""Handcrafted softmax losses, usable like learned losses (paper, appendix A)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch.nn import functional
 
 from evomal.errors import InputError
 from evomal.losses import fields as read
-from evomal.losses.arguments import computed
 from evomal.losses.base import Loss, Reduction
-from evomal.losses.classes import class_dim
+from evomal.losses.class_indices import class_dim
 from evomal.losses.form import IGNORE_INDEX, require_smoothing
+from evomal.losses.inputs import computed
 from evomal.losses.python_form import call_text
 
 _SETTING_READERS = {"relaxed": read.flag}  # all others are numbers
 
 
 class HandcraftedLoss(Loss):
-    """A loss of logits and class indices with fixed parameters, so without weights φ.
+    """A loss of logits and class indices with fixed parameters, without weights φ.
 
     Called like ``torch.nn.CrossEntropyLoss``: logits (B, C), (B, C, d₁, …) or (C,), targets (B,),
-    (B, d₁, …) or () of any integer type. float16 and bfloat16 logits are computed in float32; the
-    result has their type, or float32 under autocast, as torch's has.
+    (B, d₁, …) or () of any integer dtype. float16 and bfloat16 logits are computed in float32; the
+    result has their dtype, or float32 under autocast, as in torch.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ class HandcraftedLoss(Loss):
     Raises
     ------
     InputError
-        If an argument makes no sense, or the targets of a call do not fit.
+        If an argument is invalid, or the targets of a call do not match.
     """
 
     formula: ClassVar[str]
     """The loss of one output, as text."""
     setting_names: ClassVar[tuple[str, ...]]
-    """Names of the parameters of its own, which are attributes too."""
+    """Names of the parameters of the subclass, which are also attributes."""
 
     def __init__(
         self,
@@ -62,19 +62,19 @@ class HandcraftedLoss(Loss):
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
-        """The loss of logits (B, C, …) and class indices (B, …); it takes no further inputs."""
+        """The loss of logits (B, C, …) and class indices (B, …); it takes no extra inputs."""
         value = None if inputs else self.short_way(pred, target)
         return self.whole_way(pred, target, **inputs) if value is None else value
 
     def short_way(self, pred: Tensor, target: Tensor) -> Tensor | None:
-        """The loss, if there is a faster way for such arguments."""
+        """The loss by a faster method; None if the arguments do not allow it."""
         return None
 
     def whole_way(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
-        """The loss of all arguments that there can be, with what is wrong with others."""
+        """The loss of any valid arguments; raises for others."""
         pred, dtype = computed(pred, target)
         if inputs:
-            self._expanded(inputs, pred)  # raises: it has none
+            self._expanded(inputs, pred)  # raises, because there are no extra inputs
         fits = target.shape == pred.shape[:1] if pred.ndim == 2 else self._fits(pred, target)
         if not fits or target.is_floating_point():
             raise InputError(
@@ -95,13 +95,13 @@ class HandcraftedLoss(Loss):
 
     @abstractmethod
     def _of_logits(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """The reduced loss of logits in at least single precision and classes in long.
+        """The reduced loss of logits in at least single precision and int64 classes.
 
-        `weight` has the type of the logits.
+        `weight` has the dtype of the logits.
         """
 
     def describe(self) -> dict[str, Any]:
-        """As `Loss.describe` says."""
+        """See `Loss.describe`."""
         return {
             "formula": self.formula,
             "python": self.python_form(),
@@ -111,15 +111,15 @@ class HandcraftedLoss(Loss):
         }
 
     def python_form(self) -> str | None:
-        """As `Loss.python_form` says; None for a loss that holds a function."""
+        """See `Loss.python_form`; None for a loss that contains a function."""
         settings = {name: getattr(self, name) for name in self.setting_names}
         return None if any(map(callable, settings.values())) else call_text(self, [], **settings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Parameters and settings as JSON values; the type is that of the class weights."""
+        """Parameters and settings as JSON values; the dtype is that of the class weights."""
         settings = {name: getattr(self, name) for name in self.setting_names}
         if any(map(callable, settings.values())):
-            raise InputError(f"A {type(self).__name__} holds a function, so it cannot be saved.")
+            raise InputError(f"A {type(self).__name__} contains a function, so it cannot be saved.")
         return {
             **settings,
             "reduction": self.reduction,
@@ -135,7 +135,7 @@ class HandcraftedLoss(Loss):
         Raises
         ------
         InputError
-            If a field is missing, unknown, or makes no sense.
+            If a field is missing, unknown, or invalid.
         """
         readers = {
             **{name: _SETTING_READERS.get(name, read.number) for name in cls.setting_names},
@@ -147,11 +147,11 @@ class HandcraftedLoss(Loss):
         values = read.read_fields(fields, readers)
         dtype, weight = values.pop("dtype"), values.pop("weight")
         if (dtype is None) != (weight is None):
-            raise InputError("The fields 'weight' and 'dtype' must both be there, or both be null.")
+            raise InputError("The fields 'weight' and 'dtype' must both be given, or both be null.")
         return cls(weight=None if weight is None else read.tensor(weight, dtype), **values)
 
     def extra_repr(self) -> str:
-        """What printing the module shows."""
+        """The arguments in the module's ``repr``."""
         return f"{self._settings()}, reduction={self.reduction!r}"
 
     def _settings(self) -> str:

@@ -12,7 +12,7 @@ from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
 
 @dataclass(frozen=True)
 class KnownLoss:
-    """A loss by its prefix form; `link` is the only one it is meant for, or None for any."""
+    """A loss in prefix form; `link` is the link it is meant for, or None for any."""
 
     expression: str
     link: Link | None
@@ -39,7 +39,7 @@ KNOWN_LOSSES: dict[str, KnownLoss] = {
         "-y (1 - f)² log f (paper, eq. 50, with γ = 2)",
     ),
 }
-"""Every known loss; also for generation 0 of a search."""
+"""Known losses by name; also for generation 0 of a search."""
 
 HANDCRAFTED_LOSSES: dict[str, type[HandcraftedLoss]] = {
     "absolute-cross-entropy": AbsoluteCrossEntropyLoss,
@@ -48,14 +48,14 @@ HANDCRAFTED_LOSSES: dict[str, type[HandcraftedLoss]] = {
     "sparse-label-smoothing": SparseLabelSmoothingLoss,
     "focal-sparse-label-smoothing": FocalSparseLabelSmoothingLoss,
 }
-"""The losses with a class of their own, by their kind in loss files.
+"""Handcrafted losses by their kind in loss files.
 
-A user who names one means the expression in `KNOWN_LOSSES` if it has the same name.
+As a user's input, a name in `KNOWN_LOSSES` takes precedence.
 """
 
 
-def handcrafted(name: str, form: Form) -> HandcraftedLoss:
-    """A handcrafted loss with default parameters, as the tasks of a form need it."""
+def handcrafted_loss(name: str, form: Form) -> HandcraftedLoss:
+    """A handcrafted loss with default parameters for tasks of a form."""
     cls = HANDCRAFTED_LOSSES[name]
     if form.link != "softmax":
         return cls()

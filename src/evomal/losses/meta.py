@@ -1,4 +1,4 @@
-"""Losses with weights φ, which a search can tune: M_φ(y, f) for every output element."""
+"""Losses with tunable weights φ: M_φ(y, f) for every output element."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError, require_name
 from evomal.losses import fields as read
-from evomal.losses.arguments import computed
 from evomal.losses.base import Loss, Reduction
-from evomal.losses.classes import class_dim, one_hot, sample_weights
+from evomal.losses.class_indices import class_dim, one_hot, sample_weights
 from evomal.losses.form import HALVES, IGNORE_INDEX, NO_INPUTS, Link, real_numbers
+from evomal.losses.inputs import computed
 
 Activation = Literal["identity", "softplus"]
 
@@ -30,23 +30,23 @@ class MetaLoss(Loss):
     phi
         φ, one dimension. A buffer: saved with the module, no gradient in ordinary training.
     activation
-        Applied to every element before any sum: ``"identity"``, or ``"softplus"`` for a loss that
-        is never negative (paper, section 3.2.3).
+        Applied to every element before any sum: ``"identity"``, or ``"softplus"`` for a
+        non-negative loss (paper, section 3.2.3).
     link, reduction, inputs, weight, ignore_index
-        As in `Loss`; `weight` gets the type of `phi`.
+        As in `Loss`; `weight` is converted to the dtype of `phi`.
 
     Raises
     ------
     InputError
-        If an argument makes no sense.
+        If an argument is invalid.
     """
 
     phi: Tensor
 
     structure_readers: ClassVar[Mapping[str, read.Reader]]
-    """What reads the fields of `to_dict` that say what the loss is but for φ."""
+    """Readers of the fields of `to_dict` that define the loss without φ."""
     packed: ClassVar[bool] = False
-    """Whether φ is so long that it is stored as bytes, not as numbers that a person reads."""
+    """Whether φ is long and stored as bytes instead of readable numbers."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class MetaLoss(Loss):
     @property
     @abstractmethod
     def structure(self) -> str:
-        """Equal for losses that are the same but for φ; names the random stream of φ₀."""
+        """Equal for losses that differ only in φ; names the random stream of φ₀."""
 
     @abstractmethod
     def initial_phi(self, rng: np.random.Generator) -> Tensor:
-        """φ₀, where optimising φ begins; shape and dtype of `phi`."""
+        """φ₀, the starting point for optimising φ; shape and dtype of `phi`."""
 
     @abstractmethod
     def elementwise(
@@ -86,9 +86,9 @@ class MetaLoss(Loss):
     def factored(
         self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
     ) -> tuple[Any, Tensor]:
-        """`elementwise` as factor × tensor, where a factor is cheaper applied after the reduction.
+        """`elementwise` as factor × tensor, because factors are cheaper after the reduction.
 
-        The factor is a number, a tensor without dimensions, or None for 1.
+        The factor is a number, a 0-dimensional tensor, or None for 1.
         """
         return None, self.elementwise(y, f, phi, inputs)
 
@@ -102,7 +102,7 @@ class MetaLoss(Loss):
             )
 
     def forward(self, pred: Tensor, target: Tensor, **inputs: Tensor | float) -> Tensor:
-        """The loss of raw outputs, as `Loss.forward` says."""
+        """The loss of raw outputs; see `Loss.forward`."""
         return self.evaluate(pred, target, self.phi, inputs)
 
     def evaluate(
@@ -112,7 +112,7 @@ class MetaLoss(Loss):
         phi: Tensor,
         inputs: Mapping[str, Tensor | float] = NO_INPUTS,
     ) -> Tensor:
-        """As `forward`, with φ given: differentiable in `phi` as well as in `pred`."""
+        """Like `forward` for a given φ: differentiable in `phi` and in `pred`."""
         pred, dtype = computed(pred, target)
         if phi.dtype in HALVES:
             phi = phi.float()
@@ -131,9 +131,9 @@ class MetaLoss(Loss):
     def _reduced(
         self, pred: Tensor, target: Tensor, phi: Tensor, inputs: Mapping[str, Tensor | float]
     ) -> Tensor:
-        """The loss in the type of `pred`, which has at least single precision."""
+        """The loss in the dtype of `pred`, which has at least single precision."""
         if self.link == "softmax" and not target.is_floating_point():
-            target = target.long()  # smaller integers would compare and index otherwise
+            target = target.long()  # smaller integers compare and index differently
         y, f, kept = self._arguments(pred, target)
         further = self._expanded(inputs, pred) if inputs else NO_INPUTS
         if self.activation == "softplus":
@@ -144,7 +144,7 @@ class MetaLoss(Loss):
             count = values.numel()
             if self.link == "softmax":
                 count //= values.shape[class_dim(values)] or 1
-            # without samples 0 · NaN, which is NaN as torch's
+            # without samples, 0 · NaN is NaN, as in torch
             scale = (1.0 if factor is None else factor) / count if count else math.nan
             return _times(values.sum(), scale)
         if self.link == "softmax":
@@ -154,7 +154,7 @@ class MetaLoss(Loss):
         return values if factor is None else _times(values, factor)
 
     def _reduce_classes(self, values: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
-        """Sum over the classes, then the reduction over what is not ignored, all as torch does."""
+        """Sum over the classes, then reduce over samples that are not ignored, as torch does."""
         dim = class_dim(values)
         weight = self._class_weights(values)
         if weight is not None:
@@ -175,13 +175,13 @@ class MetaLoss(Loss):
         Raises
         ------
         InputError
-            If they are not numbers, or another number of them.
+            If they are not numbers, or their number is wrong.
         """
         twin = copy.deepcopy(self)
         phi = real_numbers("weights", phi, like=self.phi)
         if phi.shape != self.phi.shape:
             raise InputError(
-                f"The loss has {len(self.phi)} weights, but those given have shape {_shape(phi)}."
+                f"The loss has {len(self.phi)} weights, but the given phi has shape {_shape(phi)}."
             )
         twin.phi = phi
         return twin
@@ -189,7 +189,7 @@ class MetaLoss(Loss):
     @property
     @abstractmethod
     def structure_fields(self) -> dict[str, Any]:
-        """What `structure_readers` read, as JSON values."""
+        """The fields read by `structure_readers`, as JSON values."""
 
     def to_dict(self) -> dict[str, Any]:
         """Structure, weights and settings as JSON values."""
@@ -228,9 +228,9 @@ class MetaLoss(Loss):
         )
 
     def _arguments(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Target y and prediction f of raw outputs, both of the shape of `pred`.
+        """Target y and prediction f from raw outputs, both of the shape of `pred`.
 
-        Also which samples are not ignored, of the shape of `target`; None if all.
+        Also a mask of the samples that are not ignored, of the shape of `target`; None for all.
         """
         if self.link == "softmax":
             if pred.ndim == 0:
@@ -240,8 +240,8 @@ class MetaLoss(Loss):
             if target.is_floating_point() and target.shape == pred.shape:
                 if self.ignore_index >= 0:
                     raise InputError(
-                        f"The loss ignores the class {self.ignore_index}, which needs class "
-                        "indices as target, not class probabilities."
+                        f"The loss ignores class {self.ignore_index}, so it needs class indices "
+                        "as target, not class probabilities."
                     )
                 return target.to(f.dtype), f, None
             fits = target.shape == (pred.shape[:1] if pred.ndim == 2 else self._samples(pred))
@@ -264,7 +264,7 @@ class MetaLoss(Loss):
 
 
 def _times(values: Tensor, factor: Any) -> Tensor:
-    """The product; number × tensor without dimensions has a tangent of float64 in torch.func."""
+    """The product, avoiding the float64 tangent of number × 0-dimensional tensor in torch.func."""
     if isinstance(factor, Tensor):
         return values * factor
     return values * float(factor) if values.ndim else torch.rsub(values, 0.0, alpha=-factor)

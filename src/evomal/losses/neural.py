@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from evomal.errors import InputError, quoted
 from evomal.losses import fields as read
-from evomal.losses.arguments import without_autocast
 from evomal.losses.base import Reduction
 from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, input_names, real_numbers
+from evomal.losses.inputs import without_autocast
 from evomal.losses.meta import Activation, MetaLoss
 
 MOST_LAYERS, WIDEST = 16, 10_000
@@ -26,15 +26,14 @@ MOST_LAYERS, WIDEST = 16, 10_000
 class NeuralLoss(MetaLoss):
     """A network as a loss, called like ``torch.nn.CrossEntropyLoss`` or ``MSELoss``.
 
-    It has linear layers without biases and ReLU between them; its inputs are y, f and the further
-    `inputs`, in this order, its output is one number per element.
+    It has linear layers without biases and ReLU between them. Its inputs are y, f and the extra
+    `inputs`, in this order; its output is one number per element.
 
     Parameters
     ----------
     phi
-        φ, the weights of all layers one after the other, each as ``torch.nn.Linear`` has them
-        (out, in), flattened. None means those that `drawn` draws from the seed 0. A tensor keeps
-        its dtype.
+        φ, the concatenated weights of all layers, each flattened from (out, in) as in
+        ``torch.nn.Linear``. None means `drawn` with seed 0. A tensor keeps its dtype.
     activation
         As in `MetaLoss`, but ``"softplus"`` by default: the loss is never negative.
     link, reduction, inputs, weight, ignore_index
@@ -45,7 +44,7 @@ class NeuralLoss(MetaLoss):
     Raises
     ------
     InputError
-        If a width makes no sense, or the number of weights is not that of the network.
+        If a width is invalid, or the number of weights is wrong.
     """
 
     structure_readers = {"hidden": read.integers}  # noqa: RUF012
@@ -70,8 +69,8 @@ class NeuralLoss(MetaLoss):
         phi = real_numbers("weights", phi)
         if phi.shape != (sum(sizes),):
             raise InputError(
-                f"A network {'-'.join(map(str, widths))} takes {sum(sizes)} weights, but those "
-                f"given have shape {tuple(phi.shape)}."
+                f"A network {'-'.join(map(str, widths))} takes {sum(sizes)} weights, but the "
+                f"given phi has shape {tuple(phi.shape)}."
             )
         super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)
         self.hidden = hidden
@@ -79,7 +78,7 @@ class NeuralLoss(MetaLoss):
 
     @classmethod
     def of_form(cls, form: Form, hidden: Sequence[int] = (50, 50)) -> Self:
-        """A network as a loss for the tasks of a form."""
+        """A network as a loss for tasks of a form."""
         return cls(hidden=hidden, **dataclasses.asdict(form))
 
     @property
@@ -123,7 +122,7 @@ class NeuralLoss(MetaLoss):
         return values.squeeze(-1)
 
     def describe(self) -> dict[str, Any]:
-        """As `Loss.describe` says."""
+        """See `Loss.describe`."""
         return {
             "formula": None,
             "network": self.network,
@@ -134,7 +133,7 @@ class NeuralLoss(MetaLoss):
         }
 
     def python_form(self) -> str | None:
-        """None, as it would hold all weights."""
+        """None, because it would contain all weights."""
         return None
 
     @property
@@ -143,7 +142,7 @@ class NeuralLoss(MetaLoss):
         return {"hidden": list(self.hidden)}
 
     def extra_repr(self) -> str:
-        """What printing the module shows."""
+        """The arguments in the module's ``repr``."""
         more = f", inputs={self.inputs!r}" if self.inputs else ""
         return f"{self.structure}, link={self.link!r}, reduction={self.reduction!r}{more}"
 
@@ -151,11 +150,11 @@ class NeuralLoss(MetaLoss):
 def hidden_widths(hidden: Sequence[int]) -> tuple[int, ...]:
     """Widths of hidden layers; an `InputError` if they make no sense."""
     if isinstance(hidden, str | Mapping) or not isinstance(hidden, Sequence):
-        raise InputError(f"The hidden widths are a list of numbers, but are {quoted(hidden)}.")
+        raise InputError(f"The hidden widths must be a list of numbers, got {quoted(hidden)}.")
     for width in hidden:
         if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= WIDEST:
             raise InputError(
-                f"A hidden width must be a whole number from 1 to {WIDEST}, but is {quoted(width)}."
+                f"A hidden width must be a whole number from 1 to {WIDEST}, got {quoted(width)}."
             )
     if not 1 <= len(hidden) <= MOST_LAYERS:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Losses as the Python expressions that make them again."""
+"""Losses as Python expressions that recreate them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def call_text(loss: Loss, arguments: list[str], **settings: Any) -> str:
-    """The call of a loss's class, as `Loss.python_form` says.
+    """The call that creates a loss; see `Loss.python_form`.
 
     Parameters
     ----------
     loss
-        The loss; its reduction, class weights and class to ignore are added.
+        The loss; its reduction, class weights and ignore_index are added.
     arguments
         Positional arguments, as text.
     settings
-        Arguments by name; those that are None or as by default are left out.
+        Arguments by name; None and default values are left out.
     """
     settings |= {
         "reduction": loss.reduction,
@@ -42,7 +42,7 @@ def call_text(loss: Loss, arguments: list[str], **settings: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """A setting as Python writes it."""
+    """A setting as Python code."""
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, tuple):
@@ -55,12 +55,12 @@ def _written(value: Any) -> str:
 
 
 def number_text(value: Tensor) -> str:
-    """A number by few digits that give it again in its type."""
+    """A number with few digits that reproduce it in its dtype."""
     text = _short(value.item()) if value.dtype == torch.float32 else repr(value.item())
     return text.removesuffix(".0")
 
 
 def _short(number: float) -> str:
-    """The fewest digits that give the same number in single precision."""
+    """The fewest digits that reproduce the number in single precision."""
     text = repr(float(str(np.float32(number))))
     return text if np.float32(float(text)) == np.float32(number) else repr(number)

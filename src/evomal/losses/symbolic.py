@@ -14,9 +14,8 @@ from torch.autograd import forward_ad
 from evomal.errors import InputError, quoted
 from evomal.expressions import program
 from evomal.expressions.expression import Expression, excerpt, parse
-from evomal.expressions.symbolic import PrintedForm, PrintRequest, printed_forms
+from evomal.expressions.printing import PrintedForm, PrintRequest, printed_forms
 from evomal.losses import fields as read
-from evomal.losses.arguments import is_plain
 from evomal.losses.base import Reduction
 from evomal.losses.form import (
     IGNORE_INDEX,
@@ -26,6 +25,7 @@ from evomal.losses.form import (
     input_names,
     real_numbers,
 )
+from evomal.losses.inputs import is_plain
 from evomal.losses.meta import Activation, MetaLoss
 from evomal.losses.python_form import call_text
 
@@ -42,17 +42,17 @@ class SymbolicLoss(MetaLoss):
         An `Expression` or its prefix form, such as ``"square(sub(y, f))"``.
     phi
         φ, one weight per edge in the prefix order of the child node: ``phi[i - 1]`` scales
-        node i on its way to its parent. None means all ones, which is the bare expression. A
+        node i on the edge to its parent. None means all ones, which is the bare expression. A
         tensor keeps its dtype.
     link, activation, reduction, weight, ignore_index
         As in `MetaLoss`.
     inputs
-        Names of further inputs that the expression may use; those in an `Expression` are added.
+        Names of extra inputs that the expression may use; those in an `Expression` are added.
 
     Raises
     ------
     InputError
-        If the expression is malformed or the number of weights is not its number of edges.
+        If the expression is malformed or the number of weights differs from its number of edges.
     """
 
     structure_readers = {"expression": read.text}  # noqa: RUF012
@@ -73,7 +73,7 @@ class SymbolicLoss(MetaLoss):
             expression = parse(expression, inputs)
         if not isinstance(expression, Expression):
             raise InputError(
-                f"An expression is text such as 'square(sub(y, f))', not {quoted(expression)}."
+                f"An expression must be text such as 'square(sub(y, f))', not {quoted(expression)}."
             )
         inputs = tuple(dict.fromkeys([*inputs, *expression.inputs]))
         edges = len(expression) - 1
@@ -81,7 +81,7 @@ class SymbolicLoss(MetaLoss):
         if phi.shape != (edges,):
             raise InputError(
                 f"The expression {excerpt(str(expression))} takes {edges} weights, one per edge, "
-                f"but the weights given have shape {tuple(phi.shape)}."
+                f"but the given phi has shape {tuple(phi.shape)}."
             )
         super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)
         self.expression = expression
@@ -95,7 +95,7 @@ class SymbolicLoss(MetaLoss):
         activation: Activation = "identity",
         phi: Tensor | Sequence[float] | None = None,
     ) -> Self:
-        """An expression as a loss for the tasks of a form; bare unless weights are given."""
+        """An expression as a loss for tasks of a form; all weights are 1 unless given."""
         return cls(expression, phi, activation=activation, **dataclasses.asdict(form))
 
     @property
@@ -110,11 +110,11 @@ class SymbolicLoss(MetaLoss):
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        """The further inputs that occur in the expression."""
+        """The extra inputs that occur in the expression."""
         return self.expression.inputs
 
     def initial_phi(self, rng: np.random.Generator) -> Tensor:
-        """φ₀ ~ N(1, 0.001²): the bare expression but for a little noise (paper, section 3.3)."""
+        """φ₀ ~ N(1, 0.001²): the bare expression with a little noise (paper, section 3.3)."""
         phi = rng.normal(1.0, INITIAL_DEVIATION, len(self.phi))
         return torch.from_numpy(phi).to(self.phi)
 
@@ -138,11 +138,11 @@ class SymbolicLoss(MetaLoss):
 
     @property
     def print_request(self) -> PrintRequest:
-        """How it is printed: with its weights, f and y as probabilities unless f = pred."""
+        """The request for printing: with weights, and f and y as probabilities unless f = pred."""
         return PrintRequest(self.expression, self.phi.tolist(), self.link != "identity")
 
     def describe(self, printed: PrintedForm | None = None) -> dict[str, Any]:
-        """As `Loss.describe` says; `printed` is what sympy is asked for without it."""
+        """See `Loss.describe`; without `printed`, the printed form is computed by sympy."""
         if printed is None:
             (printed,) = printed_forms([self.print_request])
         return {
@@ -157,7 +157,7 @@ class SymbolicLoss(MetaLoss):
         }
 
     def python_form(self) -> str:
-        """As `Loss.python_form` says."""
+        """See `Loss.python_form`."""
         plain = self.phi.dtype == torch.float32 and bool((self.phi == 1).all())
         return call_text(
             self,
@@ -174,13 +174,13 @@ class SymbolicLoss(MetaLoss):
         return {"expression": str(self.expression)}
 
     def extra_repr(self) -> str:
-        """What printing the module shows."""
+        """The arguments in the module's ``repr``."""
         more = f", inputs={self.inputs!r}" if self.inputs else ""
         return f"{self.expression}, link={self.link!r}, reduction={self.reduction!r}{more}"
 
 
 def _are_numbers(phi: Tensor) -> bool:
-    """Whether nothing but their values counts, as nothing is differentiated or mapped."""
+    """Whether the tensors are ordinary ones, neither differentiated nor mapped."""
     if phi.requires_grad or not phi.is_cpu or not is_plain(phi):
         return False
     return forward_ad.unpack_dual(phi).tangent is None  # type: ignore[no-untyped-call]

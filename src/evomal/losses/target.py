@@ -1,8 +1,8 @@
-"""Handcrafted losses of the target's probability alone (paper, appendix A).
+"""Handcrafted losses that depend only on the target's probability (paper, appendix A).
 
 f is softmax(logits), y the one-hot target, p = f of the target class. They depend on the logits
-through log p alone, which costs one cross-entropy (equation 48); what follows are a few operations
-on one number per sample.
+only through log p, which costs one cross-entropy (equation 48), plus a few operations on one number
+per sample.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal.losses.base import Reduction
-from evomal.losses.classes import class_dim, sample_weights
-from evomal.losses.form import HALVES, IGNORE_INDEX, require_gamma, require_number
+from evomal.losses.class_indices import class_dim, sample_weights
+from evomal.losses.form import HALVES, IGNORE_INDEX, require_gamma, require_real
 from evomal.losses.handcrafted import HandcraftedLoss
-from evomal.losses.terms import Terms
+from evomal.losses.target_coefficients import TargetCoefficients
 
 
 class TargetLoss(HandcraftedLoss):
-    """A loss y·ℓ(log f): of the target class alone, through the logarithm of its probability.
+    """A loss y·ℓ(log f) of the log-probability of the target class.
 
     `weight` scales a sample by the weight of its target class.
     """
 
-    def terms(self, classes: int) -> Terms | None:
-        """ℓ for C classes; None if it is not of that form, and `curve` says what it is."""
+    def coefficients(self, classes: int) -> TargetCoefficients | None:
+        """The coefficients of ℓ for C classes; None if ℓ has another form, given by `curve`."""
         return None
 
     def curve(self, log_p: Tensor, classes: int) -> Tensor:
         """ℓ(log p) for log p ≤ 0 of any shape and C classes."""
-        terms = self.terms(classes)
-        if terms is None:
-            raise NotImplementedError(f"{type(self).__name__} defines neither terms nor a curve.")
-        return terms.curve(log_p)
+        coefficients = self.coefficients(classes)
+        if coefficients is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} defines neither coefficients nor a curve."
+            )
+        return coefficients.curve(log_p)
 
     def elementwise(self, y: Tensor, f: Tensor) -> Tensor:
         """The loss of every output; `y`, `f` and the result have the shape of the logits."""
@@ -61,9 +63,9 @@ class TargetLoss(HandcraftedLoss):
             and self.ignore_index < 0
             and self.weight is None
         ):
-            try:  # a CPU tells an index out of range by itself, at no cost
+            try:  # on a CPU, gather checks for indices out of range at no cost
                 log_p = pred.log_softmax(1).gather(1, target.long().unsqueeze(1))
-            except RuntimeError:  # something is ignored, or is no class, which torch says otherwise
+            except RuntimeError:  # a target is ignored or invalid
                 pass
             else:
                 return self.curve(log_p, pred.shape[1]).mean()
@@ -82,14 +84,14 @@ class TargetLoss(HandcraftedLoss):
         return values.sum() / by_sample.sum() if self.reduction == "mean" else values.sum()
 
     def _log_p(self, pred: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-        """The targets' log p, in the shape of `target`; 0 where none is `kept`."""
+        """The targets' log p, in the shape of `target`; 0 where not `kept`."""
         dim = class_dim(pred)
         if not torch.compiler.is_compiling():
             log_f = pred.log_softmax(dim)
             return -functional.nll_loss(
                 log_f, target, ignore_index=self.ignore_index, reduction="none"
             )
-        # One pass over the logits less in the backward pass of what a compiler makes of it.
+        # This form saves a compiled backward pass one pass over the logits.
         logits = pred - pred.detach().amax(dim, keepdim=True)
         of_target = logits.gather(dim, torch.where(kept, target, 0).unsqueeze(dim)).squeeze(dim)
         return torch.where(kept, of_target - logits.exp().sum(dim).log(), 0.0)
@@ -98,9 +100,9 @@ class TargetLoss(HandcraftedLoss):
 class AbsoluteCrossEntropyLoss(TargetLoss):
     """Absolute cross-entropy: φ₀·y·|log(φ₁ f)| (paper, equation 19).
 
-    Computed as φ₀·|log p + log φ₁|. For φ₁ ≤ 1 the argument is never positive, so that the loss is
-    φ₀·(−log p − log φ₁), smooth, and with φ₀ = φ₁ = 1 cross-entropy itself. For φ₁ > 1 it has a
-    kink at p = 1/φ₁, where its gradient is taken as 0, and above it drives p down.
+    Computed as φ₀·|log p + log φ₁|. For φ₁ ≤ 1 the argument is never positive, so the loss is
+    φ₀·(−log p − log φ₁), which is smooth, and equals cross-entropy for φ₀ = φ₁ = 1. For φ₁ > 1 it
+    has a kink at p = 1/φ₁, where its gradient is defined as 0; above the kink it pulls p down.
 
     Parameters
     ----------
@@ -124,12 +126,12 @@ class AbsoluteCrossEntropyLoss(TargetLoss):
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__(reduction, weight, ignore_index)
-        self.phi0 = require_number("phi0", phi0, "above 0", lambda phi: phi > 0)
-        self.phi1 = require_number("phi1", phi1, "above 0", lambda phi: phi > 0)
+        self.phi0 = require_real("phi0", phi0, "above 0", lambda phi: phi > 0)
+        self.phi1 = require_real("phi1", phi1, "above 0", lambda phi: phi > 0)
 
-    def terms(self, classes: int) -> Terms:
-        """φ₀ times |log p + log φ₁|; -φ₀ times what is inside where that is never positive."""
-        return Terms(self.phi0, shift=math.log(self.phi1), absolute=self.phi1 > 1)
+    def coefficients(self, classes: int) -> TargetCoefficients:
+        """φ₀·|log p + log φ₁|, or −φ₀·(log p + log φ₁) if the argument is never positive."""
+        return TargetCoefficients(self.phi0, shift=math.log(self.phi1), absolute=self.phi1 > 1)
 
 
 class FocalLoss(TargetLoss):
@@ -158,6 +160,6 @@ class FocalLoss(TargetLoss):
         super().__init__(reduction, weight, ignore_index)
         self.gamma = require_gamma(gamma)
 
-    def terms(self, classes: int) -> Terms:
+    def coefficients(self, classes: int) -> TargetCoefficients:
         """−(1 − p)^γ·log p."""
-        return Terms(1.0, gamma=self.gamma)
+        return TargetCoefficients(1.0, gamma=self.gamma)

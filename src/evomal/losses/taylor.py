@@ -23,17 +23,17 @@ LOWEST_ORDER, HIGHEST_ORDER = 2, 5
 
 @dataclasses.dataclass(frozen=True)
 class _Notation:
-    """How a polynomial is written: templates of its parts."""
+    """Templates for printing a polynomial."""
 
     brackets: str
     power: str
     quotient: str
     times: str
     exponent: str
-    """Of a number such as 1e-9."""
+    """For a number such as 1e-9."""
 
     def number(self, text: str) -> str:
-        """A number that is not below 0."""
+        """Format a non-negative number."""
         size, _, exponent = text.partition("e")
         return self.exponent.format(size, int(exponent)) if exponent else size
 
@@ -65,16 +65,16 @@ class TaylorLoss(MetaLoss):
 
     With a = y − φ₀ and b = f − φ₁ it is the sum of φₖ·aʲ·bⁱ/(j!·i!) over all i ≥ 1 and j ≥ 0 with
     i + j ≤ `order`. Terms without f have no gradient and are left out. The coefficients are
-    ordered by j, then by i; those of order 3 are of b, b², b³, ab, ab² and a²b, so that the loss is
+    ordered by j, then by i; for order 3 they belong to b, b², b³, ab, ab² and a²b, so the loss is
     φ₂b + ½φ₃b² + ⅙φ₄b³ + φ₅ab + ½φ₆ab² + ½φ₇a²b.
 
     Parameters
     ----------
     phi
-        φ: the centre of y, the centre of f, the coefficients. None means the squared error but for
+        φ: the centre of y, the centre of f, the coefficients. None means the squared error without
         y², which has no gradient: f² − 2yf. A tensor keeps its dtype.
     inputs
-        Further inputs that can be given; the polynomial does not depend on them.
+        Extra inputs that are accepted; the polynomial does not depend on them.
     link, activation, reduction, weight, ignore_index
         As in `MetaLoss`.
     order
@@ -83,7 +83,7 @@ class TaylorLoss(MetaLoss):
     Raises
     ------
     InputError
-        If the order makes no sense, or the number of weights is not that of the polynomial.
+        If the order is invalid, or the number of weights is wrong.
     """
 
     structure_readers = {"order": read.integer}  # noqa: RUF012
@@ -106,8 +106,8 @@ class TaylorLoss(MetaLoss):
         phi = real_numbers("weights", phi)
         if phi.shape != (2 + len(exponents),):
             raise InputError(
-                f"A Taylor polynomial of order {order} takes {2 + len(exponents)} weights, but "
-                f"those given have shape {tuple(phi.shape)}."
+                f"A Taylor polynomial of order {order} takes {2 + len(exponents)} weights, but the "
+                f"given phi has shape {tuple(phi.shape)}."
             )
         super().__init__(phi, link, activation, reduction, inputs, weight, ignore_index)
         self.order = order
@@ -118,7 +118,7 @@ class TaylorLoss(MetaLoss):
     def of_form(
         cls, form: Form, phi: Tensor | Sequence[float] | None = None, order: int = 3
     ) -> Self:
-        """A polynomial as a loss for the tasks of a form."""
+        """A polynomial as a loss for tasks of a form."""
         return cls(phi, order=order, **dataclasses.asdict(form))
 
     @property
@@ -128,7 +128,7 @@ class TaylorLoss(MetaLoss):
 
     @property
     def size(self) -> int:
-        """Number of weights, with the two of the centre."""
+        """Number of weights, including the two of the centre."""
         return len(self.phi)
 
     @property
@@ -137,7 +137,7 @@ class TaylorLoss(MetaLoss):
         return ()
 
     def initial_phi(self, rng: np.random.Generator) -> Tensor:
-        """The loss's own φ, with nothing drawn: what proposes such losses draws φ itself."""
+        """The loss's current φ; nothing is drawn, because methods with such losses draw φ."""
         return self.phi.clone()
 
     def elementwise(
@@ -158,7 +158,7 @@ class TaylorLoss(MetaLoss):
         return value
 
     def describe(self) -> dict[str, Any]:
-        """As `Loss.describe` says."""
+        """See `Loss.describe`."""
         return {
             "formula": self._sum(_PYTHON),
             "latex": self._sum(_LATEX),
@@ -170,7 +170,7 @@ class TaylorLoss(MetaLoss):
         }
 
     def _sum(self, notation: _Notation) -> str:
-        """The polynomial in y and f, every number exact; terms that are 0 are left out."""
+        """The polynomial in y and f, with exact numbers and without terms that are 0."""
         centre_y, centre_f, *coefficients = map(number_text, self.phi.unbind())
         names = notation.difference("y", centre_y), notation.difference("f", centre_f)
         text = ""
@@ -182,7 +182,7 @@ class TaylorLoss(MetaLoss):
         return f"-{text[3:]}" if text.startswith(" - ") else text[3:] or "0"
 
     def python_form(self) -> str:
-        """As `Loss.python_form` says."""
+        """See `Loss.python_form`."""
         return call_text(
             self,
             [],
@@ -199,7 +199,7 @@ class TaylorLoss(MetaLoss):
         return {"order": self.order}
 
     def extra_repr(self) -> str:
-        """What printing the module shows."""
+        """The arguments in the module's ``repr``."""
         return f"{self.structure}, link={self.link!r}, reduction={self.reduction!r}"
 
 
@@ -212,6 +212,6 @@ def _exponents(order: int) -> tuple[tuple[int, int], ...]:
     ):
         raise InputError(
             f"The order of a Taylor polynomial must be a whole number from {LOWEST_ORDER} to "
-            f"{HIGHEST_ORDER}, but is {quoted(order)}."
+            f"{HIGHEST_ORDER}, got {quoted(order)}."
         )
     return tuple((j, i) for j in range(order) for i in range(1, order - j + 1))

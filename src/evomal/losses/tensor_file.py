@@ -1,7 +1,7 @@
-"""φ of a loss file as a safetensors file beside it, named by its content.
+"""φ of a loss file as a safetensors file next to it, named by its content.
 
-So a loss file never names a φ that is not its own, whenever a process that writes them ends: a new
-tensor file is complete before the loss file names it, and goes only when none does any more.
+So a loss file always refers to its own φ, even if the writing process is killed: a new tensor file
+is complete before the loss file refers to it, and is removed only when no longer referred to.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from torch import Tensor
 from evomal.errors import InputError, quoted
 from evomal.losses.fields import dtype_name
 
-_LARGEST = 2**28  # bytes, some ten thousand times those of a loss of usual size
+_LARGEST = 2**28  # bytes, about ten thousand times the usual size
 _NAME = r"\.([0-9a-f]{16})\.safetensors"
 
 
 def tensor_content(phi: Tensor) -> bytes:
-    """What a tensor file holds."""
+    """The content of a tensor file."""
     return save({"phi": phi.detach().cpu().contiguous()})
 
 
 def tensor_name(loss_file: Path, content: bytes) -> str:
-    """The name of a tensor file beside its loss file."""
+    """The name of a tensor file next to its loss file."""
     return f"{loss_file.name}.{_digest(content)}.safetensors"
 
 
 def read_phi(loss_file: Path, name: Any, dtype: Any) -> Tensor:
-    """φ from the tensor file that a loss file names, of the type that it names.
+    """φ from the tensor file of a loss file, with the dtype given there.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     InputError
-        If it cannot be read, or is not the one that was written.
+        If it cannot be read, or has changed.
     """
     if not isinstance(name, str) or not (found := re.fullmatch(r"[^/\\\0]+" + _NAME, name)):
-        raise InputError(f"The field 'phi_file' must name a tensor file, but is {quoted(name)}.")
+        raise InputError(f"The field 'phi_file' must name a tensor file, got {quoted(name)}.")
     try:
         with loss_file.with_name(name).open("rb") as file:
             content = file.read(_LARGEST + 1)
@@ -58,16 +58,16 @@ def read_phi(loss_file: Path, name: Any, dtype: Any) -> Tensor:
     try:
         tensors = load(content)
     except SafetensorError as error:
-        raise InputError(f"Its file {quoted(name)} holds no tensors.") from error
+        raise InputError(f"Its file {quoted(name)} contains no tensors.") from error
     if set(tensors) != {"phi"} or dtype_name(tensors["phi"]) != dtype:
         raise InputError(
-            f"Its file {quoted(name)} does not hold one tensor phi of {quoted(dtype)}."
+            f"Its file {quoted(name)} must contain a single tensor phi of {quoted(dtype)}."
         )
     return tensors["phi"]
 
 
 def remove_tensors(loss_file: Path, keep: str | None = None) -> None:
-    """Remove the tensor files of a loss file but one; those that cannot be removed stay."""
+    """Remove the tensor files of a loss file except one, if possible."""
     own = re.compile(re.escape(loss_file.name) + _NAME)
     with contextlib.suppress(OSError):
         for entry in os.listdir(loss_file.parent):  # noqa: PTH208 - names are all that is asked for

@@ -1,5 +1,5 @@
 """The search methods, behind one ask/tell interface; deterministic and without I/O.
 
-The package is not called `search`, as the public function `evomal.search` is: importing a
-submodule of that name would replace the function.
+The package is not called `search`, because importing a submodule of that name would replace the
+function `evomal.search`.
 """

@@ -1,4 +1,4 @@
-"""What every method shares: candidates, their outcomes, the archive, the ask/tell cycle."""
+"""The parts common to all methods: candidates, outcomes, the archive, the ask/tell cycle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evomal.training.halving import LearningCurve
 from evomal.training.settings import Pipeline
 from evomal.training.stages import StageSeconds
 
-if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
+if TYPE_CHECKING:  # torch is not imported here, so that `--help` is fast
     from evomal.losses.form import Form
     from evomal.losses.meta import MetaLoss
 
@@ -35,10 +35,10 @@ class Candidate:
     generation
         Counts from 0.
     loss
-        The loss before its weights are optimised; None stands for every task's own loss.
+        The loss before its weights are optimised; None means the task loss.
     identity
-        Equal for candidates of which only the first is worked on; the method's word
-        (`Method.identity`).
+        Equal for candidates that count as duplicates, of which only the first is processed; from
+        `Method.identity`.
     """
 
     number: int
@@ -54,22 +54,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a candidate.
+    """The outcome of a candidate.
 
     Attributes
     ----------
     status
-        *evaluated*: trained. *duplicate*: of the identity of an earlier candidate.
-        *rejected*: by the rejection protocol. *equivalent*: its gradients equal those of an
-        earlier one. *halted*: its training was stopped at a rung, and its fitness is what it had
-        there. *diverged*: a stage met a non-finite value. *failed*: the work on it raised an
-        error, ran late or lost its worker, twice.
+        *evaluated*: trained. *duplicate*: same identity as an earlier candidate.
+        *rejected*: by the rejection protocol. *equivalent*: same gradients as an earlier
+        candidate. *halted*: its training was stopped at a rung, where its fitness was measured.
+        *diverged*: a stage produced a non-finite value. *failed*: the work on it raised an
+        error, timed out or lost its worker, twice.
     fitness
         Lower is better; infinity is the worst.
     loss
-        The loss with the weights that it ended with.
+        The loss with its final weights.
     source
-        Number of the candidate whose fitness was handed over.
+        Number of the candidate whose fitness was copied.
     correlation
         g of the rejection protocol.
     gradient_key
@@ -79,10 +79,10 @@ class Outcome:
     reason
         Why it failed or diverged: the stage and what happened.
     curves
-        Of its training on every task; empty without `halving`.
+        Learning curves on every task; empty without `halving`.
     halted
-        Whether the fitness is that of a training that was stopped, its own or its source's; it
-        ranks behind every fitness at the end of a training, as it was taken before.
+        Whether the fitness is from a stopped training, its own or its source's; it ranks behind
+        the fitness of all completed trainings.
     """
 
     candidate: Candidate
@@ -99,16 +99,16 @@ class Outcome:
 
     @property
     def rank(self) -> Rank:
-        """Sorts the better outcome first (`rank`)."""
+        """Sort key, better outcomes first (`rank`)."""
         candidate = self.candidate
         return rank(self.fitness, candidate.size, candidate.number, halted=self.halted)
 
 
 def rank(fitness: float, size: int, number: int, *, halted: bool = False) -> Rank:
-    """Sorts the better first: by fitness, then the smaller loss, then the earlier candidate.
+    """Sort key, better first: by fitness, then the smaller loss, then the earlier candidate.
 
-    One whose training was halted comes after all that were trained to the end, as its fitness was
-    taken earlier, and before those that have no fitness.
+    Halted candidates come after all completed ones, because their fitness was measured earlier, and
+    before those without a fitness.
     """
     return math.isinf(fitness), halted, fitness, size, number
 
@@ -117,7 +117,7 @@ Identity = Callable[["MetaLoss | None", int], str]
 
 
 def by_structure(loss: MetaLoss | None, number: int) -> str:
-    """Losses are the same that differ in their weights alone; None stands for the task loss."""
+    """Identity of losses up to their weights; None means the task loss."""
     return "task loss" if loss is None else loss.structure
 
 
@@ -133,7 +133,7 @@ class Archive:
     counts
         Number of candidates by status.
     judged
-        The outcomes of those that were trained with rungs.
+        Outcomes of candidates that were trained with rungs.
     """
 
     def __init__(self) -> None:
@@ -145,21 +145,21 @@ class Archive:
         self._by_gradient: dict[str, Outcome] = {}
 
     def add(self, outcome: Outcome) -> None:
-        """Record an outcome; the first of equal candidates stays the one that is found."""
+        """Record an outcome; look-ups return the first of equal candidates."""
         self.counts[outcome.status] += 1
         self._by_identity.setdefault(outcome.candidate.identity, outcome)
         if outcome.curves:
             self.judged.append(outcome)
         if outcome.gradient_key is not None:
             self._by_gradient.setdefault(outcome.gradient_key, outcome)
-        if outcome.status == "evaluated":  # others inherit a fitness that nobody measured
+        if outcome.status == "evaluated":  # others have a copied fitness
             size = outcome.candidate.size
             best, best_of_size = self.best or outcome, self.hall_of_fame.get(size, outcome)
             self.best = min(best, outcome, key=lambda one: one.rank)
             self.hall_of_fame[size] = min(best_of_size, outcome, key=lambda one: one.rank)
 
     def find(self, candidate: Candidate) -> Outcome | None:
-        """The first outcome of a candidate of the same identity (paper, section 3.5.1)."""
+        """The first outcome with the same identity (paper, section 3.5.1)."""
         return self._by_identity.get(candidate.identity)
 
     @property
@@ -183,7 +183,7 @@ class Generation:
     best
         The best fitness so far.
     mean
-        Of the finite fitness of its candidates, but for those whose training was halted.
+        Mean of the finite fitness of its candidates, except halted ones.
     counts
         Number of its candidates by status.
     seconds
@@ -199,14 +199,14 @@ class Generation:
 
 @dataclass(frozen=True)
 class MethodState:
-    """What `Method.state_dict` returns.
+    """The state returned by `Method.state_dict`.
 
     Attributes
     ----------
     generation, candidates
-        How many generations are finished, and how many candidates they had.
+        Number of finished generations and of their candidates.
     method
-        The method's own state.
+        The state of the subclass.
     """
 
     generation: int
@@ -215,19 +215,19 @@ class MethodState:
 
 
 class Method(ABC):
-    """A search method: `ask` for a generation's candidates, `tell` what became of them.
+    """A search method: `ask` for the candidates of a generation, `tell` their outcomes.
 
     The caller adds every outcome to `archive` as soon as it is decided, so that later candidates
-    of the same generation can be found equal to it.
+    of the same generation can be recognised as equal.
 
     Parameters
     ----------
     settings
         Sizes, rates and limits.
     form
-        Form of the losses that the method proposes.
+        Form of the proposed losses.
     seed
-        The run's seed; all of a method's draws derive from it.
+        The run's seed; all random draws of the method derive from it.
     """
 
     name: ClassVar[str]
@@ -237,13 +237,13 @@ class Method(ABC):
     """One line for a list of methods."""
 
     pipeline: ClassVar[Pipeline]
-    """Which stages every candidate goes through before its partial training."""
+    """Stages of every candidate before its partial training."""
 
     settings_type: ClassVar[type[SearchSettings]]
-    """Its settings: a frozen dataclass, whose fields are the flags of the command line."""
+    """The settings: a frozen dataclass whose fields are the command-line flags."""
 
     presets: ClassVar[Mapping[str, SearchSettings]]
-    """Settings to begin with, by name: the published ones (paper), or a first look (quick)."""
+    """Default settings by name: the published ones (paper), or for a first look (quick)."""
 
     def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
         self.settings = settings
@@ -255,16 +255,16 @@ class Method(ABC):
 
     @staticmethod
     def identity(loss: MetaLoss | None, number: int) -> str:
-        """What makes a loss the same as one that was tried before: all but its weights.
+        """The identity that defines duplicates; by default, everything except the weights.
 
-        A method that searches the weights too says so here; `number` is that of the candidate, for
-        methods that try nothing twice.
+        Methods that search the weights override this; `number` is the number of the candidate, for
+        methods in which no candidate counts as a duplicate.
         """
         return by_structure(loss, number)
 
     @property
     def generations(self) -> int:
-        """Number of generations that the method wants."""
+        """Number of generations of the method."""
         return self.settings.generations
 
     @property
@@ -279,7 +279,7 @@ class Method(ABC):
         return self.generation >= self.generations
 
     def ask(self) -> list[Candidate]:
-        """The candidates of the next generation, in population order; elites are not among them.
+        """The candidates of the next generation, in population order, without elites.
 
         Call it once per generation: it advances the method's generator.
         """
@@ -307,16 +307,16 @@ class Method(ABC):
         return summary
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides the archive's outcomes, as JSON values."""
+        """The state that a resumed run needs in addition to the archive, as JSON values."""
         return vars(MethodState(self.generation, self._candidates, self._state()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken.
+        """Restore a state from `state_dict`.
 
         Raises
         ------
         InputError
-            If it is not what `state_dict` returns, without a full stop at its end.
+            If the state is invalid; the message has no full stop.
         """
         stored: MethodState = typed(MethodState, state, "the state of the method")
         require(
@@ -337,8 +337,8 @@ class Method(ABC):
 
     @abstractmethod
     def _state(self) -> Any:
-        """The method's own state as JSON values."""
+        """The state of the subclass as JSON values."""
 
     @abstractmethod
     def _load_state(self, state: Any) -> None:
-        """Restore what `_state` returned; an `InputError` for anything else."""
+        """Restore the value of `_state`; an `InputError` for anything else."""

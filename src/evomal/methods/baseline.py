@@ -1,4 +1,4 @@
-"""The baseline: train with the task's own loss, search for nothing (paper, section 4.1)."""
+"""The baseline: train with the task loss, without a search (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from evomal.training.settings import Pipeline
 
 @dataclass(frozen=True)
 class BaselineSettings(SearchSettings):
-    """Settings of the baseline, which only trains; the defaults are the paper's."""
+    """Settings of the baseline; the defaults are the paper's."""
 
 
 class Baseline(Method):
-    """One candidate, the task loss itself."""
+    """A single candidate, the task loss itself."""
 
     name: ClassVar[str] = "baseline"
     description: ClassVar[str] = "the task's own loss, no search"

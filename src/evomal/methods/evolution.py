@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GeneticSettings(ExpressionSettings):
-    """Of genetic programming; the defaults are the paper's (section 3.2.2)."""
+    """Settings of genetic programming; the defaults are the paper's (section 3.2.2)."""
 
     tournament_size: int = 4
-    """Losses that compete to become a parent."""
+    """Losses per tournament."""
 
     crossover_rate: float = 0.7
-    """Share of offspring by one-point crossover."""
+    """Fraction of offspring from one-point crossover."""
 
     mutation_rate: float = 0.25
-    """Share of offspring by uniform mutation; the rest is reproduced."""
+    """Fraction of offspring from uniform mutation; the rest are copies."""
 
     elitism_rate: float = 0.05
-    """Share of the population carried over as it is, at least one loss."""
+    """Fraction of the population carried over unchanged, at least one loss."""
 
     max_mutation_height: int = 2
-    """Greatest height of a subtree that mutation inserts."""
+    """Maximum height of a subtree inserted by mutation."""
 
     initial_losses: tuple[str, ...] = ()
-    """Losses that take the first places of generation 0: expressions in quotes, names of known
-    losses, loss files or run directories."""
+    """Losses to include in generation 0: quoted expressions, names of known losses, loss files or
+    run directories."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,30 +54,30 @@ class GeneticSettings(ExpressionSettings):
             given = (given,)
         if not (isinstance(given, list | tuple) and all(isinstance(text, str) for text in given)):
             raise InputError(
-                f"The setting initial_losses must be a list of texts, but is {quoted(given)}."
+                f"The setting initial_losses must be a list of strings, got {quoted(given)}."
             )
         object.__setattr__(self, "initial_losses", tuple(given))
 
     def resolved(self, resolve: Callable[[str], str]) -> Self:
-        """With the expressions of the initial losses."""
+        """A copy with the initial losses as expressions."""
         return replace(self, initial_losses=tuple(map(resolve, self.initial_losses)))
 
     def validate(self, inputs: Sequence[str] = ()) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+        """Raise an `InputError` for the first invalid setting."""
         super().validate(inputs)
         require_whole(self, 1, 10_000, "tournament_size")
         require_whole(self, 0, MOST_GROWTH, "max_mutation_height")
         require_number(self, 1, "crossover_rate", "mutation_rate", "elitism_rate", zero=True)
         if self.crossover_rate + self.mutation_rate > 1 or self.elitism_rate == 1:
             raise InputError(
-                "The rates crossover_rate and mutation_rate must not exceed 1 together, and "
-                "elitism_rate must be below 1."
+                "The sum of crossover_rate and mutation_rate must not exceed 1, and elitism_rate "
+                "must be below 1."
             )
         if self.generations > 1 and self.offspring < 1:
             raise InputError(
-                f"A population_size of {self.population_size} is carried over as it is, so that "
-                "nothing new is searched after the first generation; raise population_size, or "
-                "set generations to 1."
+                f"A population of {self.population_size} is carried over unchanged, so nothing new "
+                "is searched after the first generation; raise population_size, or set "
+                "generations to 1."
             )
         self._validate_initial_losses(tuple(inputs))
 
@@ -104,13 +104,13 @@ class GeneticSettings(ExpressionSettings):
 
     @property
     def offspring(self) -> int:
-        """All others, which are new."""
+        """Number of new losses per generation."""
         return self.population_size - self.elites
 
 
 @dataclass(frozen=True)
 class Individual:
-    """A member of the population; `number` is that of the candidate which it was."""
+    """A member of the population; `number` is the number of its candidate."""
 
     expression: Expression
     fitness: float
@@ -119,14 +119,14 @@ class Individual:
 
     @property
     def rank(self) -> Rank:
-        """Sorts the better first."""
+        """Sort key, better first."""
         return rank(self.fitness, len(self.expression), self.number, halted=self.halted)
 
 
 def draw_population(
     rng: np.random.Generator, settings: ExpressionSettings, inputs: Sequence[str]
 ) -> list[Expression]:
-    """Random expressions that use both arguments and keep the heights of the settings."""
+    """Random expressions that use both arguments and respect the heights in the settings."""
     heights = settings.min_initial_height, settings.max_initial_height
     trees = operators.ramped_half_and_half(rng, settings.population_size, *heights, inputs)
     population = [operators.correct(rng, tree) for tree in trees]
@@ -138,7 +138,7 @@ def draw_population(
 
 
 class GeneticProgramming(Method):
-    """Tournament selection, crossover, mutation and elitism; what a loss is worth is not its."""
+    """Tournament selection, crossover, mutation and elitism, independent of the evaluation."""
 
     settings: GeneticSettings
 
@@ -168,7 +168,7 @@ class GeneticProgramming(Method):
     def _initial_population(self) -> list[Expression]:
         population = draw_population(self._rng, self.settings, self.form.inputs)
         given = [parse(text, self.form.inputs) for text in self.settings.initial_losses]
-        return [*given, *population[len(given) :]]  # all others are as they would be without
+        return [*given, *population[len(given) :]]  # the others do not depend on given ones
 
     def _offspring(self) -> list[Expression]:
         return [self._child() for _ in range(self.settings.offspring)]
@@ -258,7 +258,7 @@ class _StoredGenerator:
     uinteger: int
 
     def checked(self) -> dict[str, Any]:
-        """As numpy takes it."""
+        """The state in NumPy's format."""
         require(
             0 <= self.state.state < 2**128
             and 0 <= self.state.inc < 2**128

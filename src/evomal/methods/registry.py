@@ -1,4 +1,4 @@
-"""The methods, by name; nothing here needs torch."""
+"""The methods by name; importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "random": Random,
     "baseline": Baseline,
 }
-"""Every method, by its name."""
+"""All methods by name."""
 
 
 def setting_names(method: str) -> list[str]:
@@ -39,9 +39,9 @@ def methods_with(setting: str) -> list[str]:
 
 
 def no_such_setting(method: str, name: str, more: Collection[str] = ()) -> InputError:
-    """Says that a method lacks a setting, and which has it, or what may be meant.
+    """The error for a setting that a method lacks, with methods that have it or similar names.
 
-    `more` are further names that could have been given in its place.
+    `more` are other valid names in the same place.
     """
     others, own = methods_with(name), [*setting_names(method), *more]
     if others:

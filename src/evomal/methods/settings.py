@@ -1,4 +1,4 @@
-"""What can be set for a search: for every method, and for those that have populations."""
+"""Settings of all methods, and of those with populations."""
 
 from __future__ import annotations
 
@@ -15,71 +15,70 @@ from evomal.training.settings import (
 )
 
 MOST_GROWTH = 20
-"""Height of a tree that is drawn at random: at most, it has a million leaves."""
+"""Maximum height of a randomly drawn tree, which then has at most a million leaves."""
 
 MOST_HEIGHT = 100
-"""Of any tree."""
+"""Maximum height of any tree."""
 
 
 @dataclass(frozen=True)
 class SearchSettings(TrainingSettings):
-    """Settings that every method has; what only some read is in their own subclasses.
+    """Settings of every method; those of one method are in its subclass.
 
-    On its own, it is that of a method which trains one loss.
+    The defaults suit a method that trains one loss.
     """
 
     @property
     def generations(self) -> int:
-        """Number of generations, the first one included."""
+        """Number of generations, including the first one."""
         return 1
 
     @property
     def population_size(self) -> int:
-        """Losses in a generation."""
+        """Losses per generation."""
         return 1
 
     @property
     def offspring(self) -> int:
-        """Candidates of every generation but the first one."""
+        """Candidates per generation after the first one."""
         return self.population_size
 
     @property
     def halving(self) -> bool:
-        """Whether trainings are stopped that are worse than the median."""
+        """Whether trainings that are worse than the median are stopped early."""
         return False
 
     def resolved(self, resolve: Callable[[str], str]) -> Self:
-        """The same, with every loss that is given by a text as the expression that it stands for.
+        """A copy in which losses given as text are replaced by their expressions.
 
-        `resolve` makes the one into the other.
+        `resolve` maps a text to an expression.
         """
         return self
 
     def validate(self, inputs: Sequence[str] = ()) -> None:
-        """Raise an `InputError` for the first setting that makes no sense.
+        """Raise an `InputError` for the first invalid setting.
 
-        `inputs` are the further inputs that losses may use.
+        `inputs` are the extra inputs that losses may use.
         """
         super().validate()
 
 
 @dataclass(frozen=True)
 class PopulationSettings(SearchSettings):
-    """Of a method that proposes generations of losses."""
+    """Settings of a method that proposes generations of losses."""
 
     population_size: int = 25
-    """Losses in a generation."""
+    """Losses per generation."""
 
     generations: int = 50
-    """Number of generations, the initial one included."""
+    """Number of generations, including the initial one."""
 
     halving: bool = False
-    """Stop a partial training after a quarter or half of its steps where it is worse than the
-    median, at that point, of the last trainings of earlier generations that came so far; the paper
-    stops none."""
+    """Stop a partial training after a quarter or half of its steps if it is worse than the median,
+    at that point, of the latest trainings of earlier generations; the paper stops none."""
 
     def validate(self, inputs: Sequence[str] = ()) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+        """Raise an `InputError` for the first invalid setting."""
         super().validate(inputs)
         require_whole(self, 1, MOST_LOSSES, "population_size")
         require_whole(self, 1, 1_000_000, "generations")
@@ -88,22 +87,22 @@ class PopulationSettings(SearchSettings):
 
 @dataclass(frozen=True)
 class ExpressionSettings(PopulationSettings):
-    """Of a method whose losses are expressions that it draws at random, at least to begin with."""
+    """Settings of a method that starts from randomly drawn expressions."""
 
     min_initial_height: int = 2
-    """Least height of an initial tree, in edges."""
+    """Minimum height of an initial tree, in edges."""
 
     max_initial_height: int = 4
-    """Greatest height of an initial tree."""
+    """Maximum height of an initial tree."""
 
     max_height: int = 10
-    """Greatest height of any tree."""
+    """Maximum height of any tree."""
 
     activation: Literal["identity", "softplus"] = "identity"
     """Output activation of the losses; softplus makes them non-negative."""
 
     def validate(self, inputs: Sequence[str] = ()) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+        """Raise an `InputError` for the first invalid setting."""
         super().validate(inputs)
         require_whole(self, 0, MOST_GROWTH, "min_initial_height", "max_initial_height")
         require_whole(self, 0, MOST_HEIGHT, "max_height")

@@ -1,4 +1,4 @@
-"""What was stored as JSON, read back as the types that it had, or refused in one sentence."""
+"""Reading stored JSON values as their original types, with one-sentence errors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NAMES: dict[Any, str] = {
 
 
 def from_json(text: object, what: str) -> Any:
-    """The values of a JSON text; NaN and infinities are the texts that stand for them.
+    """Parse a JSON text; NaN and infinities remain text.
 
     Raises
     ------
     InputError
-        If it is no JSON text, or nested too deeply; `what` names it.
+        If it is not JSON, or nested too deeply; `what` names it.
     """
     try:
         return json.loads(typed(str, text, what), parse_constant=str)
@@ -41,23 +41,23 @@ def from_json(text: object, what: str) -> Any:
 
 
 def typed(kind: Any, value: Any, what: str) -> Any:
-    """A stored value as the type that it must have.
+    """Convert a stored value to its type.
 
     Parameters
     ----------
     kind
         ``int`` (without bool), ``float`` (finite, or an int), ``str``, ``bool``, ``None``, ``Any``,
         a literal, ``tuple[X, ...]`` or ``Mapping[str, X]`` (from a list or an object), a dataclass
-        (from an object that holds all its fields and no others), or a union of these.
+        (from an object with exactly its fields), or a union of these.
     value
         A JSON value.
     what
-        Names the value in messages.
+        Name of the value in messages.
 
     Raises
     ------
     InputError
-        If it is of another type.
+        If it has another type.
     """
     origin, kinds = get_origin(kind), get_args(kind)
     if kind is Any:

@@ -1,4 +1,4 @@
-"""What a search tells the outside while it runs."""
+"""Callbacks of a running search."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from evomal.tasks.arguments import instance, listed
 
 @dataclass(frozen=True)
 class RunStart:
-    """What is known when a run begins or is resumed.
+    """The state of a run when it starts or is resumed.
 
     Attributes
     ----------
     run_dir
-        The run's directory.
+        The run directory.
     facts
-        Tasks, method, seed, settings and so on, as the run records them.
+        Tasks, method, seed, settings and so on, as recorded in the run.
     task_loss_fitness
-        What the task loss itself scores; None if it diverges.
+        Fitness of the task loss itself; None if it diverges.
     generations
-        Those finished before, if the run is resumed.
+        Generations finished before the run was resumed.
     """
 
     run_dir: Path
@@ -34,17 +34,17 @@ class RunStart:
 
 
 class Callback:
-    """Override what you need; the methods here do nothing.
+    """Base class of callbacks; override the methods you need.
 
-    ``method.archive`` holds all outcomes so far and the best loss. The calls come from the process
-    that called `evomal.search`, and the run waits for them.
+    ``method.archive`` has all outcomes so far and the best loss. The methods are called in the
+    process that called `evomal.search`, and the run waits for them.
     """
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
-        """The run is set up, or taken up again."""
+        """The run starts or is resumed."""
 
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
-        """A candidate is finished and stored; ``method.archive`` holds it."""
+        """A candidate is finished, stored, and in ``method.archive``."""
 
     def on_generation(self, method: Method, generation: Generation) -> None:
         """A generation is finished and stored."""
@@ -54,6 +54,6 @@ class Callback:
 
 
 def require_callbacks(callbacks: object) -> None:
-    """Raise an `InputError` if something is no list of callbacks."""
+    """Raise an `InputError` if the argument is not a list of callbacks."""
     for callback in listed(callbacks, "argument callbacks"):
         instance(callback, "callback", Callback, "an instance of evomal.Callback")

@@ -1,9 +1,9 @@
-"""What becomes of the candidates of a generation: an automaton without I/O.
+"""Decisions about the candidates of a generation: an automaton without I/O.
 
-A candidate goes through the filters in their order, then through training: seen before (paper,
-section 3.5.1), optimised (3.3), rejected (3.5.2), equal in its gradients to an earlier one
-(3.5.3), trained (3.5.4). A candidate is decided when all before it in the population are, so that
-nothing depends on which result comes first, nor on what was finished before a run was resumed.
+A candidate passes the filters in their order, then training: seen before (paper, section 3.5.1),
+optimised (3.3), rejected (3.5.2), equal in its gradients to an earlier one (3.5.3), trained
+(3.5.4). A candidate is decided after all earlier ones in the population, so that decisions do not
+depend on the order of results, or on which were finished before a run was resumed.
 """
 
 from __future__ import annotations
@@ -22,35 +22,33 @@ from evomal.training.stages import TRAINING, StageSeconds, diverged
 
 @dataclass(frozen=True)
 class Failure:
-    """Work on a candidate that was given up, and why."""
+    """Failed work on a candidate, with the reason."""
 
     reason: str
 
 
 class Decisions:
-    """The candidates of one generation on their way to an outcome.
+    """The candidates of one generation and their progress towards an outcome.
 
-    Whoever does the work on them tells `screened` and `trained`, and takes the outcomes of
-    `advance`.
+    The caller reports results to `screened` and `trained`, and takes outcomes from `advance`.
 
     Parameters
     ----------
     candidates
         In population order.
     archive
-        Holds the outcomes of earlier generations. It may hold those of this one too, or get them
-        on the way; that changes nothing.
+        Has the outcomes of earlier generations; those of this generation make no difference.
     halved_steps
-        Steps of a training that is judged at its rungs; None if trainings have none.
+        Steps of a training that is evaluated at its rungs; None if trainings have none.
     finished
-        Outcomes of this generation that are known already, in a run that is resumed.
+        Known outcomes of this generation, in a resumed run.
 
     Attributes
     ----------
     outcomes
-        By number, those of this generation that are known.
+        Known outcomes of this generation, by number.
     to_train
-        Candidates that are to be trained, in population order; to be taken from here.
+        Queue of candidates to train, in population order.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Decisions:
         self._halved_steps = halved_steps
         self._undecided = deque(c for c in candidates if c.number not in self.outcomes)
         self._screenings: dict[int, Screening | Failure] = {}
-        self._followers: dict[int, list[Outcome]] = {}  # wait for the fitness of a candidate
+        self._followers: dict[int, list[Outcome]] = {}  # waiting for the fitness of a candidate
         self._first_of: dict[str, Candidate] = {}
         for candidate in candidates:
             self._first_of.setdefault(candidate.identity, candidate)
@@ -83,12 +81,12 @@ class Decisions:
 
     @property
     def all_decided(self) -> bool:
-        """Whether it is known of every candidate whether it is trained."""
+        """Whether every candidate has been either selected for training or decided."""
         return not self._undecided
 
     @property
     def new(self) -> list[Candidate]:
-        """The candidates to screen: not seen before, and with a loss to screen; finished or not."""
+        """The new candidates with a loss to screen, finished or not."""
         return [
             candidate
             for candidate in self._candidates
@@ -102,7 +100,7 @@ class Decisions:
         self._screenings[candidate.number] = result
 
     def screening(self, candidate: Candidate) -> Outcome:
-        """What its screening says of a candidate; its fitness is the worst as yet."""
+        """The outcome of a candidate's screening, with the worst fitness until it is trained."""
         screening = self._screenings.get(candidate.number)
         if not isinstance(screening, Screening):
             return Outcome(candidate, "diverged", math.inf, candidate.loss)
@@ -117,7 +115,7 @@ class Decisions:
         )
 
     def advance(self) -> Iterator[Outcome]:
-        """Decide as many candidates as possible; the outcomes that are known now."""
+        """Decide as many candidates as possible; return the new outcomes."""
         while self._undecided:
             candidate = self._undecided[0]
             first = self._first_of[candidate.identity]
@@ -136,7 +134,7 @@ class Decisions:
     def trained(
         self, candidate: Candidate, results: Sequence[Training | Failure]
     ) -> Iterator[Outcome]:
-        """Take a candidate's trainings on every task; the outcomes that are known now."""
+        """Take a candidate's trainings on every task; return the new outcomes."""
         if candidate.number not in self.outcomes:
             yield from self._finish(self._after_training(candidate, results))
 
@@ -190,7 +188,7 @@ class Decisions:
         return outcome
 
     def _hand_over(self, source: Outcome | Candidate, outcome: Outcome) -> Iterator[Outcome]:
-        """Let a candidate take over the fitness of an earlier one, once that is known."""
+        """Copy the fitness of an earlier candidate, once it is known."""
         if isinstance(source, Candidate):
             known = self.outcomes.get(source.number)
             if known is None:

@@ -1,4 +1,4 @@
-"""Why a search has learned no loss: what was seen, what it means, what to change."""
+"""Why a search has learned no loss, and what to change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from evomal.methods.base import Status
 from evomal.training.numerics import METRIC
 from evomal.training.stages import TRAINING, WEIGHTS
 
-_WHERE = {WEIGHTS: "most of them while their weights were optimised", TRAINING: "most in training"}
+_WHERE = {WEIGHTS: "most while their weights were optimised", TRAINING: "most in training"}
 
 
 def diagnosis(
@@ -28,13 +28,13 @@ def diagnosis(
     counts
         Number of candidates by outcome.
     reasons
-        Of those that failed or diverged, in the order of the candidates.
+        Reasons of failed and diverged candidates, in order.
     failures
-        Of those that failed.
+        Reasons of failed candidates.
     task_loss_diverges, task_loss_reason
-        Whether a training under the task loss itself diverged, and why.
+        Whether training with the task loss itself diverged, and why.
     learning_rate
-        Of the base optimiser.
+        Learning rate of the base optimiser.
     rejection_batch
         Rows of the rejection protocol.
     """
@@ -42,24 +42,24 @@ def diagnosis(
     scale = f"Standardise the inputs and the targets, or lower {rate}."
     if task_loss_diverges and METRIC in task_loss_reason:
         return (
-            "After a training under the task loss itself, the metric is NaN or infinite on the "
+            "After training with the task loss itself, the metric is NaN or infinite on the "
             "validation rows, although the predictions are finite. Check the metric, and that the "
-            "validation rows hold all that it needs, such as every class."
+            "validation rows contain everything it needs, such as every class."
         )
     if task_loss_diverges:
         return (
-            "A training under the task loss itself diverges: its steps are too large for inputs "
-            f"and targets of this scale. {scale}"
+            "Training with the task loss itself diverges: its steps are too large for inputs and "
+            f"targets of this scale. {scale}"
         )
     own = {status: counts.get(status, 0) for status in ("rejected", "diverged", "failed")}
     worked_on = sum(own.values())
     if not worked_on:
-        return "No candidate has been evaluated yet; search on."
+        return "No candidate has been evaluated yet; continue the search."
     most = max(own, key=lambda status: own[status])
     some = f"All {worked_on}" if own[most] == worked_on else f"{own[most]} of {worked_on}"
     if most == "failed":
-        last = failures[-1].rstrip(".") if failures else "for no reason that is known"
-        return f"{some} candidates failed; the last time {last}. Fix the cause."
+        last = f": {failures[-1].rstrip('.')}" if failures else " for an unknown reason"
+        return f"{some} candidates failed, the last one{last}. Fix the cause."
     if most == "diverged":
         starts = {stage: sum(reason.startswith(stage) for reason in reasons) for stage in _WHERE}
         stage = max(starts, key=lambda stage: starts[stage])
@@ -69,9 +69,9 @@ def diagnosis(
             f"inputs and targets of this scale. {scale}"
         )
     return (
-        f"{some} candidates were rejected: when raw outputs were optimised under them, the metric "
+        f"{some} candidates were rejected: when raw outputs were optimised with them, the metric "
         f"did not fall on a few training rows (at most {rejection_batch}). Check that the metric "
-        "is smallest for a perfect prediction (return its negative otherwise), and that it is "
-        f"defined, and changes, on so few rows. If it is and does, {rate}, or the task's "
-        "rejection_steps may be too small to move the raw outputs."
+        "is smallest for a perfect prediction (otherwise return its negative), and that it is "
+        f"defined and changes on so few rows. If so, {rate}, or the task's rejection_steps may "
+        "be too small to move the raw outputs."
     )

@@ -1,4 +1,4 @@
-"""A run's directory: the names of its files, its number, its lock."""
+"""The run directory: names of files, numbering, lock."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ ROOT = Path("runs")
 
 
 def named_run_dir(run_dir: object) -> Path:
-    """The directory for a new run that a caller names.
+    """The user's directory for a new run.
 
     Raises
     ------
     InputError
-        If it is no path, or one that nobody could type again.
+        If it is not a path, or contains characters that cannot be typed.
     """
     if not isinstance(run_dir, str | os.PathLike):
         raise InputError(f"The run directory must be a path, not {quoted(run_dir)}.")
     text = os.fsdecode(run_dir)
     if not text:
         raise InputError(
-            "The run directory is an empty text; name one with --run-dir, or leave that out for a "
-            "new numbered one."
+            "The path of the run directory is empty; give one with --run-dir, or omit it for a new "
+            "numbered one."
         )
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise InputError(
-            f"The run directory {quoted(text)} holds a control character; choose another --run-dir."
+            f"The run directory {quoted(text)} has a control character; choose another --run-dir."
         )
     return Path(text)
 
 
 def new_run_dir(root: Path = ROOT) -> Path:
-    """Make the next numbered directory, such as ``runs/0001``.
+    """Create the next numbered directory, such as ``runs/0001``.
 
     Raises
     ------
     InputError
-        If it cannot be made.
+        If it cannot be created.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         while True:
             numbers = [int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()]
             run_dir = root / f"{max(numbers, default=0) + 1:04d}"
-            with contextlib.suppress(FileExistsError):  # another process was faster
+            with contextlib.suppress(FileExistsError):  # created by another process
                 run_dir.mkdir()
                 return run_dir
     except OSError as error:
         raise InputError(
-            f"No run directory can be made in {str(root)!r} ({error.strerror}); "
+            f"Cannot create a run directory in {str(root)!r} ({error.strerror}); "
             "choose one with --run-dir."
         ) from error
 
 
 @contextlib.contextmanager
 def taken_back(*paths: Path) -> Iterator[None]:
-    """If the block raises, those of these files and empty folders go that were not there before."""
+    """If the block raises, remove the given files and empty folders that did not exist before."""
     new = [path for path in paths if not os.path.lexists(path)]
     try:
         yield
@@ -78,13 +78,13 @@ def taken_back(*paths: Path) -> Iterator[None]:
 
 
 def require_run(run_dir: Path) -> None:
-    """Raise an `InputError` if a directory holds no run, or cannot be looked into."""
+    """Raise an `InputError` if a directory is not a run directory, or cannot be read."""
     try:
         (run_dir / DATABASE).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        begun = "; a search ended before it began, so type its command again"
+        begun = "; the search ended before it began, so run its command again"
         raise InputError(
-            f"{str(run_dir)!r} is not a run directory: it holds no {DATABASE}"
+            f"{str(run_dir)!r} is not a run directory: it has no {DATABASE}"
             f"{begun if (run_dir / LOCK).exists() else ''}."
         ) from error
     except (OSError, ValueError) as error:  # no permission, a name that is too long, a NUL
@@ -93,27 +93,27 @@ def require_run(run_dir: Path) -> None:
 
 
 def is_in_use(run_dir: Path) -> bool:
-    """Whether a process is writing the run, as far as that can be told."""
+    """Whether a process is writing the run, if this can be determined."""
     try:
         lock_run_dir(run_dir).release()
     except InputError:
         return True
-    except OSError:  # a directory that we may not write
+    except OSError:  # no permission to write the directory
         return False
     return False
 
 
 def lock_run_dir(run_dir: Path) -> FileLock:
-    """The lock of a run, taken; it goes with the process, however that ends.
+    """Acquire the lock of a run; it is released when the process ends in any way.
 
     Raises
     ------
     InputError
-        If another process has it.
+        If another process holds it.
     OSError
         If the directory cannot be written.
     """
-    lock = FileLock(run_dir / LOCK, timeout=1.0)  # rides over a look by `is_in_use`
+    lock = FileLock(run_dir / LOCK, timeout=1.0)  # `is_in_use` holds it for a moment
     try:
         lock.acquire()
     except Timeout as error:
@@ -124,7 +124,7 @@ def lock_run_dir(run_dir: Path) -> FileLock:
 
 
 def as_argument(path: str | os.PathLike[str]) -> str:
-    """A path as an argument of a command, quoted for the shell; never read as an option."""
+    """A path as a command argument, quoted for the shell; never parsed as an option."""
     text = os.fspath(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 

@@ -1,6 +1,6 @@
-"""The executor of a run, and pieces of work on their way through it.
+"""Dispatch of work to the executor of a run.
 
-Work that fails is retried once; all work ends when the time is up.
+Failed work is retried once; all work ends at the time limit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from evomal.tasks.task import Task
 from evomal.training.settings import TrainingSettings
 
 ATTEMPTS = 2
-"""How often a piece of work is tried before it is given up."""
+"""Number of attempts per piece of work."""
 
 MACHINES_LOST = 8
-"""How many machines may be lost under a piece of work, before it is taken for the reason."""
+"""Number of machines lost during a piece of work before the work counts as the cause."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class _Piece:
 
 
 class Dispatcher:
-    """Gives work to an executor, and takes it back.
+    """Submits work to an executor and collects the results.
 
-    Work that fails is tried once more; its worker is never used again. That a machine was lost is
-    not taken for its fault, unless it happens time and again. `start` is when, by
-    ``time.monotonic()``, the time of the run began; default now.
+    Failed work is retried once; its worker is never used again. The loss of a machine does not
+    count as a failure unless it happens repeatedly. `start` is the start time of the run by
+    ``time.monotonic()``; default now.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Dispatcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether work is under way."""
+        """Whether work is in progress."""
         return bool(self._running)
 
     def start(
@@ -69,23 +69,23 @@ class Dispatcher:
         candidates: int = 1,
         spent: float = 0.0,
     ) -> None:
-        """Begin a piece of work, ``function(workbench, *args)``, on so many candidates.
+        """Submit a piece of work, ``function(workbench, *args)``, on a number of candidates.
 
-        `spent` are seconds that earlier pieces of the same work have taken of its time.
+        `spent` is how many seconds earlier pieces of the same work have taken.
         """
         self._submit(_Piece(label, function, args, candidates, spent))
 
     def finished(self) -> Iterator[tuple[Any, Any]]:
-        """Wait; then the label of every finished piece with its value, or with its `WorkError`.
+        """Wait, then return the label of every finished piece with its value or `WorkError`.
 
         Raises
         ------
         SearchStopped
-            If the time is up.
+            At the time limit.
         InputError
-            If no worker can be had.
+            If no worker can be started.
         """
-        # In slices, as Ctrl-C cannot end a long wait everywhere, nor can a wait be of any length.
+        # In slices, because Ctrl-C cannot interrupt a long wait on every platform.
         limits = [limit for limit in (1.0, self.stop.seconds_left()) if limit is not None]
         done, _ = wait(self._running, timeout=min(limits), return_when=FIRST_COMPLETED)
         if not done:
@@ -126,7 +126,7 @@ class Dispatcher:
 def open_executor(
     tasks: Sequence[Task], settings: TrainingSettings, seed: int, execution: Execution, most: int
 ) -> Executor:
-    """The executor of a run; no more than `most` workers, unless a number is given.
+    """The executor of a run, with at most `most` workers unless their number is given.
 
     Raises
     ------
@@ -143,13 +143,13 @@ def open_executor(
         return InProcess(tasks, settings, seed)
     from evomal.runs.processes import LocalProcesses
 
-    # On a GPU also a single worker, as after some errors only a new process can use it again.
+    # On a GPU, even a single worker is a process: some errors make a GPU unusable in a process.
     count = min(default_workers(tasks, threads), most) if workers == "auto" else workers
     return LocalProcesses(tasks, settings, seed, count)
 
 
 def default_workers(tasks: Sequence[Task], threads: int) -> int:
-    """How many candidates fit on this machine at a time: its GPUs, or cores ÷ threads."""
+    """Number of candidates that this machine can process in parallel: GPUs, or cores ÷ threads."""
     if tasks[0].device.type == "cpu":
         return max(1, available_cores() // threads)
     count: int = torch.get_device_module(tasks[0].device).device_count()

@@ -1,4 +1,4 @@
-"""One run from wherever it stands to its end: asks the method, stores every outcome at once."""
+"""Drives a run to its end: asks the method, and stores every outcome immediately."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from evomal.runs.work import train_candidates
 from evomal.training.engines.base import Training
 
 FAILURES_IN_A_ROW = 10
-"""How many failed candidates in a row end a run; those of its last generation are tried again when
-it is resumed."""
+"""Number of consecutive failures that end a run; those of its last generation are retried on
+resume."""
 
 
 class Driver:
-    """Brings a run to its end, or to where it is stopped.
+    """Drives a run until it ends or is stopped.
 
     Parameters
     ----------
     facts
-        What the run was begun with.
+        The facts recorded when the run was started.
     store
         The run's database, open for writing.
     run_dir
         The run's directory.
     callbacks
-        Are told what happens.
+        Callbacks to notify.
     checkpoints
-        How far tunings had come when the run ended, as the store has them.
+        Stored checkpoints of unfinished tunings.
     """
 
     def __init__(
@@ -59,27 +59,27 @@ class Driver:
         callbacks: Sequence[Callback],
         checkpoints: Mapping[Numbers, bytes],
     ) -> None:
-        self._method = facts.new_method()  # brought later to where the store says the run stands
+        self._method = facts.new_method()  # its state is restored later
         self._facts = facts
         self._tasks = [task.name for task in facts.tasks]
         self._store = store
         self._run_dir = run_dir
         self._callbacks = callbacks
         self._checkpoints = checkpoints
-        self._unfinished: list[Outcome] = []  # outcomes of the generation that is under way
+        self._unfinished: list[Outcome] = []  # outcomes of the current generation
         self._failed_in_a_row = 0
         self._generations: list[Generation] = []
         self._start = time.perf_counter()
-        self._seconds_before = 0.0  # that earlier sessions took
+        self._seconds_before = 0.0  # duration of earlier sessions
 
     def run(self, dispatcher: Dispatcher) -> None:
-        """Search until the method is finished, a stop condition holds or something goes wrong.
+        """Search until the method is finished, a stop condition is met or an error occurs.
 
         Raises
         ------
         InputError
-            If the run directory cannot be written any more, no worker can be had, or the task
-            loss itself cannot be trained.
+            If the run directory becomes unwritable, no worker can be started, or the task loss
+            itself cannot be used for training.
         """
         ending: dict[str, Any] = {"status": "failed"}
         try:
@@ -95,14 +95,14 @@ class Driver:
         except (sqlite3.Error, _BestLossError) as error:
             raise cannot_store(self._run_dir, self._facts.tasks, error) from error
         finally:
-            with contextlib.suppress(sqlite3.Error, _BestLossError):  # it can be resumed either way
+            with contextlib.suppress(sqlite3.Error, _BestLossError):  # the run can still be resumed
                 self._save_best()
                 self._store.write_facts({**ending, "seconds": self._seconds()})
             for callback in self._callbacks:
                 callback.on_run_end(self._method)
 
     def _restore(self) -> None:
-        """Bring the method to where the store says the run stands."""
+        """Restore the method's state from the store."""
         method, store = self._method, self._store
         self._seconds_before = self._facts.seconds or 0.0
         self._generations = store.generations()
@@ -129,7 +129,7 @@ class Driver:
             self._run_generation(dispatcher)
 
     def _task_loss_fitness(self, dispatcher: Dispatcher) -> float | None:
-        """What the task loss itself scores; None if it diverges."""
+        """The fitness of the task loss itself; None if it diverges."""
         if self._facts.has_own_fitness:
             return self._facts.task_loss_fitness
         trainings: dict[int, Training] = {}
@@ -141,7 +141,7 @@ class Driver:
             for index, result in dispatcher.finished():
                 if isinstance(result, WorkError):
                     raise InputError(
-                        f"The task {self._tasks[index]!r} cannot be trained under its own loss: "
+                        f"The task {self._tasks[index]!r} cannot be trained with its own loss: "
                         f"{result}."
                     ) from result
                 (trainings[index],) = result
@@ -190,7 +190,7 @@ class Driver:
         dispatcher.stop.check_archive(archive)
 
     def _check_failures(self, outcome: Outcome) -> None:
-        """Give up if nothing works any more, as after some errors on a GPU.
+        """End the run if nothing works any more, as after some errors on a GPU.
 
         Raises
         ------
@@ -198,25 +198,25 @@ class Driver:
             If too many candidates have failed in a row.
         """
         if outcome.status != "failed":
-            if outcome.source is None:  # it was worked on
+            if outcome.source is None:  # not copied from another candidate
                 self._failed_in_a_row = 0
             return
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= FAILURES_IN_A_ROW:
             reason = (outcome.reason or "").rstrip(".")
             raise InputError(
-                f"{FAILURES_IN_A_ROW} candidates in a row failed; the last time {reason}. Fix the "
+                f"{FAILURES_IN_A_ROW} candidates in a row failed, the last one: {reason}. Fix the "
                 f"cause, then continue with: {to_resume(self._run_dir, self._facts.tasks)}"
             )
 
     def _keep_formulas(self, seconds: float | None) -> None:
-        """Store the printed forms of the hall of fame, as many as are found in the time."""
+        """Store as many printed forms of the hall of fame as the time allows."""
         forms = self._store.printed_forms()
         describe(list(self._method.archive.hall_of_fame.values()), forms, seconds)
         self._store.write_printed_forms(forms)
 
     def _save_best(self) -> None:
-        """Write the best loss so far; one that the store does not know goes."""
+        """Write the best loss so far; remove one that is not in the store."""
         best = self._method.archive.best
         path = self._run_dir / BEST_LOSS
         try:
@@ -228,21 +228,20 @@ class Driver:
             raise _BestLossError(str(error.__cause__ or error)) from error
 
     def _seconds(self) -> float:
-        """How long the run has taken, all sessions together."""
+        """Duration of the run over all sessions."""
         return self._seconds_before + time.perf_counter() - self._start
 
 
 def cannot_store(run_dir: Path, tasks: Sequence[TaskFacts], error: Exception) -> InputError:
-    """What to tell when the disk is full, the database is damaged or the directory is gone."""
+    """The error if the disk is full, the database is damaged or the directory is gone."""
     if not (run_dir / DATABASE).exists():
         return InputError(
-            f"The run directory {str(run_dir)!r} was moved or deleted during the search, so "
-            "nothing can be stored there any more. If it was moved, move it back, then continue "
-            f"with: {to_resume(run_dir, tasks)}"
+            f"The run directory {str(run_dir)!r} was moved or deleted during the search. If it was "
+            f"moved, move it back, then continue with: {to_resume(run_dir, tasks)}"
         )
     return InputError(
-        f"The run in {str(run_dir)!r} cannot be stored any more ({error}); make room or fix the "
-        f"disk, then continue with: {to_resume(run_dir, tasks)}"
+        f"Cannot write to the run in {str(run_dir)!r} ({error}); free some space or fix the disk, "
+        f"then continue with: {to_resume(run_dir, tasks)}"
     )
 
 

@@ -1,9 +1,9 @@
-"""Where the work on candidates is done: in this process, in local ones, or in a Ray cluster.
+"""Executors: they process candidates in this process, in local processes, or in a Ray cluster.
 
-The work is a pure function of (tasks, settings, seed, candidate), so it does not matter where. The
-first three are the same for a whole run: every worker makes one `Workbench` of them. All executors
-keep one contract: `submit` returns a future that holds the function's value or a
-`WorkError`; after a `WorkError` the worker that it happened on is never used again.
+The work is a pure function of (tasks, settings, seed, candidate), so its place does not matter. The
+first three are fixed for a run: every worker creates one `Workbench` from them. All executors obey
+one contract: `submit` returns a future with the function's value or a `WorkError`; after a
+`WorkError`, its worker is never used again.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 class WorkError(Exception):
-    """A piece of work came to nothing; the message says why, on one line.
+    """A piece of work failed; the message gives the reason on one line.
 
     Attributes
     ----------
     timed_out
-        It ran past its timeout.
+        Whether it exceeded its timeout.
     machine_lost
-        The machine it ran on is gone, so the work itself is not to blame.
+        Whether its machine was lost, so that the work itself is not the cause.
     """
 
     def __init__(self, reason: str, *, timed_out: bool = False, machine_lost: bool = False) -> None:
@@ -52,7 +52,7 @@ class WorkError(Exception):
 
     @classmethod
     def raised(cls, error: Exception) -> WorkError:
-        """Of work that raised an error."""
+        """The error for work that raised."""
         is_divergence = isinstance(error, DivergedError)
         own = cls(str(error) if is_divergence else describe_error(error))
         own._stage = stage_of(error)
@@ -60,32 +60,32 @@ class WorkError(Exception):
         return own
 
     def reason(self, stage: str) -> str:
-        """What is recorded of a candidate: the stage, unless it is known better, and the error."""
+        """The reason to record: the stage of the error, or `stage` if unknown, and the error."""
         return f"{self._stage or stage} {self._verb} {self}"
 
 
 class Executor(Protocol):
-    """Runs ``function(workbench, *args)`` somewhere, `workers` of them at a time."""
+    """Runs up to `workers` calls of ``function(workbench, *args)`` in parallel."""
 
     workers: int
 
     def submit(
         self, function: Callable[..., T], *args: Any, timeout: float | None = None
     ) -> Future[T]:
-        """Start the work, to be given up after `timeout` seconds.
+        """Start the work, with a timeout of `timeout` seconds.
 
-        The future holds its value; a `WorkError` if it raised, ran late or lost its worker; or an
-        `InputError` if no worker can be had.
+        The future has its value; a `WorkError` if it raised, timed out or lost its worker; or an
+        `InputError` if no worker can be started.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back, at once, whatever is still running."""
+        """Release all resources immediately, even if work is still running."""
         ...
 
 
 class InProcess:
-    """Does the work at once, in this process."""
+    """Does the work immediately in this process."""
 
     workers = 1
 
@@ -97,7 +97,7 @@ class InProcess:
     def submit(
         self, function: Callable[..., T], *args: Any, timeout: float | None = None
     ) -> Future[T]:
-        """Do the work and return a future that is done."""
+        """Do the work and return a finished future."""
         future: Future[T] = Future()
         try:
             with deadline(timeout):
@@ -112,14 +112,14 @@ class InProcess:
         return future
 
     def close(self) -> None:
-        """Put torch's number of threads back."""
+        """Restore torch's number of threads."""
         torch.set_num_threads(self._threads_before)
 
 
 def attempt(
     function: Callable[..., T], bench: Workbench, args: Sequence[Any]
 ) -> tuple[bool, T | WorkError]:
-    """In a worker: (True, the value of the function), or (False, the error of what it raised)."""
+    """Run in a worker: (True, the function's value), or (False, the error)."""
     try:
         return True, function(bench, *args)
     except Exception as error:  # noqa: BLE001 - a user's model or metric may raise anything
@@ -127,7 +127,7 @@ def attempt(
 
 
 def torch_settings() -> dict[str, Any]:
-    """Settings of torch that change results, for workers to have the same."""
+    """Torch settings that change results, to be copied to workers."""
     return {
         "default_dtype": torch.get_default_dtype(),
         "float32": float32_precisions(),
@@ -139,8 +139,8 @@ def torch_settings() -> dict[str, Any]:
 
 
 def prepare_worker(threads: int, settings: Mapping[str, Any]) -> None:
-    """In a worker process: torch as it is in the coordinator, and memory that is kept."""
-    warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own code, even under -W error
+    """Set up a worker process: torch settings of the coordinator, and reuse of freed memory."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # in torch's code, even under -W error
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.set_default_dtype(settings["default_dtype"])
@@ -151,17 +151,17 @@ def prepare_worker(threads: int, settings: Mapping[str, Any]) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process use freed memory again, where the C library is glibc.
+    """Let this process reuse freed memory, if the C library is glibc.
 
-    As it is, large tensors are given back to the system at every step and fetched again page by
-    page, which is up to a tenth of the time of a search. Now pieces of up to 32 MiB are kept, but
-    for more than 256 MiB at the end of the heap.
+    By default, large tensors are returned to the system at every step and mapped again page by
+    page, which takes up to a tenth of the time of a search. This keeps blocks of up to 32 MiB,
+    except for more than 256 MiB at the end of the heap.
     """
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(_M_TRIM_THRESHOLD, 1 << 28)
-            mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the most there is
+            mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the maximum
 
 
 def describe_error(error: Exception) -> str:
@@ -172,7 +172,7 @@ def describe_error(error: Exception) -> str:
 
 
 def late(timeout: float | None) -> WorkError:
-    """The error of work that ran past its timeout."""
+    """The error for work that exceeded its timeout."""
     return WorkError(f"it took longer than {timeout:g} s", timed_out=True)
 
 
@@ -185,5 +185,5 @@ def require_picklable(tasks: Sequence[Task]) -> None:
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise InputError(
                     f"The task {task.name!r} cannot be sent to worker processes ({error}); "
-                    "define its functions at the top of a module, or use one worker."
+                    "define its functions at the top level of a module, or use one worker."
                 ) from error

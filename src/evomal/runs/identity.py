@@ -1,4 +1,4 @@
-"""What makes a run the run that it is: recorded when it begins, compared when it is resumed."""
+"""The identity of a run: recorded when it starts, compared on resume."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from evomal.tasks.task import Task, as_tasks
 def begin_facts(
     tasks: Sequence[Task], method: str, settings: SearchSettings, engine_reason: str, seed: int
 ) -> dict[str, Any]:
-    """What a run records about itself when it begins.
+    """The facts that a run records when it starts.
 
-    `engine_reason` is why its settings have the engine that they have.
+    `engine_reason` is the reason for the engine in the settings.
     """
     described = [{**task.description(), "origin": task.origin} for task in tasks]
     return {
@@ -51,13 +51,13 @@ def tasks_of(
     run_dir: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None,
 ) -> list[Task]:
-    """The tasks of a run, checked to be the same as when it was begun."""
+    """The tasks of a run, checked to be unchanged."""
     described = facts.tasks
     if tasks is None:
         own = next((task.name for task in described if task.origin is None), None)
         if own is not None:
             raise InputError(
-                f"The run was made with a task of your own, {own!r}; resume it in Python: "
+                f"The run was made with your own task {own!r}; resume it in Python: "
                 f"{to_resume(run_dir, described).removesuffix(' in Python')}."
             )
         tasks = [_load(task, facts.device, data_dir) for task in described]
@@ -67,7 +67,7 @@ def tasks_of(
         given = ", ".join(task.name for task in tasks)
         raise InputError(
             f"The run was made with {', '.join(names)}, not with {given}; resume it with the same "
-            "tasks, or begin a new run."
+            "tasks, or start a new run."
         )
     for task, before in zip(tasks, described, strict=True):
         now = task.description()
@@ -76,14 +76,14 @@ def tasks_of(
             changed.append("device")
         if changed:
             raise InputError(
-                f"The task {task.name!r} is not the one that the run was made with: its "
-                f"{', '.join(changed)} changed; resume it with the same task, or begin a new run."
+                f"The task {task.name!r} has changed since the run was started "
+                f"({', '.join(changed)}); resume it with the same task, or start a new run."
             )
     return tasks
 
 
 def _load(task: TaskFacts, device: str, data_dir: str | os.PathLike[str] | None) -> Task:
-    """A built-in task as it was when the run was begun."""
+    """A built-in task as it was when the run was started."""
     assert task.origin is not None
     origin = dataclasses.asdict(task.origin)
     return load_task(
@@ -92,12 +92,12 @@ def _load(task: TaskFacts, device: str, data_dir: str | os.PathLike[str] | None)
 
 
 def warn_of_versions(before: Mapping[str, str]) -> None:
-    """Warn if something that a run was begun with has another version now."""
+    """Warn if the versions have changed since a run was started."""
     now = _versions()
     if before != now:
         changed = ", ".join(f"{name} {before[name]}" for name in now if before[name] != now[name])
         warnings.warn(
-            f"The run was begun with {changed}; with other versions, the last digits of the "
+            f"The run was started with {changed}; with other versions, the last digits of the "
             "results can differ.",
             stacklevel=3,
         )

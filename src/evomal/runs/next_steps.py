@@ -1,4 +1,4 @@
-"""What to type next: commands that can be pasted, or calls for a task of the user's own."""
+"""Suggested next steps: shell commands, or Python calls for the user's own tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evomal.runs.record import TaskFacts
 
 
 def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
-    """What continues a run."""
+    """The command or call that continues a run."""
     if any(task.origin is None for task in tasks):
         given = "task" if len(tasks) == 1 else "tasks"
         return f"evomal.resume({os.fspath(run_dir)!r}, {given}) in Python"
@@ -18,7 +18,7 @@ def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> st
 
 
 def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
-    """What trains with the best loss of a run, on the first task's data as in the search."""
+    """The command or call that trains with the best loss of a run, on the first task's data."""
     task = tasks[0]
     if task.origin is None:
         loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"

@@ -1,7 +1,7 @@
-"""Workers in spawned processes of this machine; each is replaced when something goes wrong in it.
+"""Workers in spawned processes on this machine; a worker is replaced after an error.
 
-One thread per worker waits for its results, and every worker has a pipe of its own, so a process
-that dies at any moment holds nothing that another one needs.
+One thread per worker waits for its results, and every worker has its own pipe, so a process that
+dies never holds anything that another one needs.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _LONGEST_WAIT = 20 * 86400.0  # seconds; the system's limit is 24 days
 
 
 class LocalProcesses:
-    """Spawned processes, each with a `Workbench`; the tasks' data is shared memory.
+    """Spawned processes, each with a `Workbench`; the tasks' data is in shared memory.
 
-    On GPUs every worker has one of its own, in turn.
+    GPUs are assigned to workers in turn.
 
     Raises
     ------
@@ -91,7 +91,7 @@ class LocalProcesses:
             worker.end()
 
     def _attempt(self, function: Callable[..., T], args: Sequence[Any], timeout: float | None) -> T:
-        """Do a piece of work on a worker of this thread's; there are as many as threads."""
+        """Do a piece of work on a worker of this thread; there is one worker per thread."""
         worker = self._take()
         try:
             value: T = worker.work(function, args, timeout)
@@ -117,10 +117,10 @@ class LocalProcesses:
             was_killed = worker.was_killed
             self._replace(worker)
             if not (was_killed or self._started_once):
-                break  # it will not start another time, either
+                break  # another attempt would fail, too
             worker = self._idle.pop()
         raise InputError(
-            "The worker processes cannot start; see what they printed. (In a script, guard the "
+            "The worker processes cannot start; see their output. (In a script, guard the "
             'search with `if __name__ == "__main__":`, as spawned processes import the script.)'
         )
 
@@ -142,8 +142,8 @@ class LocalProcesses:
                 if "bootstrapping" in str(error):  # this is a worker, importing an unguarded script
                     raise
                 raise InputError(
-                    f"A worker process cannot be started ({error}); use fewer workers, or give the "
-                    "machine more (the data is in shared memory: in Docker, --shm-size)."
+                    f"Cannot start a worker process ({error}); use fewer workers, or increase the "
+                    "memory (the data is in shared memory; in Docker, set --shm-size)."
                 ) from error
             self._alive.add(worker)
         return worker
@@ -179,7 +179,7 @@ class _Worker:
         return (self.process.exitcode or 0) < 0
 
     def wait_until_ready(self) -> bool:
-        """Whether it has started and is alive; waits until that is known."""
+        """Whether it has started and is alive; blocks until this is known."""
         if not self._ready:
             try:
                 self._receive(None)
@@ -194,7 +194,7 @@ class _Worker:
         Raises
         ------
         WorkError
-            If it raised, ran late, or the process died.
+            If it raised, timed out, or the process died.
         """
         try:
             self._pipe.send_bytes(pickle.dumps((function, args)))
@@ -209,7 +209,7 @@ class _Worker:
         return value
 
     def end(self) -> None:
-        """Kill the process, whatever it does."""
+        """Kill the process."""
         self.process.kill()
         self.process.join(_DIES_WITHIN)
         self._pipe.close()
@@ -220,21 +220,21 @@ class _Worker:
         ready = wait([self._pipe, self.process.sentinel], timeout)
         if not ready:
             raise TimeoutError
-        if self._pipe not in ready and not self._pipe.poll():  # it can die after its last word
+        if self._pipe not in ready and not self._pipe.poll():  # it can die after its last message
             raise EOFError
         return pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - from our own process
 
     def _last_words(self) -> str:
         code = self.process.exitcode
         if code == -9:
-            return "SIGKILL, perhaps for lack of memory"
+            return "SIGKILL, possibly out of memory"
         if code is not None and code < 0:
             return f"signal {-code}"
         return f"exit status {code}"
 
 
 def _device_of_worker(task: Task, index: int) -> torch.device:
-    """The CPU, a GPU that was asked for by its number, or one for every worker in turn."""
+    """The CPU, the requested GPU, or one GPU for every worker in turn."""
     if task.device.type == "cpu" or str(task.device) != task.device.type:
         return task.device
     count = torch.get_device_module(task.device).device_count()
@@ -249,9 +249,9 @@ def _serve(
     device: torch.device,
     of_torch: Mapping[str, Any],
 ) -> None:
-    """What a worker process does: answer requests until the pipe closes.
+    """The main loop of a worker process: answer requests until the pipe closes.
 
-    Ctrl-C is the coordinator's to handle; when the coordinator dies, the worker ends at once.
+    Ctrl-C is handled by the coordinator; if the coordinator dies, the worker ends immediately.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

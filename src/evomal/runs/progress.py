@@ -1,4 +1,4 @@
-"""The progress of a search: a live display on a terminal, plain lines elsewhere."""
+"""Progress of a search: a live display on a terminal, otherwise plain lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evomal.tasks.arguments import flag
 
 
 class PlainProgress(Callback):
-    """One line per generation, written at once."""
+    """Prints one line per generation."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, markup=False)
@@ -27,20 +27,20 @@ class PlainProgress(Callback):
         self._done_before = 0
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
-        """Say where the run is and what there is to beat."""
+        """Print the run directory and the fitness of the task loss."""
         self._done_before = method.archive.counts.total()
-        done = f", {self._done_before} candidates are finished" if self._done_before else ""
+        done = f", {self._done_before} candidates already finished" if self._done_before else ""
         own = start.task_loss_fitness
         verdict = "diverges" if own is None else f"scores {_number(own)}"
         self._print(f"Run {start.run_dir}{done}. The task loss itself {verdict}.")
 
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
-        """Say why a candidate failed."""
+        """Print why a candidate failed."""
         if outcome.status == "failed":
             self._print(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
 
     def on_generation(self, method: Method, generation: Generation) -> None:
-        """Say how it goes."""
+        """Print the best fitness, outcome counts and time left."""
         seconds = time.monotonic() - self._start
         self._print(
             f"Generation {generation.number + 1}/{method.generations}: "
@@ -54,7 +54,7 @@ class PlainProgress(Callback):
 
 
 class LiveProgress(Callback):
-    """A display that is redrawn in place: best loss so far, outcome counts, time left."""
+    """A display redrawn in place: best loss so far, outcome counts, time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -66,11 +66,11 @@ class LiveProgress(Callback):
             console=console,
             transient=True,
             get_renderable=self._render,
-            redirect_stdout=Console().is_terminal,  # what goes to a file is not for the display
+            redirect_stdout=Console().is_terminal,  # output to a file bypasses the display
         )
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
-        """Begin to draw."""
+        """Start the display."""
         self._method = method
         self._done_before = method.archive.counts.total()
         self._task_loss_fitness = start.task_loss_fitness
@@ -78,18 +78,18 @@ class LiveProgress(Callback):
         self._live.start(refresh=True)
 
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
-        """Say, above the display, why a candidate failed."""
+        """Print above the display why a candidate failed."""
         if outcome.status == "failed":
             line = f"Candidate {outcome.candidate.number} failed: {outcome.reason}"
             self._console.print(printable(line), soft_wrap=True)
 
     def on_run_end(self, method: Method) -> None:
-        """Give the terminal back."""
+        """Stop the display."""
         self._live.stop()
 
     def _render(self) -> Table:
         table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True)  # only the other one gives way
+        table.add_column(style="bold", no_wrap=True)  # only the other column shrinks
         table.add_column()
         method = self._method
         if method is None:
@@ -119,9 +119,9 @@ class LiveProgress(Callback):
 
 
 def with_progress(callbacks: Sequence[Callback], progress: bool | None) -> list[Callback]:
-    """The callbacks, and one that shows the progress on standard error.
+    """The callbacks, plus one that shows the progress on standard error.
 
-    None stands for: on a terminal or in a notebook, unless one of them shows it already.
+    With None, it is added on a terminal or in a notebook, unless one is already among them.
     """
     if progress is not None:
         progress = flag(progress, "argument progress")
@@ -135,18 +135,18 @@ def with_progress(callbacks: Sequence[Callback], progress: bool | None) -> list[
 
 
 def _counts(counts: Mapping[Status, int]) -> str:
-    """How many of each kind, without those that there are none of."""
+    """The nonzero outcome counts as text."""
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
 def _candidates(method: Method) -> tuple[int, int]:
-    """How many candidates are done, and how many there will be."""
+    """Number of finished candidates, and the expected total."""
     done = method.archive.counts.total()
     return done, method.expected_candidates if method.generations > 1 else done
 
 
 def _time_left(method: Method, seconds: float, done_before: int) -> float:
-    """Seconds, as if the candidates to come took as long as those since the start."""
+    """Estimated seconds left, from the mean time per candidate since the start."""
     done, expected = _candidates(method)
     return seconds / max(done - done_before, 1) * max(expected - done, 0)
 

@@ -1,4 +1,4 @@
-"""Workers as actors of a Ray cluster, which is how a run leaves one machine."""
+"""Workers as actors in a Ray cluster, for runs on several machines."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
-_POLL = 0.5  # seconds between looks at the cluster, while waiting for it
-_LOSS_IS_KNOWN_AFTER = 40.0  # seconds until the cluster knows that a node is gone, at most
-_START_ATTEMPTS = 10  # in a row; several can be on a node that is lost
+_POLL = 0.5  # seconds between polls of the cluster
+_LOSS_IS_KNOWN_AFTER = 40.0  # maximum seconds until the cluster detects a lost node
+_START_ATTEMPTS = 10  # in a row; several can be on a lost node
 _ANSWERS_WITHIN = 10.0  # seconds
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """An actor that is ready, and the node that it is on."""
+    """A ready actor and its node."""
 
     actor: Any
     node: str
@@ -44,13 +44,13 @@ class _Slot:
 class RayActors:
     """Actors, each with a `Workbench`; the tasks are put into the cluster's object store once.
 
-    An actor that dies is replaced by a new one wherever the cluster has room; until it has, the
-    work waits for the other actors.
+    An actor that dies is replaced as soon as the cluster has resources; until then, the work waits
+    for the other actors.
 
     Raises
     ------
     InputError
-        If Ray is not installed, or the cluster cannot be reached or has no room for one worker.
+        If Ray is not installed, or the cluster cannot be reached or is too small for one worker.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RayActors:
                 self._tasks = ray.put([task.to("cpu") for task in tasks])
             except TypeError as error:
                 raise InputError(
-                    f"The tasks cannot be sent to a Ray cluster: {describe_error(error)}"
+                    f"Cannot send the tasks to the Ray cluster: {describe_error(error)}"
                 ) from error
             self._new_actor = (
                 self._ray.remote(_Actor).options(num_cpus=settings.threads, num_gpus=gpus).remote
@@ -97,7 +97,7 @@ class RayActors:
             self._failed_starts = 0
             self._actors: set[Any] = set()
             self._idle: list[_Slot] = []
-            self._starting: dict[Any, Any] = {}  # an actor by the reference to its first answer
+            self._starting: dict[Any, Any] = {}  # actors by the reference to their first answer
             for _ in range(self.workers):
                 self._start()
         except BaseException:
@@ -112,7 +112,7 @@ class RayActors:
         return self._pool.submit(self._attempt, function, args, timeout)
 
     def close(self) -> None:
-        """End the actors, and Ray itself if it was not there before."""
+        """End the actors, and Ray itself if it was started here."""
         with self._lock:
             self._closed = True
             for actor in self._actors:
@@ -125,14 +125,14 @@ class RayActors:
             self._ray.shutdown()
 
     def _room(self, threads: int, gpus: int) -> int:
-        """How many workers the cluster has room for."""
+        """Number of workers that fit in the cluster."""
         resources = self._ray.cluster_resources()
         room = int(resources.get("CPU", 0) // threads)
         room = min(room, int(resources.get("GPU", 0))) if gpus else room
         if room < 1:
             raise InputError(
-                f"The Ray cluster has no room for a worker of {threads} CPUs and {gpus} GPUs; it "
-                f"has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs."
+                f"The Ray cluster is too small for a worker with {threads} CPUs and {gpus} GPUs; "
+                f"it has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs."
             )
         return room
 
@@ -164,10 +164,10 @@ class RayActors:
         raise WorkError("the executor was closed")
 
     def _admit(self, reference: Any) -> None:
-        """Take an actor that has given its first answer among the idle ones."""
+        """Add an actor to the idle ones after its first answer."""
         with self._lock:
             actor = self._starting.pop(reference, None)
-            if actor is None:  # another thread was faster
+            if actor is None:  # done by another thread
                 return
             try:
                 self._idle.append(_Slot(actor, self._ray.get(reference)))
@@ -177,7 +177,7 @@ class RayActors:
                 self._failed_starts += 1
                 if self._failed_starts >= _START_ATTEMPTS:
                     raise InputError(
-                        f"Workers do not start in the Ray cluster: {describe_error(error)}"
+                        f"Cannot start workers in the Ray cluster: {describe_error(error)}"
                     ) from error
                 self._start()
 
@@ -212,7 +212,7 @@ class RayActors:
                 self._start()
 
     def _is_lost(self, node: str) -> bool:
-        """Whether a node has left the cluster; that becomes known with a delay."""
+        """Whether a node has left the cluster; this is detected with a delay."""
         end = time.monotonic() + _LOSS_IS_KNOWN_AFTER
         while time.monotonic() < end and not self._closed:
             if not any(n["NodeID"] == node and n["Alive"] for n in self._ray.nodes()):
@@ -222,14 +222,14 @@ class RayActors:
 
 
 def _require_answer(address: str | None) -> None:
-    """Raise an ``OSError`` if nobody listens at host:port, where Ray would end the process."""
+    """Raise an ``OSError`` if nothing listens at host:port, because Ray would end the process."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN).close()
 
 
 class _Actor:
-    """What runs in the cluster."""
+    """The actor in the cluster."""
 
     def __init__(
         self,
@@ -243,12 +243,12 @@ class _Actor:
         self._bench = Workbench([task.to(device) for task in tasks], settings, seed)
 
     def node(self) -> str:
-        """The node that it is on; answered when it is ready."""
+        """The node of the actor; answered when it is ready."""
         import ray
 
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
     def work(self, function: Callable[..., T], args: Sequence[Any]) -> tuple[bool, T | WorkError]:
-        """As `attempt`."""
+        """See `attempt`."""
         return attempt(function, self._bench, args)

@@ -1,4 +1,4 @@
-"""What a run has stored, read as typed records and checked: the one reader of `run.sqlite`."""
+"""The reader of `run.sqlite`: stored runs as validated, typed records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from evomal.errors import InputError, quoted
-from evomal.expressions.symbolic import PrintedForm
+from evomal.expressions.printing import PrintedForm
 from evomal.losses.form import Form, class_weights, require_input_name
 from evomal.methods.base import Generation, Method, Outcome
 from evomal.methods.registry import METHODS
@@ -22,7 +22,7 @@ from evomal.tasks.registry import Split
 from evomal.training.halving import rungs
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed", "killed"]
-"""*killed* is never stored: a run is called so that is running, but nobody runs."""
+"""*killed* is never stored; it means that the status is running, but no process runs."""
 
 _DESCRIPTION: dict[str, Any] = {
     "name": str,
@@ -39,14 +39,14 @@ _DESCRIPTION: dict[str, Any] = {
     "model": str,
     "data": str,
 }
-"""What a task's description held when this format of a run began; it may hold more."""
+"""Minimum fields of a task's description in this format version."""
 
 _VERSIONS = "evomal", "torch", "python", "torch settings"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The arguments of `evomal.load_task` that make a built-in task again."""
+    """The arguments of `evomal.load_task` that recreate a built-in task."""
 
     split: Split
     split_seed: int
@@ -60,11 +60,11 @@ class TaskFacts:
     Attributes
     ----------
     name, split
-        As the task has them.
+        Attributes of the task.
     origin
-        How it is made again; None for a task of the user's own.
+        How to recreate it; None for a user's task.
     description
-        What `Task.description` returned.
+        The value of `Task.description`.
     """
 
     name: str
@@ -75,21 +75,21 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run records about itself.
+    """The facts recorded by a run.
 
     Attributes
     ----------
     tasks, metrics, method, settings, form, seed, device, versions
-        What it was begun with.
+        The inputs of the run.
     started
-        When, in ISO format.
+        Start time in ISO format.
     engine_reason
-        Why the settings have the engine that they have.
+        The reason for the engine in the settings.
     status, stop_reason, seconds
-        How it ended or stands, and how long it has taken; no seconds before the first stop.
+        The status, and the duration so far; no seconds before the first stop.
     has_own_fitness, task_loss_fitness, task_loss_reason
-        Whether it is known what the task loss itself scores, and that; None if it diverges, and
-        why.
+        Whether the fitness of the task loss itself is known; its value, None if it diverges; and
+        the reason.
     """
 
     tasks: Sequence[TaskFacts]
@@ -111,7 +111,7 @@ class RunFacts:
 
     @property
     def named(self) -> dict[str, Any]:
-        """The names of what it was begun with, as JSON values; of equal ones, one."""
+        """The inputs of the run as JSON values; equal values are merged into one."""
         return {
             "task": common([task.name for task in self.tasks]),
             "split": common([task.split for task in self.tasks]),
@@ -121,24 +121,24 @@ class RunFacts:
         }
 
     def new_method(self) -> Method:
-        """The method as it was when the run was begun."""
+        """The method in its initial state."""
         return METHODS[self.method](self.settings, self.form, self.seed)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as it is stored.
+    """A stored run.
 
     Attributes
     ----------
     facts
-        What it records about itself.
+        The facts of the run.
     generations
         Every finished generation.
     outcomes
         Every finished candidate.
     printed_forms
-        The formulas kept.
+        The stored formulas.
     """
 
     facts: RunFacts
@@ -153,7 +153,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     Raises
     ------
     InputError
-        If one is missing, of another type, or makes no sense; the message is no whole sentence.
+        If one is missing, of the wrong type, or invalid; the message is not a full sentence.
     """
 
     def fact(kind: Any, name: str) -> Any:
@@ -175,8 +175,8 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     names = [task.name for task in tasks]
     require(len(set(names)) == len(names), "two tasks have one name")
     for name, values in {"task": names, "split": [task.split for task in tasks]}.items():
-        together = common(values)
-        require(fact(Any, name) == together, f"the fact {name!r} is not {quoted(together)}")
+        expected = common(values)
+        require(fact(Any, name) == expected, f"the fact {name!r} is not {quoted(expected)}")
     metrics = fact(str | tuple[str, ...], "metric")
     metrics = (metrics,) * len(tasks) if isinstance(metrics, str) else metrics
     require(len(metrics) == len(tasks), "there are not as many metrics as tasks")
@@ -208,12 +208,12 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
 
 
 def read_record(store: RunStore) -> RunRecord:
-    """All of a run but the state of its method.
+    """Read a run, except the state of its method.
 
     Raises
     ------
     InputError
-        As `read_facts`; also if a candidate or generation is damaged, or they do not go together.
+        As in `read_facts`; also if a candidate or generation is damaged or inconsistent.
     """
     with store.snapshot():
         facts = read_facts(store.facts())
@@ -226,13 +226,13 @@ def read_record(store: RunStore) -> RunRecord:
 
 
 def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> None:
-    """Check that the method can go on from its state after the last finished generation.
+    """Check that the method can continue from its state after the last finished generation.
 
     Raises
     ------
     InputError
-        If the state is damaged or does not go with the outcomes, or the candidates of the
-        generation that is under way are not those that the method asks for.
+        If the state is damaged or inconsistent with the outcomes, or the candidates of the current
+        generation are not those proposed by the method.
     """
     method, outcomes = record.facts.new_method(), record.outcomes
     if state is not None:
@@ -253,7 +253,7 @@ def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> N
 
 
 def common(values: Sequence[str]) -> str | list[str]:
-    """The one value that all have, or all values."""
+    """The common value, or all values."""
     return values[0] if len(set(values)) == 1 else list(values)
 
 
@@ -266,7 +266,7 @@ def _checked_form(form: Form) -> Form:
 
 
 def _task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
-    """A task of a run; all of them share the form."""
+    """A task of a run; all tasks share the form."""
     for name, kind in (*_DESCRIPTION.items(), ("origin", Origin | None)):
         require(name in stored, f"a task lacks {name!r}")
         typed(kind, stored[name], f"a task's {name!r}")
@@ -294,7 +294,7 @@ def _require_time(text: str) -> None:
 def _require_whole(
     facts: RunFacts, generations: Sequence[Generation], outcomes: Sequence[Outcome]
 ) -> None:
-    """Finished generations are all there, and so are their candidates."""
+    """Check that all finished generations and their candidates are present."""
     wanted, done = facts.new_method().generations, len(generations)
     numbers = [generation.number for generation in generations]
     require(numbers == list(range(done)), "a generation is missing")
@@ -330,7 +330,7 @@ def _require_sources(outcomes: Sequence[Outcome]) -> None:
 
 
 def _require_curves(facts: RunFacts, outcomes: Sequence[Outcome]) -> None:
-    """With halving, what was trained has a curve for every task; without it there are none."""
+    """With halving, trained candidates have a curve for every task; without it, none."""
     most = len(rungs(facts.settings.testing_steps)) + 1
     for outcome in outcomes:
         trained = facts.settings.halving and outcome.status in ("evaluated", "halted")

@@ -1,4 +1,4 @@
-"""Rows of the tables of a run as typed, validated values."""
+"""Rows of a run's tables as validated, typed values."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def outcome_of(
     curves: object,
     halted: object,
 ) -> Outcome:
-    """A row of the table of candidates; `identity` is the method's.
+    """A row of the table of candidates; `identity` is the method's function.
 
     Raises
     ------
     InputError
-        If a value is of another type or out of its range, or they do not go together; the message
-        is no whole sentence.
+        If a value is of the wrong type, out of range or inconsistent; the message is not a full
+        sentence.
     """
     own_number = _count(number, "the number of a candidate")
     what = f"candidate {own_number}"
@@ -77,7 +77,7 @@ def generation_of(
     Raises
     ------
     InputError
-        As `outcome_of`.
+        As in `outcome_of`.
     """
     what = f"generation {_count(number, 'the number of a generation')}"
     by_status: Mapping[Status, int] = typed(
@@ -119,7 +119,7 @@ def intact_checkpoints(rows: Iterable[tuple[object, ...]]) -> dict[tuple[int, ..
 
 
 def _require_sense(outcome: Outcome, what: str) -> None:
-    """What holds for every outcome, whatever the others are."""
+    """Check an outcome independently of the others."""
     status, source = outcome.status, outcome.source
     require(
         (source is not None) == (status in _INHERITED),
@@ -158,7 +158,7 @@ def _not_below_0(value: object, what: str) -> float:
 
 
 def _correlation(value: object, what: str) -> float | None:
-    """It can be infinite, being the difference of two large numbers."""
+    """The correlation; it can be infinite, as a difference of two large numbers."""
     if isinstance(value, float) and math.isinf(value):
         return value
     number: float | None = typed(float | None, value, what)

@@ -1,4 +1,4 @@
-"""A run as its directory holds it: finished, interrupted or still going."""
+"""A stored run: finished, interrupted or still running."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomal.errors import InputError
-from evomal.expressions.symbolic import PrintedForm, PrintRequest, prefix_form, printed_forms
+from evomal.expressions.printing import PrintedForm, PrintRequest, prefix_form, printed_forms
 from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
@@ -24,7 +24,7 @@ from evomal.runs.store import RunStore, reading
 from evomal.training.settings import FilterSettings
 from evomal.training.stages import StageSeconds
 
-_SYMPY_STARTS = 1.0  # seconds that the first answer takes at least
+_SYMPY_STARTS = 1.0  # minimum seconds for the first answer
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BestLoss:
     fitness
         Metric on validation data after partial training; lower is better.
     description
-        What the loss says of itself, as `Loss.describe` returns it.
+        The description from `Loss.describe`.
     """
 
     loss: MetaLoss
@@ -47,7 +47,7 @@ class BestLoss:
 
     @property
     def size(self) -> int:
-        """Number of nodes, or of weights where there is no expression."""
+        """Number of nodes, or of weights if there is no expression."""
         return self.loss.size
 
     @property
@@ -71,30 +71,30 @@ class BestLoss:
 
 
 class Run:
-    """A read-only view of a run directory, as it is at this moment.
+    """A read-only snapshot of a run directory.
 
     Attributes
     ----------
     facts
-        What the run records about itself.
+        The facts of the run.
     outcomes
-        Of every finished candidate, in the order of their numbers.
+        Outcomes of all finished candidates, ordered by number.
     generations
         Every finished generation.
     archive
-        All outcomes, with the best one of every size.
+        All outcomes, with the best one for every size.
     failures
         The outcomes of candidates that failed.
     seconds
         Wall-clock time of all candidates, by stage.
     formula_seconds
-        How long the formulas that are not stored may take together; None for as long as they need.
-        A formula that is not ready by then is printed in prefix form.
+        Time limit for all formulas that are not stored; None for no limit. Formulas that are not
+        ready by then are printed in prefix form.
 
     Raises
     ------
     InputError
-        If the directory holds no readable run.
+        If the directory has no readable run.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
@@ -103,7 +103,7 @@ class Run:
             record = read_record(store)
             abandoned = record.facts.status == "running" and not is_in_use(self.run_dir)
             if abandoned:
-                record = read_record(store)  # it may have ended just now
+                record = read_record(store)  # the run may have just ended
         self.facts: RunFacts = record.facts
         if abandoned and self.facts.status == "running":
             self.facts = replace(self.facts, status="killed")
@@ -134,12 +134,12 @@ class Run:
         Raises
         ------
         InputError
-            If no candidate was good enough to be trained, or the method learns no loss.
+            If no candidate passed the filters, or the method learns no loss.
         """
         best = self._best
         if best is None:
             raise InputError(
-                f"The run in {str(self.run_dir)!r} holds no learned loss. {self.diagnosis}"
+                f"The run in {str(self.run_dir)!r} has no learned loss. {self.diagnosis}"
             )
         return best
 
@@ -170,7 +170,7 @@ class Run:
 
     @property
     def task_loss_fitness(self) -> float | None:
-        """What the task loss itself scores; None if it diverges or is not known yet."""
+        """The fitness of the task loss itself; None if it diverges or is not known yet."""
         return self.facts.task_loss_fitness
 
     @property
@@ -221,7 +221,7 @@ class Run:
 
 
 def print_key(request: PrintRequest) -> str:
-    """Under what a printed form is kept."""
+    """The key of a stored printed form."""
     weights = None if request.weights is None else list(request.weights)
     return json.dumps([str(request.expression), weights, request.probabilities])
 
@@ -229,10 +229,9 @@ def print_key(request: PrintRequest) -> str:
 def describe(
     outcomes: Sequence[Outcome], known: dict[str, PrintedForm], seconds: float | None = None
 ) -> list[BestLoss]:
-    """Outcomes with their printed forms; those not in `known` are asked of sympy, and added.
+    """Outcomes with their printed forms; missing ones are computed by sympy and added to `known`.
 
-    With `seconds`, sympy gets no more than that for all of them; a loss for which it does not
-    suffice is in prefix form, and not added.
+    `seconds` limits sympy's total time; losses that exceed it are in prefix form, and not added.
     """
     losses = [o.loss for o in outcomes if isinstance(o.loss, SymbolicLoss)]
     requests = {print_key(loss.print_request): loss.print_request for loss in losses}

@@ -1,4 +1,4 @@
-"""Begin a search, or take one up again where it stands."""
+"""Start or resume a search."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class SearchInterrupted(KeyboardInterrupt):
     Attributes
     ----------
     run
-        Holds everything that was finished.
+        The run, with all finished candidates.
     signal
         Number of the signal.
     """
 
     def __init__(self, run: Run, signal: int = SIGINT) -> None:
-        onwards = to_resume(run.run_dir, run.facts.tasks)
-        super().__init__(f"The search was interrupted; to go on: {onwards}")
+        command = to_resume(run.run_dir, run.facts.tasks)
+        super().__init__(f"The search was interrupted. To continue: {command}")
         self.run = run
         self.signal = signal
 
@@ -75,26 +75,25 @@ def search(
     Parameters
     ----------
     tasks
-        One task, or several that share a link: one loss is learned for all of them, and its mean
-        metric is the fitness (paper, eq. 2).
+        One task, or several with the same link: one loss is learned for all of them, and the mean
+        metric is its fitness (paper, eq. 2).
     method
         Name of a search method.
     preset
-        Settings to begin with: ``"paper"`` (the published values) or ``"quick"`` (minutes).
+        Default settings: ``"paper"`` (the published values) or ``"quick"`` (minutes).
     settings
-        Instead of a preset: an instance of the method's own settings, such as `EvoMALSettings`.
+        Instead of a preset: an instance of the method's settings, such as `EvoMALSettings`.
     seed
-        Fixes every random draw of the run.
+        Seed of all random draws of the run.
     run_dir
-        Directory of the run; default a new numbered one under ``runs/``.
+        Run directory; default a new numbered one under ``runs/``.
     execution
-        Workers and stop conditions; by default one worker, in this process, and none. With more
-        workers, guard the call with ``if __name__ == "__main__":`` in a script.
+        Workers and stop conditions; by default one worker in this process and no condition. With
+        more workers, guard the call with ``if __name__ == "__main__":`` in a script.
     callbacks
-        Are told about the run's progress.
+        Callbacks to notify of the run's progress.
     progress
-        Whether to show it, on standard error; None: where someone looks, which is on a terminal
-        and in a notebook.
+        Whether to show progress on standard error; None means on a terminal and in a notebook.
     **overrides
         Single settings of the method or of `Execution` by name, such as ``generations=10``,
         ``workers=2`` or ``max_time=3600``.
@@ -107,10 +106,10 @@ def search(
     Raises
     ------
     InputError
-        If an argument is not acceptable; nothing has been written then. Also if the run directory
-        cannot be written any more, or no worker can be had; then the run can be resumed.
+        If an argument is invalid; nothing has been written then. Also if the run directory becomes
+        unwritable, or no worker can be started; the run can then be resumed.
     SearchInterrupted
-        After Ctrl-C; everything finished is in the run directory, ``best.json`` included.
+        After Ctrl-C; all finished work is in the run directory, including ``best.json``.
     """
     start = time.monotonic()
     tasks = as_tasks(tasks)
@@ -127,8 +126,8 @@ def search(
     chosen, execution = _apply(method, given, execution or Execution(), overrides)
     if len({task.form for task in tasks}) != 1 or len({task.name for task in tasks}) != len(tasks):
         raise InputError(
-            "A search needs tasks with different names and one and the same link, loss inputs, "
-            "class weights and class to ignore."
+            "The tasks of a search must have different names, but the same link, loss inputs, "
+            "class weights and ignore_index."
         )
     form = tasks[0].form
     chosen = chosen.resolved(lambda text: expression_of(text, form))
@@ -161,35 +160,33 @@ def resume(
 ) -> Run:
     """Continue a run that was stopped, interrupted or killed at any moment.
 
-    It ends exactly as if nothing had happened; only candidates that were in flight are computed
-    again, and of the tuning of their weights only what came after the last checkpoint, at most a
-    minute. A finished run is returned as it is.
+    It ends exactly like an uninterrupted run; only candidates in flight are computed again, and
+    only at most a minute of their tuning. A finished run is returned unchanged.
 
     Parameters
     ----------
     run_dir
-        The run's directory.
+        The run directory.
     tasks
-        The tasks that the run was made with; built-in ones are loaded by their names.
+        The tasks of the run; built-in ones are loaded by name.
     generations
-        Another number of generations, to search on longer.
+        A larger number of generations, to extend the run.
     data_dir
-        Folder of the data sets of built-in tasks; default where the run found them.
+        Folder of the data sets of built-in tasks; default the one that the run used.
     execution
-        As for `search`; nothing is taken over from the run, so that a stop condition that holds
-        does not stop it again.
+        As in `search`; stop conditions of the original call do not apply again.
     callbacks
-        Are told about the run's progress.
+        Callbacks to notify of the run's progress.
     progress
-        As for `search`.
+        As in `search`.
     **overrides
         Single settings of `Execution` by name.
 
     Raises
     ------
     InputError
-        If the directory holds no run that can be continued, another process is writing it, or the
-        tasks or their data are not those of the run; nothing has been changed then.
+        If the directory has no run that can be continued, another process is writing it, or the
+        tasks or their data have changed; nothing has been modified then.
     SearchInterrupted
         After Ctrl-C.
     """
@@ -228,7 +225,7 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
     Raises
     ------
     InputError
-        If the directory holds no readable run.
+        If the directory has no readable run.
     """
     directory = Path(run_dir)
     with contextlib.closing(RunStore.open(directory)) as store, reading(directory):
@@ -237,22 +234,22 @@ def is_finished(run_dir: str | os.PathLike[str], generations: int | None = None)
 
 
 def _warn_of_metrics(tasks: Sequence[Task], settings: EvaluationSettings, seed: int) -> None:
-    """Say so if the rejection protocol will reject nothing on a task."""
+    """Warn if the rejection protocol will reject nothing on a task."""
     metrics = Workbench(tasks, settings, seed).metrics_before
     for task, value in zip(tasks, metrics, strict=True):
         if math.isnan(value):
             warnings.warn(
                 f"The metric of {task.name!r} fails or is not finite on the "
                 f"{min(settings.rejection_batch, len(task.train))} training rows of the rejection "
-                "protocol, which therefore rejects no loss; raise rejection_batch if the metric "
-                "needs more rows.",
+                "protocol, so no loss will be rejected; raise rejection_batch if the metric needs "
+                "more rows.",
                 TaskWarning,
                 stacklevel=3,
             )
 
 
 def _create(run_dir: Path | None, facts: Mapping[str, Any]) -> tuple[Path, RunStore]:
-    """A new run, in a numbered directory if none is named."""
+    """A new run, in a numbered directory if none is given."""
     if run_dir is not None:
         return run_dir, RunStore.create(run_dir, facts)
     with taken_back(ROOT):
@@ -281,7 +278,7 @@ def _drive(
     callbacks: Sequence[Callback],
     checkpoints: Mapping[Numbers, bytes],
 ) -> None:
-    """Bring the run in a store to its end."""
+    """Run a stored run to its end."""
     try:
         facts = read_facts(store.facts())
         with termination_interrupts():
@@ -299,7 +296,7 @@ def _apply(
     execution: Execution,
     overrides: Mapping[str, Any],
 ) -> tuple[Any, Execution]:
-    """Both with single settings replaced by name; without a method, there are no settings."""
+    """Settings and execution with overrides applied; without a method, execution only."""
     instance(execution, "argument execution", Execution, "evomal.Execution(...)")
     for name, value in overrides.items():
         if settings is not None and name in _names(settings):
@@ -318,15 +315,15 @@ def _names(settings: SearchSettings | Execution) -> list[str]:
 
 
 def _with_generations(facts: RunFacts, generations: int | None) -> SearchSettings:
-    """The settings that a run was begun with, perhaps with more generations."""
+    """The settings of a run, possibly with more generations."""
     if generations is None:
         return facts.settings
     done = facts.settings.generations
     generations = whole_number(generations, "number of generations")
     if generations < done:
         raise InputError(
-            f"The run was begun with {done} generations; on resuming there can only be more, "
-            f"not {generations}."
+            f"The run was started with {done} generations; this number can only be increased, "
+            f"not set to {generations}."
         )
     if generations == done:
         return facts.settings

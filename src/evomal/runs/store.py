@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from evomal.errors import InputError, quoted
-from evomal.expressions.symbolic import PrintedForm
+from evomal.expressions.printing import PrintedForm
 from evomal.losses.files import loss_to_dict
 from evomal.losses.names import BEST_LOSS
 from evomal.methods.base import Generation, Identity, Outcome, by_structure

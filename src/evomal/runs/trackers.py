@@ -1,7 +1,7 @@
-"""TensorBoard and MLflow, told about every generation.
+"""Callbacks that log every generation to TensorBoard or MLflow.
 
-Both hold a copy of what the run directory holds. A resumed run writes the earlier generations
-again where they are missing, so that the copy is whole.
+The logs are copies of data in the run directory. A resumed run adds missing earlier generations, so
+the copies are complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evomal.runs.record import RunFacts
 
 
 def scalars(generation: Generation) -> dict[str, float]:
-    """What a generation comes to in numbers: fitness so far, its mean, counts of outcomes."""
+    """The metrics of a generation: best fitness so far, mean fitness, outcome counts."""
     values: dict[str, float | None] = {
         "fitness/best": generation.best,
         "fitness/mean": generation.mean,
@@ -34,12 +34,12 @@ def scalars(generation: Generation) -> dict[str, float]:
 
 
 class TensorBoardTracker(Callback):
-    """Event files with every generation's numbers, and the best loss as text.
+    """Event files with the metrics of every generation, and the best loss as text.
 
     Parameters
     ----------
     log_dir
-        Where to; default the folder ``tensorboard`` of the run directory.
+        Folder for event files; default ``tensorboard`` in the run directory.
 
     Raises
     ------
@@ -59,10 +59,10 @@ class TensorBoardTracker(Callback):
         self._writer: Any = None
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
-        """Open a new event file; of a resumed run, it holds all earlier generations, too."""
+        """Open a new event file; for a resumed run, add all earlier generations."""
         folder = Path(self._log_dir or start.run_dir / "tensorboard")
         resumed = folder.exists()
-        # Readers drop what older files hold from the purge step on.
+        # Readers drop the data of older files from the purge step on.
         self._writer = self._new_writer(str(folder), purge_step=0 if resumed else None)
         if start.task_loss_fitness is not None:
             self._writer.add_scalar("fitness/task_loss", start.task_loss_fitness, 0)
@@ -74,7 +74,7 @@ class TensorBoardTracker(Callback):
         self._writer.flush()
 
     def on_generation(self, method: Method, generation: Generation) -> None:
-        """Add the numbers, and the best loss."""
+        """Add the metrics and the best loss."""
         self._add(generation)
         best = method.archive.best
         if best is not None and isinstance(best.loss, SymbolicLoss):
@@ -93,18 +93,18 @@ class TensorBoardTracker(Callback):
 
 
 class MLflowTracker(Callback):
-    """An MLflow run with the settings as parameters and every generation's numbers as metrics.
+    """An MLflow run with the settings as parameters and the metrics of every generation.
 
-    A resumed search continues its MLflow run. When the server does not answer, the search goes
-    on: there is a warning, and what is missing is sent with the next generation.
+    A resumed search continues its MLflow run. If the server does not respond, the search continues
+    with a warning, and missing metrics are sent with the next generation.
 
     Parameters
     ----------
     tracking_uri
-        Such as ``"http://host:5000"``, ``"sqlite:///mlflow.db"`` or ``"file:mlruns"`` (newer
-        versions of MLflow want MLFLOW_ALLOW_FILE_STORE=true for the latter).
+        For example ``"http://host:5000"``, ``"sqlite:///mlflow.db"`` or ``"file:mlruns"`` (newer
+        versions of MLflow need MLFLOW_ALLOW_FILE_STORE=true for the latter).
     experiment
-        Name of the experiment, made if need be.
+        Name of the experiment, created if it does not exist.
 
     Raises
     ------
@@ -136,13 +136,13 @@ class MLflowTracker(Callback):
         self._waiting: list[Generation] = []
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
-        """Begin a run, or continue the one of this run directory."""
+        """Start a run, or continue the one of this run directory."""
         self._start = start
         self._waiting = list(start.generations)
         self._send()
 
     def on_generation(self, method: Method, generation: Generation) -> None:
-        """Send the numbers."""
+        """Send the metrics."""
         self._waiting.append(generation)
         self._send()
 
@@ -155,7 +155,7 @@ class MLflowTracker(Callback):
         self._send(tags, "FINISHED" if method.finished else "KILLED")
 
     def _send(self, tags: Mapping[str, str] | None = None, ending: str | None = None) -> None:
-        """Send all that waits, in order; what fails goes on waiting."""
+        """Send pending metrics in order; those that fail remain pending."""
         if self._start is None:
             return
         try:
@@ -169,12 +169,12 @@ class MLflowTracker(Callback):
                 self._client.set_terminated(run_id, ending)
         except (self._error, OSError) as error:
             warnings.warn(
-                f"MLflow does not answer: {describe_error(error)}; the search goes on",
+                f"MLflow does not respond: {describe_error(error)}; the search continues",
                 stacklevel=2,
             )
 
     def _begin(self, start: RunStart) -> str:
-        """The MLflow run of the run directory, which is begun if there is none."""
+        """The MLflow run of the run directory, started if there is none."""
         place = str(start.run_dir.resolve())
         key = hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
         known = self._client.search_runs(
@@ -200,7 +200,7 @@ class MLflowTracker(Callback):
         return run_id
 
     def _log(self, run_id: str, generation: Generation) -> None:
-        """Send a generation's numbers, all or none."""
+        """Send the metrics of a generation, all or none."""
         now = int(1000 * time.time())
         metrics = [
             self._new_metric(name, value, now, generation.number)
@@ -210,5 +210,5 @@ class MLflowTracker(Callback):
 
 
 def _parameters(facts: RunFacts) -> dict[str, Any]:
-    """What the run was begun with, on one level."""
+    """The inputs of the run as a flat dictionary."""
     return {**facts.named, "device": facts.device, **asdict(facts.settings)}

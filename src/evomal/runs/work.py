@@ -1,4 +1,4 @@
-"""The two pieces of work on candidates, as executors call them, at a worker's bench."""
+"""The two kinds of work on candidates, called by executors with a worker's workbench."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def train_candidates(
     index: int,
     bars: Sequence[float] | None = None,
 ) -> list[Training]:
-    """Work for an executor: the training of every loss, None being the task's, on one task.
+    """Work for an executor: train with every loss on one task; None means the task loss.
 
-    With `bars`, a training is judged at its rungs (`evomal.training.halving`).
+    With `bars`, trainings are evaluated at their rungs (`evomal.training.halving`).
     """
     start = time.perf_counter()
     with kept_rng(), products_in(bench.settings.precision), stage(TRAINING):

@@ -1,4 +1,4 @@
-"""What a task checks about the device and the model factory that it is given."""
+"""Checks of a task's device and model factory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OWN_CODE_ERRORS = (
     ArithmeticError,
     OSError,
 )
-"""What a user's own code may raise on data that it was not written for."""
+"""Errors that user code may raise on unexpected data."""
 
 
 def available_device(device: str | torch.device) -> torch.device:
-    """The device, if torch can compute on it; ``"auto"`` means a GPU if there is one."""
+    """The device, if torch can use it; ``"auto"`` means a GPU if available."""
     if not isinstance(device, str | torch.device):
-        raise InputError(f"The device must be text such as 'cuda:0', but is {quoted(device)}.")
+        raise InputError(f"The device must be text such as 'cuda:0', got {quoted(device)}.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -45,20 +45,20 @@ def available_device(device: str | torch.device) -> torch.device:
 
 
 def model_factory(model: object) -> Callable[[], nn.Module]:
-    """A function, class or the like that can be called without arguments."""
+    """A function, class or other object that can be called without arguments."""
     if isinstance(model, nn.Module):
         raise InputError(
-            f"The model is a network already, {type(model).__name__}, but every training needs a "
-            "new one: pass its class, functools.partial(Net, ...) or `lambda: Net(...)`."
+            f"The model is a network, {type(model).__name__}, but every training needs a new one: "
+            "pass its class, functools.partial(Net, ...) or `lambda: Net(...)`."
         )
     if not callable(model):
         raise InputError(
             "The model must be a function that returns a new network, such as "
-            f"`lambda: Net(...)`, but is {quoted(model)}."
+            f"`lambda: Net(...)`, got {quoted(model)}."
         )
     try:
         parameters = inspect.signature(model).parameters.values()
-    except ValueError:  # some functions in C have none
+    except ValueError:  # some C functions have no signature
         return model
     collects = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in collects]
@@ -66,13 +66,13 @@ def model_factory(model: object) -> Callable[[], nn.Module]:
         name = function_name(model)
         raise InputError(
             f"The model is called without arguments, but {name} needs {', '.join(needed)}; pass "
-            f"`lambda: Net(...)` or functools.partial(Net, ...) with them."
+            f"them with `lambda: Net(...)` or functools.partial(Net, ...)."
         )
     return model
 
 
 def require_usable(learner: object) -> None:
-    """Raise an `InputError` if a factory has returned no network, or one not ready to train."""
+    """Raise an `InputError` if a factory did not return a network that is ready to train."""
     if not isinstance(learner, nn.Module):
         raise InputError(
             "The model factory must return a new torch.nn.Module, "
@@ -81,18 +81,18 @@ def require_usable(learner: object) -> None:
     for module in learner.modules():
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise InputError(
-                f"The model is wrapped in {type(module).__name__}; return the network itself, "
-                "as a search spreads over devices by its workers."
+                f"The model is wrapped in {type(module).__name__}; return the network itself: "
+                "a search uses several devices through its workers."
             )
     tensors = [*learner.parameters(), *learner.buffers()]
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise InputError(
             "The model has lazy layers, whose shapes are not known yet; run one batch through it "
-            "in the factory before it is returned."
+            "in the factory."
         )
     if any(tensor.is_meta for tensor in tensors):
         raise InputError(
-            "The model is on the meta device, where parameters have no values; make it on a CPU "
+            "The model is on the meta device, where parameters have no values; create it on a CPU "
             "or GPU."
         )
 
@@ -106,20 +106,20 @@ def require_separate(first: nn.Module, second: nn.Module) -> None:
     if first is second or tensors[0] & tensors[1]:
         raise InputError(
             "The model factory must return a new module at every call, but two calls share "
-            "parameters or buffers; copy.deepcopy what is reused inside the factory."
+            "parameters or buffers; use copy.deepcopy for reused modules in the factory."
         )
 
 
 def channels_last(learner: nn.Module) -> nn.Module:
-    """The same network, the channels of its convolutions' weights the last in memory."""
+    """The same network, with the weights of convolutions in channels-last memory format."""
     return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def images_channels_last(images: Tensor) -> Tensor:
-    """The same images (B, C, H, W), their channels the last in memory.
+    """The same images (B, C, H, W) in channels-last memory format.
 
-    With one channel, too: there both orders are the same memory, and ``torch.contiguous`` leaves
-    strides that convolutions take for channels first, so that all that follows would be slow.
+    This includes images with one channel, for which ``torch.contiguous`` leaves channels-first
+    strides, so that convolutions would be slow.
     """
     height, width = images.shape[2:]
     if images.shape[1] == 1:
@@ -129,11 +129,10 @@ def images_channels_last(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
-    """Whether a network of convolutions takes images whose channels are the last in memory.
+    """Whether a convolutional network can use channels-last images.
 
-    Not with dropout, which draws its masks in the order of the memory, so that two ways to compute
-    the same would not draw the same; nor with group normalisation, whose rule for forward-mode
-    differentiation takes the usual order only.
+    Not with dropout, whose masks depend on the memory format, so that engines would differ; nor
+    with group normalisation, whose forward-mode rule supports only the default format.
     """
     is_image = inputs.ndim == 4 and inputs.is_floating_point()
     kinds = [type(module) for module in learner.modules()]

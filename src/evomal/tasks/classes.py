@@ -1,4 +1,4 @@
-"""Which classes the rows of a task hold."""
+"""The classes in the rows of a task."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from evomal.losses.form import Form
 
 FEW_ROWS = 3
-"""Rows of every class that a sample is to hold."""
+"""Minimum rows per class in a sample."""
 
 
 def held_classes(targets: Tensor, form: Form) -> Tensor | None:
-    """For every row the classes that it holds, int64 (n, k), -1 where there is none.
+    """The classes of every row, int64 (n, k), padded with -1.
 
-    With ``"softmax"`` they are the class indices, those to ignore left out. With ``"sigmoid"``
-    label l is class 2l where it is 0, and 2l + 1 where it is 1; the elements of targets of more
-    than two dimensions are one label. None for regression.
+    With ``"softmax"`` they are the class indices that are not ignored. With ``"sigmoid"`` label l
+    is class 2l if it is 0 and 2l + 1 if it is 1; targets with more than two dimensions have a
+    single label. None for regression.
     """
     if form.link == "identity":
         return None
@@ -30,7 +30,7 @@ def held_classes(targets: Tensor, form: Form) -> Tensor | None:
 
 
 def class_name(index: int, form: Form, labels: int) -> str:
-    """What a class of `held_classes` is called in a message; `labels` of them are in a row."""
+    """The name of a class of `held_classes` in messages, for rows with `labels` labels."""
     if form.link == "softmax":
         return f"class {index}"
     label, value = divmod(index, 2)
@@ -38,20 +38,20 @@ def class_name(index: int, form: Form, labels: int) -> str:
 
 
 def with_every_class(rows: Tensor, classes: Tensor, rng: np.random.Generator) -> Tensor:
-    """A sample in which as few rows are exchanged as it takes to hold every class a few times.
+    """Replace as few rows of a sample as necessary to include every class a few times.
 
-    At least `FEW_ROWS` rows of each class, or all there are; fewer, but at least one, where
-    `FEW_ROWS` of each would fill more than half of the sample. A sample of fewer rows than classes
-    stays as it is.
+    At least `FEW_ROWS` rows of each class, or all of them; fewer, but at least one, if `FEW_ROWS`
+    of each would fill more than half of the sample. A sample with fewer rows than classes is
+    returned unchanged.
 
     Parameters
     ----------
     rows
         The sample: distinct row numbers (b,).
     classes
-        Of all rows, as `held_classes` gives them.
+        The classes of all rows, from `held_classes`.
     rng
-        Decides which rows come in.
+        Draws the new rows.
     """
     counts = classes[classes >= 0].bincount()
     present = counts.nonzero()[:, 0]
@@ -66,7 +66,7 @@ def with_every_class(rows: Tensor, classes: Tensor, rng: np.random.Generator) ->
     few = max(1, min(FEW_ROWS, len(drawn) // (2 * len(present))))
     number = held.sum(axis=0)
     others = rng.permutation(np.setdiff1d(np.arange(len(held)), drawn))
-    order = np.concatenate([drawn, others])  # what was drawn is taken first
+    order = np.concatenate([drawn, others])  # the drawn rows are used first
     chosen = np.zeros(len(held), dtype=bool)
     for column in np.argsort(number, kind="stable"):
         candidates = order[held[order, column]]

@@ -1,4 +1,4 @@
-"""The rows of a task: what they are held as, and how they are read from what a user gives."""
+"""The rows of a task, and how they are read from user input."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from evomal.losses.form import Form, Link, class_weights
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 
-_ROWS_READ_TWICE = 20  # at most; a transform of every other row goes unseen once in a million
+_ROWS_READ_TWICE = 20  # at most; a transform of half the rows is missed once in a million
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows held as tensors: `inputs` (n, …) and `targets` (n,) or (n, …).
+    """Rows as tensors: `inputs` (n, …) and `targets` (n,) or (n, …).
 
-    `extras` are further inputs of the loss by name, each (n,) or (n, …) as the targets.
+    `extras` are extra inputs of the loss by name, each (n,) or (n, …) like the targets.
     """
 
     inputs: Tensor
@@ -37,7 +37,7 @@ class Data:
         return len(self.inputs)
 
     def tensors(self) -> Iterator[Tensor]:
-        """All of them."""
+        """All tensors."""
         yield from (self.inputs, self.targets, *self.extras.values())
 
     def to(self, device: torch.device) -> Data:
@@ -46,7 +46,7 @@ class Data:
         return Data(self.inputs.to(device), self.targets.to(device), extras)
 
     def to_dtype(self, dtype: torch.dtype) -> Data:
-        """The same rows with all floating values in another type."""
+        """The same rows with all floating-point values in another dtype."""
 
         def converted(values: Tensor) -> Tensor:
             return values.to(dtype) if values.is_floating_point() else values
@@ -59,12 +59,12 @@ Source = Data | Dataset[Any] | Sequence[Any]
 
 
 def read_rows(source: Any, part: str, form: Form, dtype: torch.dtype) -> Data:
-    """A data split as tensors of its own; floating values in `dtype`, class indices as int64.
+    """A data split as new tensors: floating-point values in `dtype`, class indices in int64.
 
     Raises
     ------
     InputError
-        If there are no rows, a value is not finite, or targets do not suit the link.
+        If there are no rows, a value is not finite, or the targets do not match the link.
     """
     inputs, targets = (
         _read_side(values, f"The {part} {kind}")
@@ -74,7 +74,7 @@ def read_rows(source: Any, part: str, form: Form, dtype: torch.dtype) -> Data:
     if rows[0] != rows[1] or rows[0] == 0:
         raise InputError(
             f"The {part} data has {rows[0]} inputs and {rows[1]} targets; "
-            "it needs equally many, at least one."
+            "it needs the same number of each, at least one."
         )
     if inputs.is_floating_point():
         inputs = inputs.to(dtype)
@@ -85,14 +85,14 @@ def read_rows(source: Any, part: str, form: Form, dtype: torch.dtype) -> Data:
 
 
 def _pair(source: Any, part: str) -> tuple[Any, Any]:
-    """Inputs and targets, still as they are given."""
+    """Inputs and targets in their original types."""
     if isinstance(source, Data):
         return source.inputs, source.targets
     if isinstance(source, DataLoader):
         raise InputError(f"The {part} data is a DataLoader; pass its data set, loader.dataset.")
     if isinstance(source, IterableDataset):
         raise InputError(
-            f"The {part} data is an IterableDataset, whose rows have no numbers; pass a map-style "
+            f"The {part} data is an IterableDataset, which cannot be indexed; pass a map-style "
             "Dataset or a pair (inputs, targets) of arrays."
         )
     if isinstance(source, Dataset):
@@ -110,7 +110,7 @@ def _pair(source: Any, part: str) -> tuple[Any, Any]:
 
 
 def _read_side(values: Any, what: str) -> Tensor:
-    """Inputs or targets, one a row."""
+    """Inputs or targets, one per row."""
     array = read_array(values, what)
     if array.ndim == 0:
         raise InputError(f"{what} are a single number; pass an array with one row per sample.")
@@ -120,9 +120,9 @@ def _read_side(values: Any, what: str) -> Tensor:
 def _read_dataset(source: Dataset[Any], part: str) -> tuple[list[Tensor], list[Tensor]]:
     """All inputs and all targets of a data set, each row read once, in order.
 
-    The reading is seeded, so that a data set that draws from the global generators gives the same
-    task again, and a run on it can be resumed. Random transforms are therefore no error, as frozen
-    noise can be meant. It rarely is: some rows are read twice, and a warning tells if they differ.
+    Reading is seeded, so that a data set that draws from the global generators gives the same task
+    again, and a run on it can be resumed. Random transforms are allowed, because frozen noise can
+    be intended. It rarely is: some rows are read twice, with a warning if they differ.
     """
     try:
         count = len(source)  # type: ignore[arg-type]
@@ -136,12 +136,11 @@ def _read_dataset(source: Dataset[Any], part: str) -> tuple[list[Tensor], list[T
         twice = range(0, count, math.ceil(count / _ROWS_READ_TWICE)) if count else []
         changed = [i for i in twice if not _same(rows[i], _read_row(source, i, part))]
     if changed:
-        remedy = ", and those as augment=" if part == "training" else ""
+        remedy = ", and pass the transforms as augment=" if part == "training" else ""
         warnings.warn(
             f"Two reads of a row of the {part} data set differ ({len(changed)} of {len(twice)} "
-            "rows that were read twice), as with random transforms; a task reads every row once, "
-            "so that nothing is augmented: pass the rows without random "
-            f"transforms{remedy}.",
+            "rows read twice), as with random transforms; a task reads every row only once, so "
+            f"nothing is augmented: pass the rows without random transforms{remedy}.",
             TaskWarning,
             stacklevel=7,
         )
@@ -149,7 +148,7 @@ def _read_dataset(source: Dataset[Any], part: str) -> tuple[list[Tensor], list[T
 
 
 def _read_row(source: Dataset[Any], index: int, part: str) -> tuple[Tensor, Tensor]:
-    """Input and target, copied at once, as a data set may use the memory again."""
+    """Input and target, copied because a data set may reuse the memory."""
     try:
         row = source[index]
     except OWN_CODE_ERRORS as error:
@@ -166,12 +165,12 @@ def _read_row(source: Dataset[Any], index: int, part: str) -> tuple[Tensor, Tens
         seen = f"of type {type(row).__name__}"
     raise InputError(
         f"The rows of the {part} data set must be pairs (input, target), but are {seen}; wrap the "
-        "data set in one that returns pairs."
+        "data set in another one that returns pairs."
     )
 
 
 def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    """Whether two rows hold the same values; NaN is the same as NaN."""
+    """Whether two rows have the same values; NaN equals NaN."""
     return all(
         a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
         for a, b in zip(one, other, strict=True)
@@ -179,9 +178,9 @@ def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
 
 
 def read_extras(given: Mapping[str, Any], train: Data, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Further inputs of the loss: for every training row a number, or one for each target.
+    """Extra inputs of the loss: a number for every training row or for every target.
 
-    ``"progress"`` in the place of numbers is left out.
+    ``"progress"`` is left out.
 
     Raises
     ------
@@ -195,7 +194,7 @@ def read_extras(given: Mapping[str, Any], train: Data, dtype: torch.dtype) -> di
         if isinstance(source, str):
             raise InputError(
                 f"The loss input {name!r} must be 'progress' or an array with one value per "
-                f"training row, but is {quoted(source)}."
+                f"training row, got {quoted(source)}."
             )
         values = read_array(source, f"The values of the loss input {name!r}").to(dtype)
         if values.ndim == 0 or values.shape != train.targets.shape[: values.ndim]:
@@ -214,14 +213,14 @@ def read_class_weights(weight: Any, link: Link) -> tuple[float, ...] | None:
     Raises
     ------
     InputError
-        If they are no numbers of at least 0, all of them are 0, or the link is not softmax.
+        If they are not numbers of at least 0, all are 0, or the link is not softmax.
     """
     if weight is None:
         return None
     if isinstance(weight, Mapping | str):
         raise InputError(
             "The class weights must be a list of numbers, one per class in the order of the class "
-            f"indices, but are {quoted(weight)}."
+            f"indices, got {quoted(weight)}."
         )
     weights = class_weights(read_array(weight, "The class weights"), link)
     if not weights.any():

@@ -1,4 +1,4 @@
-"""The data sets by name, in the layout torchvision and scikit-learn keep."""
+"""The data sets by name, in the layout of torchvision and scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from filelock import FileLock
 
 from evomal.errors import InputError
-from evomal.tasks.files import Array, DatasetInfo
+from evomal.tasks.data_files import Array, DatasetInfo
 from evomal.tasks.images import IMAGES
-from evomal.tasks.tables import TABLES
+from evomal.tasks.tabular import TABLES
 
 DATASETS: dict[str, DatasetInfo] = {info.name: info for info in (*TABLES, *IMAGES)}
-"""Every data set, by name."""
+"""All data sets by name."""
 
 
 def data_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where data sets lie: the argument, else ``EVOMAL_DATA``, else the user's cache folder."""
+    """The folder of the data sets: the argument, ``EVOMAL_DATA``, or the user's cache folder."""
     import platformdirs
 
     chosen = data_dir or os.environ.get("EVOMAL_DATA")
@@ -31,14 +31,14 @@ def load_arrays(name: str, data_dir: Path, *, download: bool = False) -> tuple[A
     Raises
     ------
     InputError
-        If files are absent and `download` is false or fails, or a file is damaged.
+        If files are missing and `download` is false or fails, or a file is damaged.
     """
     info = DATASETS[name]
     if not info.is_present(data_dir):
         if not download:
             raise InputError(
                 f"The data set {name!r} is not in {str(data_dir)!r}; set EVOMAL_DATA or --data-dir "
-                "to the folder that holds it, or add --download."
+                "to the folder that contains it, or add --download."
             )
         try:
             _download(info, data_dir)
@@ -47,13 +47,13 @@ def load_arrays(name: str, data_dir: Path, *, download: bool = False) -> tuple[A
         except OSError as error:
             raise InputError(
                 f"The data set {name!r} cannot be downloaded: {error}; set EVOMAL_DATA or "
-                "--data-dir to a folder that can be written and has room."
+                "--data-dir to a writable folder with enough space."
             ) from error
     return info.read(data_dir)
 
 
 def _download(info: DatasetInfo, data_dir: Path) -> None:
-    """Download what is absent; one process at a time, the next one finds it done."""
+    """Download missing files, one process at a time."""
     data_dir.mkdir(parents=True, exist_ok=True)
     path = data_dir / f".{info.name}.lock"
     with FileLock(path):
@@ -61,5 +61,5 @@ def _download(info: DatasetInfo, data_dir: Path) -> None:
             if not info.is_present(data_dir):
                 info.download(data_dir)
         finally:
-            with contextlib.suppress(OSError):  # Windows deletes it by itself, later
+            with contextlib.suppress(OSError):  # Windows deletes it later
                 path.unlink()

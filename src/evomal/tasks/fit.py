@@ -1,4 +1,4 @@
-"""Whether the parts of a task fit together: all of them are tried on two rows of the data."""
+"""Check that the parts of a task are compatible, on two rows of the data."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ if TYPE_CHECKING:
     from evomal.tasks.task import Task
 
 _TWO = slice(0, 2)
-_ROWS = 64  # per forward pass on a whole part
+_ROWS = 64  # per forward pass on a whole split
 
 
 def require_parts_fit(task: Task, learner: nn.Module) -> None:
-    """Run two rows of every part through a learner, and its outputs through all else.
+    """Run two rows of every split through a learner, and its outputs through all functions.
 
     The learner is in eval mode afterwards.
 
     Raises
     ------
     InputError
-        If a function of the user's fails or returns something else than it should, or outputs and
-        targets do not fit.
+        If a user function fails or returns the wrong thing, or outputs and targets do not match.
     """
     learner.eval()
     with torch.no_grad(), isolated_rng(task.device, 0), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the user's functions; a training shows them
+        warnings.simplefilter("ignore")  # of user functions; training shows them
         parts = {"training": task.train, "validation": task.validation, "test": task.test}
         for part, data in parts.items():
             if data is None:
@@ -88,7 +87,7 @@ def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
     if not isinstance(pred, Tensor):
         raise InputError(f"The model must return one tensor, not a {type(pred).__name__}.")
     if not pred.is_floating_point():
-        raise InputError(f"The model must return raw outputs as floats, not as {pred.dtype}.")
+        raise InputError(f"The model must return raw outputs as floats, not {pred.dtype}.")
     if not pred.isfinite().all():
         raise InputError(
             f"The untrained model returns NaN or infinity for {part} inputs; check its "
@@ -116,7 +115,7 @@ def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> Non
             )
         classes = data.targets[data.targets != form.ignore_index]
         if not len(classes):
-            raise InputError(f"All {part} targets are the class to ignore.")
+            raise InputError(f"All {part} targets equal ignore_index.")
         low, high = int(classes.min()), int(classes.max())
         if low < 0 or high >= pred.shape[1]:
             raise InputError(
@@ -126,7 +125,7 @@ def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> Non
     elif pred.shape != target.shape:
         raise InputError(
             f"The model returns shape {tuple(pred.shape)} for {part} targets of shape "
-            f"{tuple(target.shape)}; reshape one to fit the other, nothing is broadcast."
+            f"{tuple(target.shape)}; reshape one to match the other (there is no broadcasting)."
         )
 
 
@@ -169,7 +168,7 @@ def _try_metric(task: Task, learner: nn.Module) -> None:
 
     try:
         value: Any = _try_function("metric", call, task, learner, task.validation)
-    except NameError:  # it uses the task itself, which has no name yet
+    except NameError:  # it refers to the task, which is not assigned yet
         return
     if isinstance(value, Tensor):
         is_number = value.numel() == 1 and not value.is_complex()
@@ -188,9 +187,9 @@ def _try_function(
     learner: nn.Module,
     data: Data,
 ) -> object:
-    """What a function of outputs and rows returns for two rows.
+    """The result of a function of outputs and rows for two rows.
 
-    For all rows if it fails on two, as some metrics do where a class is missing.
+    For all rows if it fails on two, like some metrics when a class is missing.
     """
 
     def outputs(count: int) -> tuple[Tensor, Data]:

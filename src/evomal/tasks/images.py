@@ -1,4 +1,4 @@
-"""The images: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN, laid out as torchvision does."""
+"""Image data: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN, in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from evomal.tasks.files import (
+from evomal.tasks.data_files import (
     Array,
     DatasetInfo,
     ImageFacts,
@@ -47,7 +47,7 @@ def _read_idx_files(hashes: Mapping[str, str], data_dir: Path) -> tuple[Array, .
 
 
 def _download(mirror: str, hashes: Mapping[str, str], data_dir: Path) -> None:
-    """Fetch single files, which have the same names at the mirror."""
+    """Download single files, which have the same names on the mirror."""
     fetch(
         data_dir,
         {name: mirror + Path(name).name for name in hashes},
@@ -99,7 +99,7 @@ def _read_cifar(
 
 
 def _read_cifar_batch(path: Path, md5: str, key: bytes, classes: int) -> tuple[Array, Array]:
-    """Images (n, 3, 32, 32) and labels (n,) of a file of CIFAR's Python version, as uint8."""
+    """Images (n, 3, 32, 32) and labels (n,) from a file of CIFAR's Python version, as uint8."""
     try:
         batch = _ArrayUnpickler(io.BytesIO(checked_bytes(path, md5)), encoding="bytes").load()
         pixels, labels = batch[b"data"], np.array(batch[key])
@@ -120,7 +120,7 @@ def _read_cifar_batch(path: Path, md5: str, key: bytes, classes: int) -> tuple[A
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads bytes, numbers, containers and NumPy arrays, and refuses to call anything else."""
+    """Unpickles bytes, numbers, containers and NumPy arrays, and refuses all other calls."""
 
     admitted: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -129,7 +129,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The parts of NumPy that arrays are put together with."""
+        """The NumPy functions that reconstruct arrays."""
         if (module, name) not in self.admitted:
             raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
         return self.admitted[module, name]
@@ -232,4 +232,4 @@ IMAGES = [
         SVHN_MD5,
     ),
 ]
-"""The data sets of images."""
+"""The image data sets."""

@@ -23,10 +23,10 @@ def cross_entropy(
 
 
 def error_rate(pred: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> float:
-    """Share of wrong predictions in [0, 1]; lower is better.
+    """Fraction of wrong predictions, in [0, 1]; lower is better.
 
-    `pred` holds logits: (B, C, …) with class indices (B, …) as `target`, those equal to
-    `ignore_index` left out, or any shape with a binary target of the same shape, where a logit
+    `pred` contains logits: (B, C, …) with class indices (B, …) as `target`, of which those equal to
+    `ignore_index` are ignored, or any shape with a binary target of the same shape, where a logit
     above 0 predicts 1.
     """
     if pred.shape == target.shape:

@@ -1,4 +1,4 @@
-"""Base optimisers: their settings."""
+"""Settings of base optimisers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ class SGD:
             "dampening": arguments.number(self.dampening, "dampening"),
         }
         for name, value in checked.items():
-            object.__setattr__(self, name, value)  # a number of Python's, for records in JSON
+            object.__setattr__(self, name, value)  # a Python number, for JSON
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
-            raise InputError("Nesterov momentum needs a momentum above 0 and no dampening.")
+            raise InputError("Nesterov momentum needs a momentum above 0 and zero dampening.")

@@ -1,4 +1,4 @@
-"""What is done to whole batches of uint8 images, on their device."""
+"""Preprocessing and augmentation of batches of uint8 images, on their device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 PADDING = 4
-"""Black pixels around an image before a random crop of its own size."""
+"""Black pixels around an image before a random crop to its original size."""
 
 
 def standardise_pixels(images: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
@@ -20,7 +20,7 @@ def standardise_pixels(images: Tensor, mean: Sequence[float], deviation: Sequenc
     images
         (B, channels, height, width), uint8.
     mean, deviation
-        Of the pixels divided by 255, one per channel.
+        Statistics of the pixels divided by 255, one per channel.
     """
     shift, scale = (
         torch.tensor([255 * value for value in values], device=images.device).view(-1, 1, 1)
@@ -30,14 +30,14 @@ def standardise_pixels(images: Tensor, mean: Sequence[float], deviation: Sequenc
 
 
 def crop_and_flip(images: Tensor) -> Tensor:
-    """Shift every image by up to 4 pixels in both directions and mirror half of them.
+    """Shift every image by up to 4 pixels in both directions and flip half of them.
 
-    The same as a random crop after padding with black; draws from torch's global generator.
+    Equivalent to a random crop after padding with black; draws from torch's global generator.
 
     Parameters
     ----------
     images
-        (B, channels, height, width), of any type.
+        (B, channels, height, width), of any dtype.
     """
     count, _, height, width = images.shape
     padded = functional.pad(images, (PADDING,) * 4)

@@ -1,4 +1,4 @@
-"""In which precision base learners compute."""
+"""The precision of base learners."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class InBfloat16(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The outputs of the network."""
-        # no cache of cast parameters: it would outlive functional calls with other ones
+        # no cache of cast parameters: functional calls would reuse stale ones
         with torch.autocast(inputs.device.type, torch.bfloat16, cache_enabled=False):
             outputs: Tensor = self.learner(inputs)
         return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
 
 
 def float32_precisions() -> dict[str, Any]:
-    """How torch computes float32 products, for `set_float32_precisions`."""
+    """Torch's settings for float32 products, for `set_float32_precisions`."""
     if _BY_BACKEND:
         found = {name: backend.fp32_precision for name, backend in _BY_BACKEND.items()}
         return {name: "ieee" if value == "none" else value for name, value in found.items()}
@@ -39,7 +39,7 @@ def float32_precisions() -> dict[str, Any]:
 
 
 def set_float32_precisions(precisions: Mapping[str, Any]) -> None:
-    """Let torch compute float32 products as `float32_precisions` found it."""
+    """Restore the settings returned by `float32_precisions`."""
     if not _BY_BACKEND:
         torch.set_float32_matmul_precision(precisions["matmul"])
         torch.backends.cudnn.allow_tf32 = precisions["cudnn"]
@@ -51,7 +51,7 @@ def set_float32_precisions(precisions: Mapping[str, Any]) -> None:
 
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
-    """Let a GPU's float32 products use TensorFloat-32 in the block, if that is the precision."""
+    """Let float32 products on GPUs use TensorFloat-32 in the block, if that is the precision."""
     if precision != "tf32":
         yield
         return
@@ -65,7 +65,7 @@ def products_in(precision: Precision) -> Iterator[None]:
 
 
 def _backends() -> dict[str, Any]:
-    """What has a setting of its own; nothing before torch 2.9, where the older settings hold."""
+    """Modules with their own precision setting; none before torch 2.9, with its older settings."""
     all_of_them: Any = torch.backends
     if not hasattr(all_of_them.cuda.matmul, "fp32_precision"):
         return {}

@@ -1,4 +1,4 @@
-"""The built-in tasks: a data set and a model by one name, such as ``"mnist/lenet5"``."""
+"""The built-in tasks: pairs of a data set and a model, such as ``"mnist/lenet5"``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch import nn
 from evomal.errors import InputError, require_name
 from evomal.tasks.arguments import whole_number
 from evomal.tasks.data import Data
+from evomal.tasks.data_files import Array
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
-from evomal.tasks.files import Array
 from evomal.tasks.models.alexnet import AlexNet
 from evomal.tasks.models.allcnnc import AllCNNC
 from evomal.tasks.models.lenet5 import LeNet5
@@ -39,7 +39,7 @@ Split = Literal["honest", "published"]
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A built-in task (paper, section 4.2): which data, which model, which settings."""
+    """A built-in task (paper, section 4.2): data set, model and settings."""
 
     dataset: str
     model: Callable[[], nn.Module]
@@ -71,7 +71,7 @@ _OF_32_PIXELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def _small(dataset: str) -> dict[str, TaskInfo]:
-    """Tasks on grey images of 28 × 28 pixels."""
+    """Tasks on greyscale images of 28 × 28 pixels."""
     models: dict[str, Callable[[], nn.Module]] = {
         "logistic": partial(LogisticRegression, 784, 10),
         "mlp": partial(MLP, 784, 10),
@@ -105,7 +105,7 @@ TASKS: dict[str, TaskInfo] = {
     **_colour("cifar100", 100),
     **_colour("svhn", 10),
 }
-"""Every built-in task, by name."""
+"""All built-in tasks by name."""
 
 
 def load_task(
@@ -124,30 +124,30 @@ def load_task(
     name
         One of `TASKS`, such as ``"diabetes/mlp"``.
     data_dir
-        Folder of the data sets; default ``EVOMAL_DATA``, else the user's cache folder.
+        Folder of the data sets; default ``EVOMAL_DATA``, otherwise the user's cache folder.
     split
         ``"honest"``: tables 60:20:20 without overlap, images with the official test set and a
         stratified 10 % of the training set for validation. ``"published"`` (tables only): the
-        recipe that gives the paper's Table 3. Its test set contains the rows trained on, so its
-        numbers say nothing about new data; it exists to compare with that table.
+        split of the paper's Table 3. Its test set contains training rows, so its results say
+        nothing about new data; use it only to compare with that table.
     split_seed
-        Fixes which rows go where. It is not the seed of a run, so that a loss is always tested on
-        rows that its search has not seen.
+        Seed of the split. It is independent of the seed of a run, so that a loss is always tested
+        on rows that its search has not seen.
     download
-        Whether absent data may be downloaded.
+        Whether missing data may be downloaded.
     device
-        Where the data and the models live.
+        Device of the data and the models.
 
     Raises
     ------
     InputError
-        If there is no such task or split, or the data is absent or damaged.
+        If there is no such task or split, or the data is missing or damaged.
     """
     require_name("task", name, TASKS, "`evomal tasks` lists them")
     require_name("split", split, get_args(Split))
     split_seed = whole_number(split_seed, "split seed", 0)
     if split_seed >= 2**32:
-        raise InputError(f"The split seed must be below 2^32, but is {split_seed}.")
+        raise InputError(f"The split seed must be below 2^32, got {split_seed}.")
     info = TASKS[name]
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
     facts = DATASETS[info.dataset].images
@@ -182,7 +182,7 @@ def load_task(
 
 
 def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]:
-    """Training, validation and test rows, standardised with the training rows' moments."""
+    """Training, validation and test rows, standardised with the statistics of the training rows."""
     features, targets = arrays
     rows = np.arange(len(features))
     if split == "honest":

@@ -1,4 +1,4 @@
-"""A task: what a loss is learned for, and how good it is."""
+"""A task: the data, model and metric for which a loss is learned."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
 
 ORIGIN = {"split", "split_seed", "data_dir"}
-"""The arguments of `evomal.load_task` that make a built-in task again."""
+"""The arguments of `evomal.load_task` that recreate a built-in task."""
 
 
 @arguments.with_known_arguments
@@ -48,26 +48,25 @@ class Task:
     model
         A function without arguments that returns a new, randomly initialised module; its output
         must be raw: with ``link="softmax"`` logits (B, C) or, for dense prediction, (B, C, d₁, …),
-        else the shape of the target. It may draw from the global generators of torch, NumPy and
-        Python, which are seeded and restored around every call, as around all that follows.
+        otherwise the shape of the target. It may draw from the global generators of torch, NumPy
+        and Python, which are seeded and restored around every call; so may the functions below.
     train, validation, test
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
-        map-style ``torch.utils.data.Dataset`` of such pairs. Arrays are those of torch, numpy,
-        pandas (read by position, not by index) and polars, or lists; all are copied, and held in
-        the memory of `device`. A Dataset is read once, so that random transforms in it augment
-        nothing: pass them as `augment`. Only `test` may be absent; no loss is learned from it.
+        map-style ``torch.utils.data.Dataset`` of such pairs. Arrays can be from torch, numpy,
+        pandas (read by position, not by index) or polars, or lists; all are copied to `device`. A
+        Dataset is read only once, so random transforms in it have no effect: pass them as
+        `augment`. Only `test` may be omitted; it is never used for learning a loss.
     link
-        How a learned loss reads raw outputs: ``"softmax"`` for class indices (B,) or (B, d₁, …),
-        ``"sigmoid"`` for binary targets of the output's shape, one or many labels a row,
-        ``"identity"`` for regression on one or many values a row.
+        How a learned loss interprets raw outputs: ``"softmax"`` for class indices (B,) or
+        (B, d₁, …), ``"sigmoid"`` for binary targets of the output's shape, one or more labels per
+        row, ``"identity"`` for regression with one or more values per row.
     task_loss
-        L_T, a differentiable function of (pred, target), `pred` being raw outputs. Default by
+        L_T, a differentiable function of (pred, target), where `pred` are raw outputs. Default by
         link: cross-entropy, binary cross-entropy with logits, or squared error.
     metric
-        L_P, any function of (pred, target) that returns a number; it is minimised. It is given all
-        rows of a data split at once, as tensors on the device, and as `pred` the raw outputs:
-        logits, not probabilities or classes. Default by link: error rate, error rate, or mean
-        squared error.
+        L_P, any function of (pred, target) that returns a number; it is minimised. It receives all
+        rows of a data split at once, as tensors on the device; `pred` are raw outputs: logits, not
+        probabilities or classes. Default by link: error rate, error rate, or mean squared error.
     optimizer
         Settings of the base optimiser.
     batch_size
@@ -76,42 +75,42 @@ class Task:
         Applied to the inputs of every batch on the device, such as scaling of uint8 images.
     augment
         Applied to the inputs of every training batch on the device, before `preprocess`, such as
-        random crops. It is to draw from a global generator: its own could not be seeded.
+        random crops. It must draw from a global generator, because others cannot be seeded.
     loss_inputs
-        Further inputs of the learned loss by name, each a terminal of the search space: a tensor
-        or array with one value per training row (or per target), such as a weight, or
-        ``"progress"`` for the share of the training steps that are done, from 0 to 1.
+        Extra inputs of the learned loss by name, each a terminal of the search space: a tensor or
+        array with one value per training row (or per target), such as a weight, or ``"progress"``
+        for the fraction of training steps completed, from 0 to 1.
     weight
         With ``"softmax"`` only: one weight per class, as in ``torch.nn.CrossEntropyLoss``, for
         learned losses and the default task loss.
     ignore_index
-        With ``"softmax"`` only: targets of this class, such as padding, count for nothing in
-        learned losses, the default task loss and the default metric.
+        With ``"softmax"`` only: targets of this class, such as padding, are ignored by learned
+        losses, the default task loss and the default metric.
     rejection_steps
         Steps of the rejection protocol (paper, section 3.5.2).
     testing_steps
         Training steps at meta-testing time.
     milestones
-        Shares of the meta-testing steps at which the learning rate falls to a tenth.
+        Fractions of the meta-testing steps at which the learning rate is divided by 10.
     name
-        What the task is called in runs and messages; random streams derive from it too.
+        Name of the task in runs and messages; random streams also depend on it.
     split
-        Name of the way the data was split, for the record.
+        Name of the data split, recorded in runs.
     origin
-        The arguments of `evomal.load_task` that make this task again, if it is a built-in one.
+        The arguments of `evomal.load_task` that recreate this task, if it is a built-in one.
     device
-        Where data and base learners live; ``"auto"`` means a GPU if there is one.
+        Device of data and base learners; ``"auto"`` means a GPU if available.
 
     Raises
     ------
     InputError
-        If the data holds NaN or infinity, is empty, or does not fit the model's output, or the
-        metric is undefined on the validation data even for perfect predictions.
+        If the data contains NaN or infinity, is empty, or does not match the model's output, or
+        the metric is undefined on the validation data even for perfect predictions.
 
     Warns
     -----
     TaskWarning
-        For data far from unit scale, rows in two parts, a metric that is higher for better
+        For data far from unit scale, rows in two splits, a metric that is higher for better
         predictions, a model whose outputs are not raw, or that is the same for every seed.
     """
 
@@ -167,15 +166,15 @@ class Task:
         self.split = arguments.text(split, "split")
         if origin is not None and set(arguments.mapping(origin, "argument origin")) != ORIGIN:
             raise InputError(
-                "The argument origin is for the built-in tasks, which evomal.load_task makes; "
-                "leave it out."
+                "The argument origin is reserved for built-in tasks made by evomal.load_task; "
+                "omit it."
             )
         self.origin = origin
         self.device = available_device(device)
         self.precision: Precision = "full"
         self._channels_last = False
         self.findings: dict[Any, Any] = {}
-        """What was found out about the base learner; copies of the task share it."""
+        """Results of tests of the base learner, shared by copies of the task."""
         try:
             learner, other = self.new_model(seed=0), self.new_model(seed=1)
         except InputError:
@@ -185,7 +184,7 @@ class Task:
         require_separate(learner, other)
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
-            raise InputError("The model has no trainable parameters, so no loss can train it.")
+            raise InputError("The model has no trainable parameters.")
         self.train = self._read(train, "training", dtype)
         self.validation = self._read(validation, "validation", dtype)
         self.test = None if test is None else self._read(test, "test", dtype)
@@ -193,7 +192,7 @@ class Task:
         extras = read_extras(given, self.train, dtype)
         self.train = dataclasses.replace(self.train, extras=extras).to(self.device)
         require_parts_fit(self, learner)
-        # Convolutions are faster so on CPUs. Not every network can: one may `view` its features.
+        # Channels last is faster on CPUs, but some networks `view` their features.
         with isolated_rng(self.device, 0):
             images = self.batch(self.train, slice(0, 2)).inputs
             self._channels_last = runs_channels_last(learner, images)
@@ -201,12 +200,12 @@ class Task:
             warnings.warn(message, TaskWarning, stacklevel=3)
 
     def new_model(self, seed: int) -> nn.Module:
-        """A fresh base learner in train mode on the device, its initialisation fixed by `seed`.
+        """A fresh base learner in train mode on the device, initialised with `seed`.
 
         Raises
         ------
         InputError
-            If the factory returns something else than a module.
+            If the factory does not return a module.
         """
         with isolated_rng(self.device, seed):
             learner = self.model()
@@ -218,9 +217,9 @@ class Task:
         return learner.to(self.device).train()
 
     def batch(self, data: Data, rows: Tensor | slice) -> Data:
-        """Some rows, preprocessed and, if of `train`, augmented; draws from the global generators.
+        """Some rows, preprocessed and, for `train`, augmented; draws from the global generators.
 
-        Never a view of the data, as a model may work in place.
+        Never a view of the data, because a model may work in place.
         """
         inputs = data.inputs[rows].clone() if isinstance(rows, slice) else data.inputs[rows]
         if self.augment and data is self.train:
@@ -232,18 +231,18 @@ class Task:
         return Data(inputs, data.targets[rows], extras)
 
     def loss_inputs(self, batch: Data, progress: float) -> dict[str, Tensor | float]:
-        """What a learned loss takes beside prediction and target, by name.
+        """The extra inputs of a learned loss by name.
 
-        `progress` is the share of the training that is done, from 0 to 1.
+        `progress` is the fraction of the training completed, from 0 to 1.
         """
         return {**batch.extras, **dict.fromkeys(self.progress_inputs, progress)}
 
     def require_fit(self, loss: Loss) -> None:
-        """Raise an `InputError` if a loss reads raw outputs or takes inputs that are not here."""
+        """Raise an `InputError` if a loss has another link or needs inputs that are missing."""
         if not isinstance(loss, Loss):
             raise InputError(
-                "The loss must be one of evomal's, such as run.best.loss, evomal.load_loss(path) "
-                f"or evomal.SymbolicLoss(...), but is {quoted(loss)}."
+                "The loss must be an evomal loss, such as run.best.loss, evomal.load_loss(path) "
+                f"or evomal.SymbolicLoss(...), got {quoted(loss)}."
             )
         if loss.link != self.link:
             raise InputError(
@@ -253,16 +252,16 @@ class Task:
         if missing:
             raise InputError(
                 f"The loss depends on {', '.join(missing)}, which the task {self.name!r} does not "
-                "give."
+                "provide."
             )
 
     @property
     def link(self) -> Link:
-        """How a learned loss reads raw outputs."""
+        """How a learned loss interprets raw outputs."""
         return self.form.link
 
     def to(self, device: str | torch.device) -> Task:
-        """The same task with its data, and every new base learner, on another device."""
+        """The same task with its data and base learners on another device."""
         twin = copy.copy(self)
         twin.device = available_device(device)
         for part in ("train", "validation", "test"):
@@ -272,16 +271,16 @@ class Task:
         return twin
 
     def in_precision(self, precision: Precision) -> Task:
-        """The same task, the forward passes of its base learners in this precision."""
+        """The same task with forward passes of its base learners in this precision."""
         twin = copy.copy(self)
         twin.precision = precision
         return twin
 
     def description(self) -> dict[str, Any]:
-        """What makes a search on this task the search that it is, as JSON values.
+        """Fields that identify the task on resume, as JSON values.
 
-        The model is known by the names, shapes and types of its parameters and buffers, functions
-        by their names, the data by a digest of all values.
+        The model is identified by the names, shapes and dtypes of its parameters and buffers,
+        functions by their names, the data by a digest of all values.
         """
         state = self.new_model(seed=0).state_dict()
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -303,7 +302,7 @@ class Task:
         }
 
     def fingerprint(self) -> str:
-        """A digest of all data, equal if and only if every value is."""
+        """A digest of all data, equal if and only if all values are."""
         digest = hashlib.blake2b(digest_size=16)
         parts = [data for data in (self.train, self.validation, self.test) if data]
         for tensor in [t for data in parts for t in data.tensors()]:
@@ -323,7 +322,7 @@ def as_tasks(tasks: Any) -> list[Task]:
     Raises
     ------
     InputError
-        If something is no task.
+        If an element is not a task.
     """
     several = isinstance(tasks, Iterable) and not isinstance(tasks, str | nn.Module)
     found = list(tasks) if several else [tasks]
@@ -333,6 +332,6 @@ def as_tasks(tasks: Any) -> list[Task]:
 
 
 def require_task(task: object) -> None:
-    """Raise an `InputError` if something is no task."""
+    """Raise an `InputError` if the argument is not a task."""
     load = f"evomal.load_task({task!r})" if isinstance(task, str) else "evomal.load_task(name)"
     arguments.instance(task, "task", Task, f"made with {load} or evomal.Task(...)")

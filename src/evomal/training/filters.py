@@ -126,7 +126,7 @@ def gradient_key(bench: Workbench, loss: Loss) -> str:
 def gradient_norms(
     loss: Loss, outputs: Data, inputs: Mapping[str, Tensor | float] = NO_INPUTS
 ) -> Tensor:
-    """‖∂M_φ/∂ŷ_b‖₂ for every instance b, shape (B,), with the loss's further inputs as given.
+    """‖∂M_φ/∂ŷ_b‖₂ for every instance b, shape (B,), with the loss's extra inputs as given.
 
     Raises
     ------

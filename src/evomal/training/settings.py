@@ -1,4 +1,4 @@
-"""How one candidate is optimised, filtered and evaluated."""
+"""Settings for optimising, filtering and evaluating a candidate."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ from evomal.errors import InputError, quoted
 Precision = Literal["full", "tf32", "bfloat16"]  # as in `evomal.tasks`, which needs torch
 
 MOST_STEPS = 10_000_000
-"""Of any training: weeks, even for a small model."""
+"""Maximum number of training steps: weeks, even for a small model."""
 
 MOST_LOSSES = 100_000
-"""In a generation or a group: all of them are held in memory."""
+"""Maximum number of losses in a generation or group: all of them are held in memory."""
 
 MOST_THREADS = 1_000_000
-"""Of one candidate, on any machine; a local search takes no more than there are cores."""
+"""Maximum number of threads per candidate; a local search uses at most one per core."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Which stages a candidate of a method goes through before its partial training."""
+    """The stages of a method's candidates before partial training."""
 
     tune: bool
-    """Algorithm 1 on its weights."""
+    """Whether Algorithm 1 tunes the weights."""
 
     reject: bool
-    """The rejection protocol."""
+    """Whether the rejection protocol applies."""
 
     match_gradients: bool
-    """Gradient equivalence."""
+    """Whether gradient equivalence is checked."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the training of base learners is computed; the defaults are the paper's."""
+    """Settings for training base learners; the defaults are the paper's."""
 
     testing_steps: int = 500
-    """Training steps that decide the fitness (S_testing)."""
+    """Training steps before the fitness is measured (S_testing)."""
 
     engine: Literal["auto", "loop", "batched", "stacked"] = "auto"
-    """How candidates are worked on: loss by loss (loop), a group of losses sharing what they can
-    (batched), or all learners of a group in one pass (stacked). The results differ by rounding.
-    auto: stacked on GPUs, batched on CPUs, where the base learners support it."""
+    """How candidates are computed: one loss at a time (loop), in groups that share computations
+    (batched), or all learners of a group in one pass (stacked). Results agree up to rounding.
+    auto: stacked on GPUs, batched on CPUs, if the base learners support it."""
 
     group_size: int | None = None
-    """Losses in a group; default 4 on CPUs, and a whole generation on a GPU. Another size changes
-    the last bits of a result."""
+    """Losses per group; default 4 on CPUs, and a whole generation on a GPU. The size changes the
+    last bits of a result."""
 
     precision: Precision = "full"
-    """In which precision base learners compute: as their parameters are (full), with float32
-    products in TensorFloat-32 on GPUs (tf32), or with forward passes under autocast (bfloat16)."""
+    """Precision of base learners: that of their parameters (full), float32 products in
+    TensorFloat-32 on GPUs (tf32), or forward passes under autocast (bfloat16)."""
 
     threads: int = 1
-    """CPU threads per candidate; another number changes the last bits of a result."""
+    """CPU threads per candidate; the number changes the last bits of a result."""
 
     def __post_init__(self) -> None:
         take_plain_numbers(self)
 
     def validate(self) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+        """Raise an `InputError` for the first invalid setting."""
         require_whole(self, 1, MOST_STEPS, "testing_steps")
         require_choice(self, "engine", "auto", "loop", "batched", "stacked")
         require_whole(self, 1, MOST_LOSSES, "group_size")
@@ -70,22 +70,22 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TuningSettings(TrainingSettings):
-    """Constants of Algorithm 1, which tunes the weights of a loss."""
+    """Settings of Algorithm 1, which tunes the weights of a loss."""
 
     meta_steps: int = 250
-    """Steps of Adam on a loss's weights (S_meta)."""
+    """Adam steps on a loss's weights (S_meta)."""
 
     base_steps: int = 1
-    """Training steps that are differentiated through at each of them (S_base)."""
+    """Training steps to differentiate through per meta step (S_base)."""
 
     meta_learning_rate: float = 1e-3
-    """Learning rate of Adam on the weights (eta)."""
+    """Learning rate of Adam on a loss's weights (eta)."""
 
     meta_batch: Literal["validation", "training"] = "validation"
-    """Where the batch comes from on which the task loss judges an updated base learner."""
+    """Data split of the batch on which the task loss evaluates an updated base learner."""
 
     def validate(self) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+        """Raise an `InputError` for the first invalid setting."""
         super().validate()
         require_whole(self, 1, MOST_STEPS, "meta_steps")
         require_whole(self, 1, 10_000, "base_steps")
@@ -95,37 +95,36 @@ class TuningSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class FilterSettings(TrainingSettings):
-    """Constants of the rejection protocol and of gradient equivalence."""
+    """Settings of the rejection protocol and of gradient equivalence."""
 
     rejection_batch: int = 100
-    """Training instances of the rejection protocol and of gradient equivalence (B)."""
+    """Training rows for the rejection protocol and gradient equivalence (B)."""
 
     rejection_steps: int | None = None
-    """Steps of the rejection protocol; None stands for the task's own number (100 or
-    1000)."""
+    """Steps of the rejection protocol; default the task's number (100 or 1000)."""
 
     def validate(self) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+        """Raise an `InputError` for the first invalid setting."""
         super().validate()
         require_whole(self, 1, MOST_STEPS, "rejection_batch", "rejection_steps")
 
 
 @dataclass(frozen=True)
 class EvaluationSettings(TuningSettings, FilterSettings):
-    """Of the whole pipeline: weights are tuned, hopeless losses rejected, the others trained."""
+    """Settings of the whole pipeline: tune weights, reject hopeless losses, train the others."""
 
     prescreen: bool = False
     """Also apply the rejection protocol before the weights are optimised, which saves most of the
-    time on hopeless losses; the paper applies it only after."""
+    time spent on hopeless losses; the paper applies it only afterwards."""
 
     def validate(self) -> None:
-        """Raise an `InputError` for the first setting that makes no sense."""
+        """Raise an `InputError` for the first invalid setting."""
         super().validate()
         require_choice(self, "prescreen", True, False)
 
 
 def take_plain_numbers(settings: Any) -> None:
-    """Replace numbers of NumPy and torch in a new dataclass by Python's, which JSON can hold."""
+    """Convert NumPy and torch numbers in a new dataclass to Python numbers, for JSON."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         if getattr(value, "shape", None) == ():
@@ -133,9 +132,9 @@ def take_plain_numbers(settings: Any) -> None:
 
 
 def require_whole(settings: object, least: int, most: int, *names: str) -> None:
-    """Raise an `InputError` for the first of these settings that is no whole number in a range.
+    """Raise an `InputError` for the first of these settings that is not an integer in the range.
 
-    None passes where it is the default.
+    None passes if it is the default.
     """
     for name in names:
         value = getattr(settings, name)
@@ -143,15 +142,15 @@ def require_whole(settings: object, least: int, most: int, *names: str) -> None:
             type(value) is int and least <= value <= most
         ):
             raise InputError(
-                f"The setting {name} must be a whole number from {least} to {most}, but is "
+                f"The setting {name} must be a whole number from {least} to {most}, got "
                 f"{quoted(value)}."
             )
 
 
 def require_number(settings: object, most: float, *names: str, zero: bool = False) -> None:
-    """Raise an `InputError` for the first of these settings that is no number above 0 in a range.
+    """Raise an `InputError` for the first of these settings that is not above 0 and in the range.
 
-    None passes where it is the default, and 0 with `zero`.
+    None passes if it is the default, and 0 with `zero`.
     """
     for name in names:
         value = getattr(settings, name)
@@ -160,7 +159,7 @@ def require_number(settings: object, most: float, *names: str, zero: bool = Fals
         ):
             least = "from 0" if zero else "above 0 and up"
             raise InputError(
-                f"The setting {name} must be a number {least} to {most:g}, but is {quoted(value)}."
+                f"The setting {name} must be a number {least} to {most:g}, got {quoted(value)}."
             )
 
 
@@ -170,7 +169,7 @@ def require_choice(settings: object, name: str, *choices: object) -> None:
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         *others, last = map(str, choices)
         raise InputError(
-            f"The setting {name} must be {', '.join(others)} or {last}, but is {quoted(value)}."
+            f"The setting {name} must be {', '.join(others)} or {last}, got {quoted(value)}."
         )
 
 

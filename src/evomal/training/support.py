@@ -75,8 +75,7 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
     def message(problem: str) -> str:
         return (
             f"The base learner of {task.name!r} fails in a training step on "
-            f"{len(few_rows(task, task.train))} of its training rows ({problem}); fix the model, "
-            "or give it what this asks for."
+            f"{len(few_rows(task, task.train))} of its training rows ({problem}); fix the model."
         )
 
     with told(message):
@@ -126,8 +125,8 @@ def group_way(task: Task, *, stacked: bool) -> Way:
 def unsuitable(task: Task, engine: str, problem: str) -> InputError:
     """What to tell if an engine is asked for that does not suit a base learner."""
     return InputError(
-        f"The base learner of {task.name!r} does not suit the engine {engine} ({problem}); use the "
-        "engine loop."
+        f"The base learner of {task.name!r} does not support the engine {engine} ({problem}); use "
+        "the engine loop."
     )
 
 

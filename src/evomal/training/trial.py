@@ -116,8 +116,8 @@ def tried(function: Callable[[], T]) -> T | Failed:
 def no_weights(task: Task, problem: str) -> str:
     """What to say if no meta step can be taken with a base learner."""
     return (
-        f"No loss's weights can be learned with the base learner of {task.name!r}, as "
+        f"The weights of losses cannot be learned with the base learner of {task.name!r}: "
         f"differentiating through a training step fails on {len(few_rows(task, task.train))} "
         f"training rows and {len(few_rows(task, task.validation))} validation rows ({problem}); "
-        "change what this is about, or use the method gp-lfl, which learns no weights."
+        "fix the model, or use the method gp-lfl, which learns no weights."
     )

@@ -16,13 +16,13 @@ class AlexNet(nn.Module):
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     width
-        Channels of the first convolution; all others are in proportion.
+        Channels of the first convolution; the others scale with it.
     hidden
         Units of the two hidden dense layers.
     dropout
-        Before each of these.
+        Dropout probability before each of these.
     """
 
     def __init__(

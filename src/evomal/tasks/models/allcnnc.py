@@ -1,4 +1,4 @@
-"""All-CNN-C: nothing but convolutions."""
+"""All-CNN-C: a network of convolutions only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class AllCNNC(nn.Module):
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     width
         Channels of the first three convolutions; the next five have twice as many.
     dropout
-        After each convolution with stride 2; on the images it is 0.2 where this is above 0.
+        Dropout probability after each convolution with stride 2; 0.2 on the images if above 0.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ class LeNet5(nn.Module):
 
     Source: LeCun et al., Gradient-based learning applied to document recognition, 1998, for
     unpadded 28 × 28 inputs (44 426 parameters for 10 classes). It pools before the activation,
-    which is the same function with a quarter of the work for ReLU.
+    which gives the same function with a quarter of the work for ReLU.
     """
 
     def __init__(self, classes: int = 10) -> None:

@@ -5,26 +5,26 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evomal.tasks.models.stages import residual_stages
+from evomal.tasks.models.residual_stages import residual_stages
 
 
 class PreResNet101(nn.Module):
     """Pre-activation residual blocks, 3-4-23-3: (B, channels, H, W) to (B, classes) logits.
 
     Source: He, Zhang, Ren and Sun, Identity mappings in deep residual networks, 2016, with basic
-    blocks in place of bottlenecks and without a final normalisation, as the paper's published runs
-    used it.
+    blocks instead of bottlenecks and without a final normalisation, as in the paper's published
+    runs.
 
     Parameters
     ----------
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     width
-        Channels of the first stage; it doubles from stage to stage.
+        Channels of the first stage; doubled in every stage.
     blocks
-        Of every stage; the first of all but the first stage halves the image.
+        Number of blocks per stage; all stages but the first halve the image.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PreResNet101(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """Normalisation and ReLU before each of two convolutions, beside a shortcut."""
+    """Normalisation and ReLU before each of two convolutions, with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

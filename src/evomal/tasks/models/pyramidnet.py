@@ -16,11 +16,11 @@ class PyramidNet(nn.Module):
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     depth
         Number of layers, 6n + 2.
     alpha
-        Channels that all blocks add together to the first 16.
+        Total number of channels that the blocks add to the first 16.
     """
 
     def __init__(self, classes: int, channels: int = 3, depth: int = 110, alpha: int = 48) -> None:
@@ -57,7 +57,7 @@ class PyramidNet(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """Two convolutions with normalisation around them, beside a shortcut padded with zeros."""
+    """Two convolutions with normalisation around them and a zero-padded shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evomal.tasks.models.stages import residual_stages
+from evomal.tasks.models.residual_stages import residual_stages
 
 
 class ResNet18(nn.Module):
@@ -19,11 +19,11 @@ class ResNet18(nn.Module):
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     width
-        Channels of the first stage; it doubles from stage to stage.
+        Channels of the first stage; doubled in every stage.
     blocks
-        Of every stage; the first of all but the first stage halves the image.
+        Number of blocks per stage; all stages but the first halve the image.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ResNet18(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions beside a shortcut, which is 1 × 1 where the shape changes."""
+    """Two convolutions and a shortcut, which is a 1 × 1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -18,9 +18,9 @@ class SqueezeNet(nn.Module):
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     width
-        Squeezed channels of the first fire module; all others are in proportion.
+        Squeezed channels of the first fire module; the others scale with it.
     """
 
     def __init__(self, classes: int, channels: int = 3, width: int = 16) -> None:
@@ -56,7 +56,7 @@ class SqueezeNet(nn.Module):
 
 
 class Fire(nn.Module):
-    """A 1 × 1 convolution to few channels, then 1 × 1 and 3 × 3 ones side by side."""
+    """A 1 × 1 convolution to few channels, then parallel 1 × 1 and 3 × 3 convolutions."""
 
     def __init__(self, inputs: int, squeezed: int, outputs: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Fire(nn.Module):
         self.large = _convolution(squeezed, outputs // 2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both sides, one behind the other in the channels."""
+        """Both branches, concatenated along the channels."""
         x = self.squeeze(x)
         return torch.cat([self.small(x), self.large(x)], dim=1)
 

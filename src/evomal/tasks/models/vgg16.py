@@ -19,9 +19,9 @@ class VGG16(nn.Module):
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     width
-        Channels of the first convolution; all others are in proportion.
+        Channels of the first convolution; the others scale with it.
     """
 
     def __init__(self, classes: int, channels: int = 3, width: int = 64) -> None:

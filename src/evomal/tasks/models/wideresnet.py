@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evomal.tasks.models.stages import residual_stages
+from evomal.tasks.models.residual_stages import residual_stages
 
 
 class WideResNet(nn.Module):
@@ -20,13 +20,13 @@ class WideResNet(nn.Module):
     classes
         Number of logits.
     channels
-        Of the images.
+        Channels of the images.
     depth
         Number of convolutions, 6n + 4.
     width
         Widening factor k: the stages have 16k, 32k and 64k channels.
     dropout
-        Between the convolutions of a block.
+        Dropout probability between the convolutions of a block.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class WideResNet(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Normalisation and ReLU before each of two convolutions, beside a shortcut."""
+    """Normalisation and ReLU before each of two convolutions, with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()

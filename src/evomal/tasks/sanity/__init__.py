@@ -1,1 +1,1 @@
-"""Sanity checks of a finished task: what is allowed, but rarely meant, in words with numbers."""
+"""Sanity checks of a task: warnings, with numbers, about likely mistakes."""

@@ -1,4 +1,4 @@
-"""Whether a metric works, and in which direction: it judges predictions that are made up."""
+"""Check a metric and its direction on synthetic predictions."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _SURE = 10.0
 """The logit of a perfect prediction: a probability of 0.99995 in float16, too."""
 
 _MOST_OUTPUTS = 50_000_000
-"""Elements of the predictions that are made up; a larger part is not checked."""
+"""Maximum number of elements of synthetic predictions; a larger split is not checked."""
 
 _NAMES = 5
-"""Classes that a message names."""
+"""Maximum number of classes named in a message."""
 
 
 def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
-    """Whether the metric is defined, and lower for perfect predictions than for wrong ones.
+    """Check that the metric is defined, and lower for perfect predictions than for wrong ones.
 
-    `pred` are outputs for a few rows, for the number of classes and the dtype. A metric that uses
-    the task, which has no name yet, cannot be checked.
+    `pred` are outputs for a few rows; they give the number of classes and the dtype. A metric that
+    refers to the task, which is not assigned yet, cannot be checked.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
         shuffled, opposite = _wrong_predictions(perfect, task.form)
         try:
             value, problem = _judged(task, perfect, data)
-            if not math.isfinite(value):  # such as the logarithm of an error of 0
+            if not math.isfinite(value):  # for example, the logarithm of an error of 0
                 wrong = shuffled if task.link == "identity" else opposite
                 tenth = torch.arange(len(perfect), device=perfect.device) % 10 == 0
                 perfect[tenth] = wrong[tenth]
@@ -80,7 +80,7 @@ def perfect_predictions(targets: Tensor, form: Form, pred: Tensor) -> Tensor:
 
 
 def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    """Those of other rows, and the opposite of each."""
+    """Shuffled predictions, and the opposite of each."""
     order = torch.from_numpy(derive_generator(0, "metric").permutation(len(perfect)))
     shuffled = perfect[order.to(perfect.device)]
     if form.link == "identity":
@@ -89,10 +89,10 @@ def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
 
 
 def _judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
-    """The metric of made-up predictions, NaN if it fails; and a text that says so."""
+    """The metric of synthetic predictions, NaN if it fails; and a phrase for messages."""
     try:
         with warnings.catch_warnings(), torch.no_grad(), isolated_rng(task.device, 0):
-            warnings.simplefilter("ignore")  # about predictions that nobody made
+            warnings.simplefilter("ignore")  # they would be about synthetic predictions
             value = float(task.metric(pred.clone(), data.targets.clone()))
     except OWN_CODE_ERRORS as error:
         return math.nan, f"fails ({type(error).__name__}: {first_line(error)})"
@@ -104,18 +104,18 @@ def _undefined(task: Task, part: str, data: Data, pred: Tensor, problem: str) ->
     missing = _missing_classes(task, data, pred)
     if missing:
         return (
-            f"{start}, probably because no row there holds {missing}; split the rows so that every "
-            "part holds all classes, or choose a metric that is defined without them."
+            f"{start}, probably because no row there has {missing}; split the rows so that every "
+            "split has all classes, or choose a metric that is defined without them."
         )
     return (
         f"{start}; it is called with the raw outputs of the model, here of shape "
         f"{(len(data), *pred.shape[1:])}, and targets of shape {tuple(data.targets.shape)}, and "
-        "must return a finite number for them."
+        "must return a finite number."
     )
 
 
 def _missing_classes(task: Task, data: Data, pred: Tensor) -> str:
-    """The classes that a part does not hold, and how many training rows do; "" if none."""
+    """The classes missing from a split, with their training row counts; "" if none."""
     training, here = (held_classes(d.targets, task.form) for d in (task.train, data))
     if training is None or here is None:
         return ""
@@ -132,7 +132,7 @@ def _missing_classes(task: Task, data: Data, pred: Tensor) -> str:
 
 
 def _check_direction(perfect: float, shuffled: float, opposite: float) -> Iterator[str]:
-    """Metrics are minimised, so a perfect prediction has to be below wrong ones."""
+    """Metrics are minimised, so perfect predictions must score lower than wrong ones."""
     wrong = {"shuffled": shuffled, "opposite": opposite}
     finite = {kind: value for kind, value in wrong.items() if math.isfinite(value)}
     if finite and all(_is_above(perfect, value) for value in finite.values()):

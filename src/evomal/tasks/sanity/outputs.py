@@ -1,4 +1,4 @@
-"""Whether a model's outputs are raw, and can be what the targets are."""
+"""Check that a model's outputs are raw and can reach the targets."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _RANGES = {
     "Relu": ("a ReLU", 0.0, math.inf),
     "Softplus": ("a softplus", 0.0, math.inf),
 }
-"""What a last operation is called and between which values it lies, by its name in a graph."""
+"""Description and range of a final operation, by its name in the autograd graph."""
 
 _SHAPES = {
     *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute"),
     *("Select", "Slice", "Clone", "ToCopy", "Alias"),
 }
-"""Operations that change the shape only."""
+"""Operations that only change the shape."""
 
 
 def check_outputs(task: Task, pred: Tensor) -> Iterator[str]:
-    """Whether outputs are probabilities where logits are expected, or cannot reach the targets.
+    """Check that outputs are not probabilities where logits are expected, and reach the targets.
 
-    `pred` are outputs for a few rows, with the graph of the operations that led to them.
+    `pred` are outputs for a few rows, with their autograd graph.
     """
     last = _RANGES.get(_last_operation(pred))
     if task.link == "softmax" and _sums_to_one(pred):
@@ -40,18 +40,17 @@ def check_outputs(task: Task, pred: Tensor) -> Iterator[str]:
     name, low, high = last
     if task.link != "identity":
         yield (
-            f"It looks as if the model ends in {name}, but with link {task.link!r} it must return "
-            f"raw outputs (logits), of which the losses take the {task.link} themselves; leave "
-            "that last layer out."
+            f"The model seems to end in {name}, but with link {task.link!r} it must return raw "
+            f"outputs (logits), because the losses apply the {task.link}; remove that last layer."
         )
         return
     targets = task.train.targets
     outside = float(((targets < low) | (targets > high)).double().mean())
     if outside:
-        limits = "0 or more" if high == math.inf else f"between {low:g} and {high:g}"
+        limits = "of 0 or more" if high == math.inf else f"between {low:g} and {high:g}"
         yield (
-            f"It looks as if the model ends in {name} and so returns numbers {limits}, but "
-            f"{outside:.1%} of the training targets are not; leave that last layer out, or scale "
+            f"The model seems to end in {name} and so returns numbers {limits}, but "
+            f"{outside:.1%} of the training targets are outside; remove that last layer, or scale "
             "the targets."
         )
 
@@ -63,7 +62,7 @@ def _sums_to_one(pred: Tensor) -> bool:
 
 
 def _last_operation(pred: Tensor) -> str:
-    """The name of what computed a tensor, apart from changes of its shape; "" if not known."""
+    """The name of the operation that computed a tensor, ignoring reshapes; "" if unknown."""
     node = pred.grad_fn
     while node is not None:
         name = node.name().rstrip("0123456789").removesuffix("Backward")

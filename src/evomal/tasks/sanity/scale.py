@@ -1,4 +1,4 @@
-"""Whether inputs and targets are on the scale that networks are made for."""
+"""Check that inputs and targets are on a scale suitable for networks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from evomal.tasks.task import Task
 
 FAR = 100
-"""By which factor a root mean square has to differ from 1 to be spoken of."""
+"""Factor by which a root mean square must differ from 1 for a warning."""
 
 _ROWS = 500
-"""Training rows that are looked at."""
+"""Number of training rows to check."""
 
 _NORMALISING = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -29,9 +29,9 @@ _NORMALISING = (
 
 
 def check_scale(task: Task, learner: nn.Module) -> Iterator[str]:
-    """Whether inputs, after `preprocess`, or targets of a regression are far from unit scale.
+    """Check that inputs, after `preprocess`, and regression targets are near unit scale.
 
-    What a model brings to scale itself is fine. `learner` is a base learner, which this changes.
+    Scaling inside the model is fine. `learner` is a base learner; it is modified.
     """
     rows = torch.arange(0, len(task.train), -(-len(task.train) // _ROWS), device=task.device)
     sample = Data(task.train.inputs[rows], task.train.targets[rows])  # a copy: not augmented
@@ -44,21 +44,21 @@ def check_scale(task: Task, learner: nn.Module) -> Iterator[str]:
     outputs, first_sees = _forward(task, learner, inputs[:64])
     if far_inputs is not None and (first_sees is None or _far_from_unit(first_sees) is not None):
         yield (
-            f"The training inputs are far from unit scale: {far_inputs}. Training is then likely "
-            "to diverge or to stall; standardise them with the mean and the standard deviation of "
-            "the training rows."
+            f"The training inputs are far from unit scale: {far_inputs}. Training is likely to "
+            "diverge or stall; standardise them with the mean and the standard deviation of the "
+            "training rows."
         )
     if far_targets is not None and not _alike(outputs, sample.targets):
         yield (
-            f"The training targets are far from unit scale: {far_targets}, where the untrained "
+            f"The training targets are far from unit scale: {far_targets}, whereas the untrained "
             f"model's outputs have a root mean square of {_root_mean_square(outputs):.2g}. "
-            "Training is then likely to diverge or to stall; standardise the targets with the "
-            "mean and the standard deviation of the training rows."
+            "Training is likely to diverge or stall; standardise the targets with the mean and "
+            "the standard deviation of the training rows."
         )
 
 
 def _far_from_unit(values: Tensor) -> str | None:
-    """In words, how values are far from unit scale; of a table (n, F) its worst column."""
+    """A phrase if values are far from unit scale, about the worst column of a table (n, F)."""
     if not values.is_floating_point() or not values.numel():
         return None
     values = values.detach().double()
@@ -87,9 +87,9 @@ def _alike(outputs: Tensor, targets: Tensor) -> bool:
 
 
 def _forward(task: Task, learner: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Outputs in train mode, and what the first layer with parameters is given, None if unknown.
+    """Outputs in train mode, and the inputs of the first layer with parameters, None if unknown.
 
-    Ones for a layer that normalises, which brings its inputs to unit scale.
+    Ones for a normalisation layer, which brings its inputs to unit scale.
     """
     seen: list[Tensor] = []
 

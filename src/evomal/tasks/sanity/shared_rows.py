@@ -1,4 +1,4 @@
-"""Rows that two parts of a task share: which numbers on them say nothing about new data."""
+"""Check for rows shared by two splits: results on them say nothing about new data."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from evomal.tasks.task import Task
 
 LEAST_SHARE = 0.01
-"""Share of a part's rows from which on it is told; image data sets have a few double rows."""
+"""Fraction of a split's rows that causes a warning; image data sets have a few duplicates."""
 
 _ELEMENTS = 16
-"""By so many of them rows are compared at first, of inputs and of targets."""
+"""Number of elements, of inputs and of targets, in the first comparison of rows."""
 
 _SAMPLE = 1000
-"""Rows from which it is estimated how often values repeat."""
+"""Number of rows for estimating how often values repeat."""
 
 _BY_CHANCE = 0.01
-"""Training rows expected to equal a given row if columns were independent: from here on, that
-some do is in the nature of the data, as in a table of a few categories."""
+"""Expected number of training rows equal to a given row if columns were independent. Above this,
+shared rows are normal, as in a table with a few categories."""
 
 
 def check_shared_rows(task: Task) -> Iterator[str]:
-    """Whether validation or test rows are training rows, too, inputs and targets alike."""
+    """Check that validation and test rows are not training rows with the same targets."""
     parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
     counts = shared_rows(task.train, *parts.values())
     for (part, data), count in zip(parts.items(), counts, strict=True):
         if count < 2 or count < LEAST_SHARE * len(data) or _expected(task.train) > _BY_CHANCE:
             continue
         yield (
-            f"{count} of {len(data)} {part} rows ({count / len(data):.1%}) are training rows, too, "
-            "inputs and targets alike, so that results on them are better than on new rows; take "
-            "them out of one of the two parts."
+            f"{count} of {len(data)} {part} rows ({count / len(data):.1%}) are also training rows "
+            "(inputs and targets), so results on them are better than on new rows; remove them "
+            "from one of the two splits."
         )
 
 
 def shared_rows(train: Data, *parts: Data) -> list[int]:
-    """How many rows of each part are also training rows; images of one value are not counted.
+    """Number of rows of each split that are also training rows, except constant images.
 
-    Exact. A digest of a few elements says which rows need to be compared as a whole.
+    Exact. A digest of a few elements selects the rows to compare in full.
     """
     known = _digests(train)
     return [_shared(train, known, part) for part in parts]

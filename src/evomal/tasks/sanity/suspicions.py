@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from evomal.seeding import isolated_rng, kept_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
-from evomal.tasks.sanity.classes import check_classes
 from evomal.tasks.sanity.metric import check_metric
+from evomal.tasks.sanity.missing_classes import check_classes
 from evomal.tasks.sanity.outputs import check_outputs
 from evomal.tasks.sanity.scale import check_scale
 from evomal.tasks.sanity.shared_rows import check_shared_rows
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def suspicions(task: Task, learner: nn.Module, other: nn.Module) -> list[str]:
-    """What is suspicious about a task, a message each.
+    """Warnings about likely mistakes in a task.
 
     Parameters
     ----------
     task
-        All but the memory format of its images is settled.
+        The task, complete except for the memory format of its images.
     learner, other
-        Base learners of the seeds 0 and 1, which this may change.
+        Base learners with seeds 0 and 1; they may be modified.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def suspicions(task: Task, learner: nn.Module, other: nn.Module) -> list[str]:
 
 
 def _few_outputs(task: Task, learner: nn.Module) -> Tensor:
-    """Outputs for two training rows, in eval mode, with their graph where they can have one."""
+    """Outputs for two training rows, in eval mode, with their graph if possible."""
     with isolated_rng(task.device, 0):
         inputs = task.batch(task.train, slice(0, 2)).inputs
         try:
@@ -60,7 +60,7 @@ def _few_outputs(task: Task, learner: nn.Module) -> Tensor:
 
 
 def _check_seeds(task: Task, learner: nn.Module, other: nn.Module) -> Iterator[str]:
-    """Whether two seeds gave one network; constants, such as zeros, are nothing to draw."""
+    """Check that two seeds give different networks, unless all parameters are constants."""
     pairs = zip(learner.parameters(), other.parameters(), strict=False)
     if not all(torch.equal(one, two) for one, two in pairs):
         return
@@ -73,12 +73,12 @@ def _check_seeds(task: Task, learner: nn.Module, other: nn.Module) -> Iterator[s
             states.append(torch.get_rng_state())
     if torch.equal(*states):
         yield (
-            "The model factory seeds torch itself, so that every seed gives the same network and "
-            "runs that differ in their seed do not differ in their models; leave the seeding out."
+            "The model factory seeds torch, so every seed gives the same network and runs with "
+            "different seeds train the same model; remove the seeding."
         )
     else:
         yield (
-            "The model factory returns the same parameters for two seeds, so that all trainings "
-            "start from one network. That is as it should be for pretrained weights; otherwise "
-            "take the fixed seed or generator out of the factory."
+            "The model factory returns the same parameters for two seeds, so all trainings start "
+            "from one network. This is fine for pretrained weights; otherwise remove the fixed "
+            "seed or generator from the factory."
         )

@@ -1,4 +1,4 @@
-"""Which engine a run has, and why: the one place that chooses."""
+"""The choice of the engine of a run, with the reason."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ ENGINES: dict[str, type[Engine]] = {
 }
 
 GROUP_ON_CPU = 4
-"""Losses in a group; twice as many save 3 to 10 %, but leave half of many workers without work."""
+"""Losses per group; twice as many save 3 to 10 %, but keep only half as many workers busy."""
 
 MOST_PARAMETERS = 100_000_000
-"""Of a group's learners together, for groups to be chosen; they are held four times."""
+"""Maximum number of parameters of a group's learners, of which there are four copies."""
 
 
 class Choice(NamedTuple, Generic[Settings]):
-    """Settings with the engine that was chosen and its group size, and why."""
+    """Settings with the chosen engine and group size, and the reason."""
 
     settings: Settings
     reason: str
 
 
 def engine_type(settings: TrainingSettings) -> type[Engine]:
-    """The engine of settings; the plain loop where none has been chosen yet."""
+    """The engine class of the settings; the loop if none has been chosen yet."""
     return ENGINES.get(settings.engine, LoopEngine)
 
 
 def engine_on(bench: Workbench) -> Engine:
-    """The engine of a run, at a worker's bench."""
+    """The engine of a run on a worker's workbench."""
     return engine_type(bench.settings)(bench)
 
 
 def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Choice[Settings]:
-    """The settings with the engine that ``"auto"`` means, and its group size.
+    """The settings with ``"auto"`` replaced by an engine and its group size.
 
-    A fixed rule. If weights are tuned at all, and through one training step: stacked on a GPU,
-    batched on CPUs or where stacking is not supported, provided that all base learners support it
-    and a group of them is no larger than `MOST_PARAMETERS`. Else the loop.
+    A fixed rule. If weights are tuned through one training step: stacked on a GPU, batched on CPUs
+    or if stacking is not supported, provided that all base learners support it and a group has at
+    most `MOST_PARAMETERS` parameters. Otherwise the loop.
 
     Parameters
     ----------
     settings
-        Settings, checked.
+        Validated settings.
     tasks
         The tasks of the run.
     tunes
@@ -67,8 +67,8 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Ch
     Raises
     ------
     InputError
-        If a base learner cannot be trained or differentiated, or does not support an engine or a
-        precision that is asked for.
+        If a base learner cannot be trained or differentiated, or does not support the requested
+        engine or precision.
     """
     tasks = [task.in_precision(settings.precision) for task in tasks]
     base_steps = settings.base_steps if tunes and isinstance(settings, TuningSettings) else None
@@ -80,9 +80,9 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Ch
     if settings.engine == "auto":
         engine, reason = _chosen(settings, tasks, size, base_steps, on_cpu=on_cpu)
     else:
-        engine, reason = ENGINES[settings.engine], "as asked"
+        engine, reason = ENGINES[settings.engine], "as requested"
         if base_steps not in (None, 1) and engine.tunes_in_groups:
-            raise InputError(f"The engine {engine.name} works with base_steps of 1 only; use loop.")
+            raise InputError(f"The engine {engine.name} supports only base_steps of 1; use loop.")
         for task in tasks:
             problem = engine.problem(task)
             if problem is not None:
@@ -99,9 +99,9 @@ def _chosen(
     *,
     on_cpu: bool,
 ) -> tuple[type[Engine], str]:
-    """The engine that suits the tasks and the device best, and why."""
+    """The best engine for the tasks and the device, and the reason."""
     if base_steps is None:
-        return LoopEngine, "the method tunes no weights"
+        return LoopEngine, "the method does not tune weights"
     if base_steps != 1:
         return LoopEngine, "more than one base step is differentiated"
     largest = max(sum(p.numel() for p in task.new_model(0).parameters()) for task in tasks)
@@ -125,6 +125,6 @@ def _require_precision(settings: TrainingSettings, tasks: Sequence[Task]) -> Non
     for task in tasks:
         if any(p.dtype != torch.float32 for p in task.new_model(0).parameters()):
             raise InputError(
-                "The precision bfloat16 needs base learners with float32 parameters, but that "
-                f"of {task.name} has others."
+                "The precision bfloat16 needs base learners with float32 parameters, but that of "
+                f"{task.name} has other dtypes."
             )

@@ -102,7 +102,7 @@ def intercepted(learner: nn.Module, names: Sequence[str], forward: Forward) -> I
     def once(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
         if name in called:
             raise RuntimeError(
-                f"The layer {name} was called once when it was tried, but now twice; "
+                f"The layer {name} was called once in the trial, but twice in training; "
                 "use the engine loop."
             )
         called.add(name)

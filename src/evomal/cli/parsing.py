@@ -1,4 +1,4 @@
-"""From arguments to a command, and the help on both: tyro, told how to write it."""
+"""Parse arguments into a command and print the help, with tyro."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tyro.constructors import (
 )
 
 from evomal.cli.analyze import Analyze
-from evomal.cli.data import Data
+from evomal.cli.downloads import DataSets
 from evomal.cli.lists import Losses, Methods, Tasks
 from evomal.cli.losses import Show, Train
 from evomal.cli.searches import Resume, Search
@@ -31,23 +31,23 @@ from evomal.methods.registry import METHODS, methods_with, no_such_setting, sett
 
 
 class Command(Protocol):
-    """What the arguments are made into."""
+    """The parsed arguments of a command."""
 
     def run(self) -> int:
-        """Do it; the exit status."""
+        """Run the command and return its exit status."""
         ...
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A command and how it is typed."""
+    """A command with an example."""
 
     command: type[Command]
     example: str
 
 
 COMMANDS: dict[str, _Entry] = {
-    "data": _Entry(Data, "evomal data list"),
+    "data": _Entry(DataSets, "evomal data list"),
     "tasks": _Entry(Tasks, "evomal tasks"),
     "methods": _Entry(Methods, "evomal methods"),
     "losses": _Entry(Losses, "evomal losses"),
@@ -57,17 +57,17 @@ COMMANDS: dict[str, _Entry] = {
     "train": _Entry(Train, "evomal train diabetes/mlp --loss runs/0001 --seeds 3"),
     "analyze": _Entry(Analyze, "evomal analyze cross-entropy --classes 10"),
 }
-"""Every command, by its name."""
+"""All commands by name."""
 
 _PROGRAM = """\
 Learn a symbolic loss function for a PyTorch model and data set.
 
 Examples:
   evomal search diabetes/mlp --preset quick      learn a loss, in minutes
-  evomal show runs/0001                          look at what was found
-  evomal train diabetes/mlp --loss runs/0001     test it on new data
-  evomal COMMAND --help                          what a command takes
-  evomal --version                               which version this is"""
+  evomal show runs/0001                          show the learned losses
+  evomal train diabetes/mlp --loss runs/0001     test the best loss on new data
+  evomal COMMAND --help                          show the options of a command
+  evomal --version                               show the version"""
 
 _METAVARS = {
     "workers": "INT|auto",
@@ -75,7 +75,7 @@ _METAVARS = {
     "initial_losses": "LOSS [LOSS ...]",
     "hidden": "INT [INT ...]",
 }
-"""Of settings whose classes know nothing of a command line."""
+"""Metavars of settings whose classes do not depend on the command line."""
 
 _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: ("INT", int),
@@ -85,18 +85,18 @@ _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def parse(arguments: Sequence[str]) -> Command:
-    """The command that the arguments stand for.
+def parse_command(arguments: Sequence[str]) -> Command:
+    """Parse the arguments into a command.
 
     Raises
     ------
     SystemExit
-        With status 2 if they stand for none, which has been said; with 0 after help.
+        With status 2 after printing what is wrong; with 0 after help.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return _parse(arguments, tell=False)
-    except SystemExit:  # again, to tell what is wrong, or give help, without what a terminal obeys
+    except SystemExit:  # again, to print the error or the help, with control characters escaped
         return _parse([printable(shortened(text)) for text in arguments], tell=True)
 
 
@@ -137,7 +137,7 @@ def _search(arguments: Sequence[str]) -> Search:
     Raises
     ------
     InputError
-        If there is no such method, or a flag is one of other methods.
+        If the method is unknown, or a flag belongs to other methods.
     """
     options = list(takewhile(lambda text: text != "--", arguments))
     method = _value(options, "--method", "evomal")
@@ -152,7 +152,7 @@ def _search(arguments: Sequence[str]) -> Search:
 
 
 def _value(options: Sequence[str], name: str, default: str) -> str:
-    """The value that an option is given last."""
+    """The last value given for an option."""
     for option, following in pairwise([*options, ""]):
         if option == name:
             default = following
@@ -162,7 +162,7 @@ def _value(options: Sequence[str], name: str, default: str) -> str:
 
 
 def _description(entry: _Entry, *, alone: bool) -> str:
-    """What a command does, with an example where it stands alone."""
+    """The description of a command, with an example on its own help page."""
     text = entry.command.__doc__ or ""
     return f"{text}\n\nExample:\n  {entry.example}" if alone else text
 
@@ -183,7 +183,7 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 class _Options:
-    """The rule for dataclasses: as tyro has it, with the help texts on one line."""
+    """Tyro's rule for dataclasses, with each help text on one line."""
 
     def __init__(self) -> None:
         self._busy: list[Any] = []
@@ -191,7 +191,7 @@ class _Options:
     def __call__(self, info: StructTypeInfo) -> StructConstructorSpec | None:
         if not is_dataclass(info.type) or info.type in self._busy:
             return None
-        self._busy.append(info.type)  # so that tyro's own rule comes to its turn
+        self._busy.append(info.type)  # so that tyro's own rule applies
         try:
             spec = ConstructorRegistry.get_struct_spec(info)
         finally:
@@ -214,6 +214,6 @@ def _one_line(helptext: str | Callable[[], str | None] | None) -> str:
 
 
 def _hint(default: str) -> str:
-    """What the help says of a default: nothing where the text does, or where a flag is off."""
+    """The default in the help; nothing if the text states it or a flag is off."""
     shown = {"None": "", "": "", "()": "", "False": "", "True": "(default: on)"}
     return shown.get(default, f"(default: {default})")

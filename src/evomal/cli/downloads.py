@@ -1,4 +1,4 @@
-"""The command about data sets: list, download, verify."""
+"""The command for data sets: list, download, verify."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from evomal.errors import InputError, require_name
 
 
 @dataclass(frozen=True)
-class Data:
-    """List the data sets, download them, or verify that files are as published."""
+class DataSets:
+    """List, download or verify data sets."""
 
     action: Annotated[
         tyro.conf.Positional[Literal["list", "download", "verify"]],
         tyro.conf.arg(metavar="ACTION"),
     ]
-    """What to do: list, download or verify."""
+    """Action: list, download, or verify (compare with the published checksums)."""
 
     names: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="[NAME ...]"),
     ] = ()
-    """Data sets; to verify, default all that are present."""
+    """Names of data sets; verify checks all present ones by default."""
 
     data_dir: Path | None = None
-    """Folder of the data sets; default EVOMAL_DATA, else the user's cache folder."""
+    """Folder of the data sets; default EVOMAL_DATA, otherwise the user's cache folder."""
 
     json_output: Json = False
     """Print one JSON list and nothing else."""
 
     def run(self) -> int:
-        """Do it, and print what there is."""
+        """Do it, and print the state of the data sets."""
         from evomal.cli.tables import line, simple_table
         from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 
@@ -46,7 +46,7 @@ class Data:
         verified: set[str] = set()
         if self.action == "download":
             if not self.names:
-                raise InputError(f"Name the data sets to download: {', '.join(DATASETS)}.")
+                raise InputError(f"Give the data sets to download: {', '.join(DATASETS)}.")
             for name in names:
                 load_arrays(name, folder, download=True)
         if self.action == "verify":

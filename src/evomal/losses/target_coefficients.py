@@ -1,4 +1,4 @@
-"""Losses of the target's probability p alone, by what tells them apart.
+"""Coefficients of losses that depend only on the target's probability p.
 
 p = f of the target class, ξ the smoothing, γ the focusing, C classes (paper, appendix A).
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 from evomal.expressions.primitives import EPSILON
 
 
-class Terms(NamedTuple):
+class TargetCoefficients(NamedTuple):
     """The loss ℓ = −a·(1 − p)^γ·(log p + s) − b·p^γ·log((1 − p + ε)/n) with ε = 1e-7.
 
-    It contains all of equations (19), (46), (49), (50) and (51). It is computed from log p, with
-    1 − p as −expm1(log p), as exact as log p itself.
+    It covers equations (19), (46), (49), (50) and (51). It is computed from log p, with 1 − p as
+    −expm1(log p), as exact as log p itself.
     """
 
     target: float
@@ -25,14 +25,14 @@ class Terms(NamedTuple):
     non_target: float = 0.0
     """b ≥ 0."""
     gamma: float = 0.0
-    """γ ≥ 0. Where it is not 0, the smallest normal number is added to the 1 − p that has it as
-    exponent, which changes no value other than 0, and keeps its gradient finite."""
+    """γ ≥ 0. If it is not 0, the smallest normal number is added to the base 1 − p, which changes
+    no value other than 0 and keeps the gradient finite."""
     others: int = 1
-    """n, of which 1 − p + ε is the sum."""
+    """n, the number of outputs that share 1 − p + ε."""
     shift: float = 0.0
     """s."""
     absolute: bool = False
-    """Whether the loss is |ℓ|; only where b and γ are 0."""
+    """Whether the loss is |ℓ|; only if b and γ are 0."""
 
     def curve(self, log_p: Tensor) -> Tensor:
         """ℓ for log p ≤ 0 of any shape."""

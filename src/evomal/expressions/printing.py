@@ -1,6 +1,6 @@
 """Sympy and LaTeX forms of expressions, simplified within a time limit.
 
-Sympy's simplification can take minutes on a deep tree, so `printed_forms` asks a second process.
+Sympy's simplification can take minutes on a deep tree, so `printed_forms` uses a second process.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _EPSILON = "1e-7"
 assert float(_EPSILON) == EPSILON
 
 SIGNIFICANT_DIGITS = 4
-MOST_SIMPLIFIED_NODES = 15  # a larger one is only put together, which folds constants: seconds each
+MOST_SIMPLIFIED_NODES = 15  # larger expressions take seconds each; only constants are folded
 
 
 @dataclass(frozen=True)
 class PrintRequest:
     """An expression to print; `weights` in prefix order, or None for all ones.
 
-    `probabilities` says that both y and f lie in [0, 1], which lets ``abs`` and ``sign`` vanish.
+    `probabilities` means that y and f lie in [0, 1], so ``abs`` and ``sign`` can be eliminated.
     """
 
     expression: Expression
@@ -34,10 +34,10 @@ class PrintRequest:
 
 @dataclass(frozen=True)
 class PrintedForm:
-    """An infix formula, as Python writes it, and its LaTeX; weights to four significant digits.
+    """An infix formula in Python and in LaTeX, with weights to four significant digits.
 
     The formula uses ``abs``, ``max`` and ``min``, ``log``, ``sqrt`` and ``tanh`` of `math`, and
-    ``sign``. The ε of protected primitives is 1e-7 there, and a letter in LaTeX.
+    ``sign``. The ε of protected primitives is 1e-7 in Python and a symbol in LaTeX.
     """
 
     formula: str
@@ -56,13 +56,13 @@ def to_sympy(
     Parameters
     ----------
     expression
-        What to convert.
+        The expression to convert.
     weights
         One weight per edge in prefix order, or None for all ones.
     probabilities
         Whether the symbols y and f are declared non-negative rather than real.
     epsilon
-        What stands for ε in the protected primitives: a number or a sympy symbol.
+        The ε of the protected primitives: a number or a sympy symbol.
     """
     import sympy
 
@@ -85,8 +85,8 @@ def printed_forms(
 ) -> list[PrintedForm]:
     """Simplified formulas and LaTeX of many expressions, in order.
 
-    A weight stays a factor: logarithms are not combined into one of powers. An expression that
-    takes longer than `time_limit` seconds, or is too deep for sympy, is printed in prefix form.
+    Weights remain factors: logarithms are not combined into logarithms of powers. Expressions that
+    take longer than `time_limit` seconds, or are too deep for sympy, are printed in prefix form.
     """
     forms: list[PrintedForm] = []
     while len(forms) < len(requests):
@@ -108,7 +108,7 @@ def _encode(request: PrintRequest) -> dict[str, object]:
 
 
 def prefix_form(request: PrintRequest) -> PrintedForm:
-    """What is printed when sympy is too slow: the prefix form with the weights at its edges."""
+    """The prefix form with the weights on its edges, printed if sympy is too slow."""
 
     def combine(index: int, node: str, args: list[str]) -> str:
         text = f"{node}({', '.join(args)})" if args else node
@@ -147,16 +147,16 @@ def _simplified_form(request: PrintRequest) -> PrintedForm:
 
 
 def _is_plain(form: Any) -> bool:
-    """Whether it consists of what primitives are made of; simplification can leave that.
+    """Whether a form uses only the operations of the primitives.
 
-    It can combine logarithms into one of powers, and take `sign` apart.
+    Simplification can combine logarithms into logarithms of powers, and expand `sign`.
     """
     import sympy
 
     functions = (sympy.Abs, sympy.sign, sympy.log, sympy.tanh, sympy.Min, sympy.Max)
     for node in sympy.preorder_traversal(form):
         if node.is_Pow:
-            if not (2 * node.exp).is_Integer:  # a root is a power, too
+            if not (2 * node.exp).is_Integer:  # square roots are powers, too
                 return False
         elif isinstance(node, sympy.log):
             if node.args[0].is_Mul or node.args[0].is_Pow:
@@ -167,20 +167,20 @@ def _is_plain(form: Any) -> bool:
 
 
 def epsilon_symbol() -> Any:
-    """The symbol of ε; a further input of that name is another one."""
+    """The symbol ε, distinct from an extra input of the same name."""
     import sympy
 
     return sympy.Symbol("epsilon", positive=True)
 
 
 def as_python(form: Any) -> str:
-    """A sympy expression as Python writes it, with ε as the number that it is."""
+    """A sympy expression as Python code, with ε as a number."""
     from sympy.printing.str import StrPrinter
 
     epsilon = epsilon_symbol()
 
     class Printer(StrPrinter):  # type: ignore[misc]
-        """With the names of Python's functions, and ε behind what it protects."""
+        """Prints the names of Python's functions, and ε after the term that it protects."""
 
         def _print_Abs(self, node: Any) -> str:  # noqa: N802 - sympy looks methods up by class
             return f"abs({self._print(node.args[0])})"
@@ -203,7 +203,7 @@ def as_python(form: Any) -> str:
 
 
 def _answer(fields: dict[str, Any]) -> dict[str, str]:
-    """What the helper process says to an encoded request."""
+    """The helper process's answer to an encoded request."""
     expression = parse(fields.pop("expression"), tuple(fields.pop("inputs")))
     form = _simplified_form(PrintRequest(expression, **fields))
     return {"formula": form.formula, "latex": form.latex}

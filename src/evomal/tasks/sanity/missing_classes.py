@@ -1,4 +1,4 @@
-"""Whether the training rows hold the classes that the other parts hold."""
+"""Check that the training rows contain the classes of the other splits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from evomal.tasks.task import Task
 
 _NAMES = 5
-"""Classes that a message names."""
+"""Maximum number of classes named in a message."""
 
 
 def check_classes(task: Task) -> Iterator[str]:
-    """Whether there is more than one class to learn, and no class is met in other parts first."""
+    """Check that the training rows contain several classes, and all those of the other splits."""
     training = held_classes(task.train.targets, task.form)
     if training is None:
         return
@@ -26,8 +26,8 @@ def check_classes(task: Task) -> Iterator[str]:
     own = _present(training)
     if task.link == "softmax" and len(own) == 1:
         yield (
-            f"All training rows hold {class_name(own.pop(), task.form, labels)}, so that there is "
-            "nothing to learn; check the targets, and shuffle the rows before they are split."
+            f"All training rows have {class_name(own.pop(), task.form, labels)}, so there is "
+            "nothing to learn; check the targets, and shuffle the rows before splitting."
         )
         return
     parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
@@ -39,16 +39,15 @@ def check_classes(task: Task) -> Iterator[str]:
             names = ", ".join(class_name(one, task.form, labels) for one in missing[:_NAMES])
             more = f" and {len(missing) - _NAMES} more" if len(missing) > _NAMES else ""
             yield (
-                f"No training row holds {names}{more}, which the {part} rows hold; shuffle the "
-                "rows before they are split."
+                f"No training row has {names}{more}, but the {part} rows do; shuffle the rows "
+                "before splitting."
             )
     targets = task.train.targets
     fractions = ((targets > 0) & (targets < 1)).double().mean()
     if task.link == "sigmoid" and task.metric is error_rate and fractions > 0:
         yield (
             f"{float(fractions):.1%} of the training targets lie between 0 and 1, but the default "
-            "metric counts predictions that do not equal a target of 0 or 1; give a metric for "
-            "such targets."
+            "metric needs targets of 0 or 1; give a metric for such targets."
         )
 
 

@@ -1,4 +1,4 @@
-"""Files of data sets: what a data set is, where its files are, how they get there."""
+"""Files of data sets: descriptions, locations and downloads."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 _CHUNK = 2**16
-"""Bytes that are read at once."""
+"""Bytes to read at once."""
 
 _TIMEOUT = 30.0
-"""Seconds in which a server has to give some sign."""
+"""Timeout in seconds for a server's response."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What there is to know of a data set of images.
+    """Description of an image data set.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class ImageFacts:
     classes
         Number of classes.
     mean, deviation
-        Of the training pixels in [0, 1], by channel.
+        Statistics of the training pixels in [0, 1], by channel.
     augmented
         Whether training images are cropped and flipped at random.
     """
@@ -54,23 +54,23 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A data set that a task can be made of.
+    """A data set for tasks.
 
     Attributes
     ----------
     name
         Name in task names and messages.
     files
-        Paths below the data directory; none where the data comes with scikit-learn.
+        Paths below the data directory; none if the data is included in scikit-learn.
     read
         ``read(data_dir)``: (features (n, d), targets (n,)) of a table, or the uint8 images and
         labels of the official training and test sets.
     download
-        ``download(data_dir)`` puts `files` there and checks them.
+        ``download(data_dir)`` downloads `files` and checks them.
     images
-        What there is to know of images; None for a table.
+        Description of the images; None for a table.
     hashes
-        MD5 digests of files as published, by their paths.
+        MD5 digests of the published files, by path.
     """
 
     name: str
@@ -81,22 +81,22 @@ class DatasetInfo:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def is_present(self, data_dir: Path) -> bool:
-        """Whether every file is there, packed or unpacked."""
+        """Whether every file is present, packed or unpacked."""
         return all(existing(data_dir / name) is not None for name in self.files)
 
     def presence(self, data_dir: Path) -> Literal["present", "absent"]:
-        """The same in a word."""
+        """The same as a word."""
         return "present" if self.is_present(data_dir) else "absent"
 
     def verify(self, data_dir: Path) -> None:
-        """Raise an `InputError` if a file is not as published; unpacked ones are not checked."""
+        """Raise an `InputError` if a file (unless unpacked) differs from the published one."""
         for name, md5 in self.hashes.items():
             if (data_dir / name).is_file():
                 checked_bytes(data_dir / name, md5)
 
 
 def existing(path: Path) -> Path | None:
-    """The file, or what torchvision leaves after unpacking it."""
+    """The file, or its unpacked form, as left by torchvision."""
     unpacked = path.with_suffix("") if path.suffix == ".gz" else path
     return next((found for found in (path, unpacked) if found.is_file()), None)
 
@@ -105,20 +105,20 @@ def damaged(path: Path, reason: object) -> InputError:
     """The error of a file that cannot be used."""
     line = " ".join(str(reason).split())
     return InputError(
-        f"The data file {str(path)!r} is damaged ({line}); delete it and fetch it again with "
+        f"The data file {str(path)!r} is damaged ({line}); delete it and download it again with "
         "--download."
     )
 
 
 def fetch(data_dir: Path, urls: dict[str, str], hashes: dict[str, str]) -> None:
-    """Download those files that are absent, by their path below `data_dir`; see `retrieve`."""
+    """Download missing files, by their path below `data_dir`; see `retrieve`."""
     for name, url in urls.items():
         if existing(data_dir / name) is None:
             retrieve(url, hashes[name], data_dir / name)
 
 
 def fetch_archive(data_dir: Path, url: str, md5: str, hashes: Mapping[str, str]) -> None:
-    """Download a tar archive and put some of its files below `data_dir`, each checked and whole."""
+    """Download a tar archive and extract some of its files to `data_dir`, checked and complete."""
     archive = data_dir / url.rpartition("/")[2]
     retrieve(url, f"md5:{md5}", archive)
     with tarfile.open(archive) as tar:
@@ -127,7 +127,7 @@ def fetch_archive(data_dir: Path, url: str, md5: str, hashes: Mapping[str, str])
             assert member is not None
             content = member.read()
             if hashlib.md5(content, usedforsecurity=False).hexdigest() != expected:
-                raise damaged(archive, f"{name} in it is not as published")
+                raise damaged(archive, f"{name} in it differs from the published file")
             path = data_dir / name
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.draft")
@@ -136,25 +136,25 @@ def fetch_archive(data_dir: Path, url: str, md5: str, hashes: Mapping[str, str])
 
 
 def retrieve(url: str, known_hash: str, path: Path) -> None:
-    """Download a file, unless it is there; its name appears when it is whole and checked.
+    """Download a file unless it exists; it gets its name once it is complete and checked.
 
-    It is written to ``.NAME.part`` beside it. What an interruption leaves there is continued by
-    the next call if the server can, and deleted if the whole has another digest. Says what it
-    does on stderr. Two processes must not do this at once.
+    It is written to ``.NAME.part`` in the same folder. The next call resumes an interrupted
+    download if the server supports it, and deletes it if the complete file has a different digest.
+    Progress is printed on stderr. Two processes must not do this at the same time.
 
     Parameters
     ----------
     url
-        Where it is.
+        Address of the file.
     known_hash
-        As in ``md5:`` or ``sha256:`` and the digest.
+        ``md5:`` or ``sha256:``, followed by the digest.
     path
-        Where it goes.
+        Destination.
 
     Raises
     ------
     InputError
-        If the server cannot be reached, does not have it, breaks off, or has something else.
+        If the server cannot be reached, lacks the file, breaks off, or sends other content.
     OSError
         If it cannot be written.
     """
@@ -176,7 +176,7 @@ def retrieve(url: str, known_hash: str, path: Path) -> None:
 
 
 def _download(url: str, part: Path, path: Path) -> None:
-    """Write to `part` what becomes `path`, from its end on where the server can do that."""
+    """Download to `part`, which becomes `path`; resume at its end if the server supports it."""
     import requests
 
     start = part.stat().st_size if part.is_file() else 0
@@ -197,11 +197,13 @@ def _download(url: str, part: Path, path: Path) -> None:
         else:
             raise _refused(url, f"answers {response.status_code} {response.reason}", path)
     if size:
-        raise _refused(url, f"broke off after {size} bytes, which are kept for the next try", path)
+        raise _refused(
+            url, f"broke off after {size} bytes, which are kept for the next attempt", path
+        )
 
 
 def _save(response: Response, part: Path, name: str, start: int) -> str:
-    """Write the body to `part` from there on; how far it came, or nothing if it came whole."""
+    """Write the body to `part` from this position; return its size if it is incomplete."""
     from requests import RequestException
 
     length = response.headers.get("Content-Length")
@@ -211,11 +213,11 @@ def _save(response: Response, part: Path, name: str, start: int) -> str:
         try:
             for chunk in response.iter_content(_CHUNK):
                 progress.advance(bar, file.write(chunk))
-                file.flush()  # a kill costs no more than the next chunk
+                file.flush()  # a kill loses at most one chunk
             broken = False
         except RequestException:
             broken = True
-        os.fsync(file.fileno())  # or a power loss could leave an empty file
+        os.fsync(file.fileno())  # otherwise a power loss could leave an empty file
         size = file.tell()
     if total is None:
         return f"{size:,}" if broken else ""
@@ -223,14 +225,14 @@ def _save(response: Response, part: Path, name: str, start: int) -> str:
 
 
 def _refused(url: str, what: str, path: Path) -> InputError:
-    """The error of a file that does not come."""
+    """The error for a failed download."""
     return InputError(
         f"{url} {what}; check the network and try again, or put the file at {str(path)!r} yourself."
     )
 
 
 def _cause(error: BaseException) -> str:
-    """What the operating system said of a failed connection, if it did."""
+    """The operating system's message about a failed connection, if any."""
     from requests import RequestException
 
     inner: BaseException | None = error
@@ -242,7 +244,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _progress() -> Progress:
-    """A bar on stderr where that is a terminal, else nothing."""
+    """A progress bar on stderr if that is a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -271,12 +273,12 @@ def checked_bytes(path: Path, md5: str) -> bytes:
     Raises
     ------
     InputError
-        If it cannot be read or its digest is another.
+        If it cannot be read or its digest differs.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise damaged(path, error) from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise damaged(path, "its content is not as published")
+        raise damaged(path, "its content differs from the published file")
     return content

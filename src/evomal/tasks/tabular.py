@@ -1,4 +1,4 @@
-"""The tables: diabetes, Boston Housing, California Housing."""
+"""Tabular data: diabetes, Boston Housing, California Housing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evomal.tasks.files import Array, DatasetInfo, damaged, fetch, retrieve
+from evomal.tasks.data_files import Array, DatasetInfo, damaged, fetch, retrieve
 
 
 def _read_diabetes(_: Path) -> tuple[Array, ...]:
@@ -77,7 +77,7 @@ def _read_california(data_dir: Path) -> tuple[Array, ...]:
 
 
 def _download_california(data_dir: Path) -> None:
-    """What `fetch_california_housing` does, but whole or not at all."""
+    """Like `fetch_california_housing`, but atomic."""
     import joblib
 
     archive = data_dir / "cal_housing.tgz"
@@ -93,7 +93,7 @@ def _download_california(data_dir: Path) -> None:
 
 
 def _nothing(_: Path) -> None:
-    """The data comes with scikit-learn."""
+    """The data is included in scikit-learn."""
 
 
 TABLES = [
@@ -101,4 +101,4 @@ TABLES = [
     DatasetInfo("boston", (_BOSTON,), _read_boston, _download_boston),
     DatasetInfo("california", (_CALIFORNIA,), _read_california, _download_california),
 ]
-"""The data sets of tables."""
+"""The tabular data sets."""

@@ -1,4 +1,4 @@
-"""What a loss is called with: which tensors it takes, and in which precision it computes."""
+"""The inputs of a loss: checks of tensors and the precision of its computation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from evomal.losses.form import FLOATS, HALVES
 
 
 def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
-    """`pred` in the precision that its loss is computed in, and the type of the result.
+    """`pred` in the precision of the computation, and the dtype of the result.
 
-    As in torch's own losses, the result has the type that `pred` and a target of floating type are
-    promoted to, under autocast float32 at least. It is computed in that type, and in float32 where
-    that is float16 or bfloat16.
+    As in torch's losses, the result has the promoted dtype of `pred` and a floating-point target,
+    and at least float32 under autocast. It is computed in that dtype, or in float32 instead of
+    float16 or bfloat16.
 
     Raises
     ------
     InputError
-        If they are not tensors on one device, of types that a loss takes.
+        If they are not tensors of supported dtypes on one device.
     """
     _require_tensor("pred", pred)
     _require_tensor("target", target)
@@ -35,7 +35,7 @@ def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
         )
     dtype, other = pred.dtype, target.dtype
     if dtype not in FLOATS:
-        raise InputError(f"A loss takes a pred of a real floating type, but it is of {dtype}.")
+        raise InputError(f"A loss needs pred with a real floating-point dtype, not {dtype}.")
     if other.is_complex or (other.is_floating_point and other not in FLOATS):
         raise InputError(
             f"A loss takes a target of integers or of a real floating type of 16 to 64 bits, but "
@@ -49,7 +49,7 @@ def computed(pred: Tensor, target: Tensor) -> tuple[Tensor, torch.dtype]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Where products of matrices are not rounded to half precision."""
+    """A context in which matrix products are not rounded to half precision."""
     return torch.autocast(device.type, enabled=False) if _is_autocast(device) else nullcontext()
 
 
@@ -67,27 +67,27 @@ def _require_tensor(name: str, value: object) -> None:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is nothing but its values: none that torch.func or a compiler looks at."""
+    """Whether a tensor is an ordinary one, not traced by torch.func or a compiler."""
     if torch.compiler.is_compiling():
         return False
     try:
         tensor.data_ptr()
-    except RuntimeError:  # it stands for other tensors, and has no memory of its own
+    except RuntimeError:  # a wrapper of other tensors, without its own memory
         return False
     return True
 
 
-def further_input(name: str, given: Any, like: Tensor) -> Tensor:
-    """A further input of a loss as a tensor of the type and on the device of another.
+def extra_input(name: str, given: Any, like: Tensor) -> Tensor:
+    """An extra input of a loss as a tensor with the dtype and device of `like`.
 
     Raises
     ------
     InputError
-        If it is not made of real numbers.
+        If it does not consist of real numbers.
     """
     dtype, device = like.dtype, like.device
     if isinstance(given, (int, float)) and torch.compiler.is_compiling():
-        # Of the ways to make a tensor, those that compute let a graph serve for all numbers.
+        # Creating the tensor by a computation lets one compiled graph serve for all numbers.
         return torch.ones((), dtype=dtype, device=device) * given
     what = f"The values of the input {name!r} of the loss"
     if isinstance(given, Tensor):

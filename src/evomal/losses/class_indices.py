@@ -5,24 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evomal.losses.arguments import is_plain
+from evomal.losses.inputs import is_plain
 
 
 def class_dim(pred: Tensor) -> int:
-    """The dimension of the classes, as in torch's cross-entropy."""
+    """The class dimension, as in torch's cross-entropy."""
     return 0 if pred.ndim == 1 else 1
 
 
 def one_hot(f: Tensor, target: Tensor, dim: int, ignore_index: int) -> tuple[Tensor, Tensor | None]:
-    """One-hot targets of the shape and type of `f`, of any class where they are ignored.
+    """One-hot targets with the shape and dtype of `f`; arbitrary for ignored samples.
 
-    Also what is not ignored, of the shape of `target`; None for all.
+    Also a mask of the samples that are not ignored, of the shape of `target`; None for all.
     """
     plain = is_plain(f) and is_plain(target)
     if plain and ignore_index < 0 and f.is_cpu:
-        try:  # a CPU tells an index out of range by itself, at no cost
+        try:  # on a CPU, scatter checks for indices out of range at no cost
             return torch.zeros_like(f).scatter_(dim, target.unsqueeze(dim), 1.0), None
-        except RuntimeError:  # something is ignored, or is no class
+        except RuntimeError:  # a target is ignored or invalid
             pass
     kept = target != ignore_index
     classes = torch.where(kept, target, 0).unsqueeze(dim)
@@ -33,5 +33,5 @@ def one_hot(f: Tensor, target: Tensor, dim: int, ignore_index: int) -> tuple[Ten
 
 def sample_weights(weight: Tensor, target: Tensor, kept: Tensor) -> Tensor:
     """The class weight of every sample, in the shape of `target`; 0 where it is not `kept`."""
-    classes = torch.where(kept, target, 0).flatten()  # for () an index, too, that compiles
+    classes = torch.where(kept, target, 0).flatten()  # so that () compiles as an index, too
     return torch.where(kept, weight[classes].reshape(target.shape), 0.0)

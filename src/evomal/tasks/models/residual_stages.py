@@ -1,4 +1,4 @@
-"""Stages of residual blocks, which several networks are made of."""
+"""Stages of residual blocks, shared by several networks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 def residual_stages(
     block: Callable[[int, int, int], nn.Module], widths: Sequence[int], blocks: Sequence[int]
 ) -> nn.Sequential:
-    """Stages of blocks; the first block of all but the first stage halves the image.
+    """Stages of blocks; the first block of each stage after the first halves the image.
 
     Parameters
     ----------
     block
-        From (input channels, output channels, stride) to a block.
+        Function from (input channels, output channels, stride) to a block.
     widths
         Channels before the first stage, then those of every stage.
     blocks
-        Number of blocks of every stage.
+        Number of blocks per stage.
     """
     layers: list[nn.Module] = []
     for stage, (inputs, outputs) in enumerate(pairwise(widths)):

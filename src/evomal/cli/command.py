@@ -1,4 +1,4 @@
-"""One command from its arguments to its exit status: parse, call, say what went wrong."""
+"""Run one command, from its arguments to its exit status."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from importlib import import_module
 from typing import Any
 
 import evomal
-from evomal.cli.arguments import COMMANDS, parse
+from evomal.cli.parsing import COMMANDS, parse_command
 from evomal.errors import InputError, printable, require_name
 from evomal.interrupts import interrupts_held
 
 _NARROWEST = 20
-"""Columns of a terminal; less, which some programs set as 0, is no width to lay out text in."""
+"""Minimum number of terminal columns; some programs set 0."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         except InputError as error:
             sys.stderr.write(f"Error: {printable(str(error))}\n")
             return 2
-        except BrokenPipeError:  # the reader of our output, such as `head`, has left
+        except BrokenPipeError:  # the reader of the output, such as `head`, has exited
             _give_up_output()
             return 141
         except OSError as error:
@@ -53,35 +53,33 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     if not arguments:
-        raise InputError(
-            f"Name a command: {', '.join(COMMANDS)}; `evomal --help` says what they do."
-        )
+        raise InputError(f"Give a command: {', '.join(COMMANDS)}; `evomal --help` describes them.")
     if arguments[0] == "--version":
         sys.stdout.write(f"evomal {evomal.__version__}\n")
         return 0
     if not arguments[0].startswith("-"):
         require_name("command", arguments[0], COMMANDS, "`evomal --help` lists them")
-    command = parse(arguments)
-    with interrupts_held():  # an interrupted import can leave a library in pieces
+    command = parse_command(arguments)
+    with interrupts_held():  # an interrupted import can leave a library half loaded
         import_module("evomal.runs.search")
     return command.run()
 
 
 def _prepare_streams() -> None:
-    """Streams that are there, and that take any text: what an encoding lacks is escaped."""
+    """Open closed streams on the null device; escape characters that an encoding lacks."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed; a file that is opened next would take its place
+        if stream is None:  # closed; otherwise the next opened file would take its descriptor
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
         elif isinstance(stream, io.TextIOWrapper) and name != "stdin":
             stream.reconfigure(errors="backslashreplace")
 
 
 def _give_up_output() -> None:
-    """Send what is left of the output nowhere, so that nothing fails when Python ends."""
+    """Discard the rest of the output, so that nothing fails when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning on one line, without where in the code it comes from."""
+    """Print a warning on one line, without its place in the code."""
     sys.stderr.write(f"Warning: {printable(' '.join(str(message).split()))}\n")
