@@ -374,3 +374,9 @@ def test_the_best_loss_is_one_like_any_other(
         output, errors = capsys.readouterr()
         assert output, command
         assert "Error" not in errors
+
+
+def test_glo_has_work_for_as_many_workers_as_its_larger_phase_has_candidates() -> None:
+    settings = GLOSettings(population_size=5, structures=3, coefficient_population=8)
+    assert settings.largest_generation == 24
+    assert GLOSettings(population_size=30, structures=3).largest_generation == 30

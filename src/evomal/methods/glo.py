@@ -49,6 +49,11 @@ class GLOSettings(GeneticSettings):
         )
 
     @property
+    def largest_generation(self) -> int:
+        """Most candidates in a generation, of either phase."""
+        return max(self.population_size, self.structures * self.coefficient_population)
+
+    @property
     def generations_for_structures(self) -> int:
         """`structure_generations`, or its default."""
         if self.structure_generations is None:

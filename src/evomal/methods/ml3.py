@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ML3Settings(SearchSettings, TuningSettings):
-    """Settings of ml3; the defaults are the paper's."""
+    """Settings of ml3; the paper does not give the number of meta steps, and 1000 is ours."""
 
     meta_steps: int = 1000
     """Steps of Adam on the weights of the network (S_meta)."""

@@ -267,7 +267,7 @@ def _open(
 ) -> Executor:
     """An executor with no more workers than a generation has work for."""
     execution.require_room(settings.threads)
-    most = settings.population_size * len(tasks)
+    most = settings.largest_generation * len(tasks)
     return open_executor(tasks, settings, seed, execution, most)
 
 
