@@ -23,14 +23,14 @@ from filelock import FileLock
 from conftest import Mirror
 from evomal.cli import main
 from evomal.errors import InputError
-from evomal.tasks import datasets, files, tables
+from evomal.tasks import data_files, datasets, tabular
 from evomal.tasks.data_files import retrieve
 from evomal.tasks.datasets import DATASETS, load_arrays
 from evomal.tasks.registry import load_task
 from run_helpers import contents, run_python
 
 BOSTON, CALIFORNIA = "boston/housing.data", "cal_housing_py3.pkz"
-ARCHIVE = tables.CALIFORNIA_URL.rpartition("/")[2]
+ARCHIVE = tabular.CALIFORNIA_URL.rpartition("/")[2]
 
 
 def put(path: Path, content: bytes) -> None:
@@ -77,7 +77,7 @@ def test_california_is_made_of_the_original_archive(
     with tarfile.open(mirror.folder / ARCHIVE, "w:gz") as archive:
         archive.addfile(member, io.BytesIO(text.getvalue().encode()))
     digest = hashlib.sha256((mirror.folder / ARCHIVE).read_bytes()).hexdigest()
-    monkeypatch.setattr(tables, "CALIFORNIA_SHA256", digest)
+    monkeypatch.setattr(tabular, "CALIFORNIA_SHA256", digest)
     found = load_task("california/mlp", data_dir=tmp_path / "new", download=True)
     assert found.fingerprint() == load_task("california/mlp", data_dir=data_dir).fingerprint()
     load_arrays("california", tmp_path / "new", download=True)
@@ -137,7 +137,7 @@ def test_without_a_server_there_is_one_sentence_and_no_file(
         if problem == "nobody there":
             server.close()
         if problem == "silence":
-            monkeypatch.setattr(files, "_TIMEOUT", 0.01)
+            monkeypatch.setattr(data_files, "_TIMEOUT", 0.01)
         if problem == "no such host":
             monkeypatch.setattr(socket, "getaddrinfo", unknown)
         if problem in ("broken", "in preparation"):

@@ -299,7 +299,7 @@ def test_other_versions_are_warned_of(tmp_path: Path) -> None:
     store = RunStore.reopen(tmp_path)
     store.write_facts({"versions": {**store.facts()["versions"], "torch": "1.0"}})
     store.close()
-    with pytest.warns(UserWarning, match=r"begun with torch 1\.0"):
+    with pytest.warns(UserWarning, match=r"started with torch 1\.0"):
         resume(tmp_path, regression_task())
 
 

@@ -321,7 +321,7 @@ def test_the_command_line_refuses_an_empty_run_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["search", "diabetes/mlp", "--run-dir", ""]) == 2
-    assert "empty text" in capsys.readouterr().err
+    assert "directory is empty" in capsys.readouterr().err
     assert contents(tmp_path) == {}
 
 

@@ -1,4 +1,4 @@
-"""Everything about one candidate that needs no other: its weights and the filters' verdict."""
+"""Screening of a candidate, independently of others: tuning its weights and the filters."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Screening:
     Attributes
     ----------
     loss
-        With the optimised weights; with its first ones if it was rejected or diverged before.
+        The loss with optimised weights, or initial ones if it was rejected or diverged before.
     verdict
-        Whether it deserves a training, or why not.
+        Whether to train it, or why not.
     correlation, gradient_key
-        g of the rejection protocol and the key of gradient equivalence, once known; no g where no
+        g of the rejection protocol and the key of gradient equivalence, if known; no g if no
         metric is defined on the rows of the protocol.
     seconds
         Wall-clock time by stage.
@@ -46,19 +46,19 @@ class Screening:
 
 
 def screen(bench: Workbench, losses: Sequence[MetaLoss], pipeline: Pipeline) -> list[Screening]:
-    """Tune the weights of a group and apply the filters that need no candidate outside it.
+    """Tune the weights of a group and apply the filters that do not involve other candidates.
 
-    A pure function of its arguments, the times apart; what a candidate becomes depends on the
-    others of its group by rounding alone.
+    A pure function of its arguments, except for times; results depend on the other candidates of
+    the group only by rounding.
 
     Parameters
     ----------
     bench
-        What the run fixes.
+        The workbench of the run.
     losses
-        The candidates; as many as the run's engine has in a group.
+        The candidates; as many as in a group of the run's engine.
     pipeline
-        Which stages apply.
+        The stages to apply.
     """
     results = [Screening(loss) for loss in losses]
     settings = bench.settings
@@ -83,7 +83,7 @@ def _promising(results: Sequence[Screening]) -> list[Screening]:
 
 
 def _tune(bench: Workbench, results: Sequence[Screening]) -> None:
-    """Algorithm 1 on the losses."""
+    """Apply Algorithm 1 to the losses."""
     if not results:
         return
     start = time.perf_counter()
@@ -98,7 +98,7 @@ def _tune(bench: Workbench, results: Sequence[Screening]) -> None:
 
 
 def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
-    """The rejection protocol on the losses as they are now."""
+    """Apply the rejection protocol to the losses with their current weights."""
     if not results:
         return
     start = time.perf_counter()
@@ -113,7 +113,7 @@ def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
 
 
 def _find_key(bench: Workbench, result: Screening) -> None:
-    """Gradient equivalence."""
+    """Compute the keys of gradient equivalence."""
     start = time.perf_counter()
     try:
         result.gradient_key = gradient_key(bench, result.loss)
