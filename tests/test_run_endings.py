@@ -173,7 +173,7 @@ def test_the_clock_starts_with_the_call(tmp_path: Path, monkeypatch: pytest.Monk
     def set_up(settings: Any, *_: Any, **__: Any) -> Any:
         nonlocal now
         now += 100.0
-        return settings, "as asked"
+        return settings, "as requested"
 
     monkeypatch.setattr("evomal.runs.search.with_engine", set_up)
     run = search(
