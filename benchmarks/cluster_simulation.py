@@ -42,8 +42,8 @@ def recorded(run_dir: Path) -> list[list[Durations]]:
     generations: dict[int, list[Durations]] = {}
     for outcome in Run(run_dir).outcomes:
         seconds = outcome.seconds
-        screening = seconds.get("local_search", 0.0) + seconds.get("filters", 0.0)
-        candidate = Durations(screening, seconds.get("training", 0.0))
+        screening = (seconds.tuning or 0.0) + (seconds.filters or 0.0)
+        candidate = Durations(screening, seconds.training or 0.0)
         generations.setdefault(outcome.candidate.generation, []).append(candidate)
     return [generations[number] for number in sorted(generations)]
 

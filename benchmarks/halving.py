@@ -19,8 +19,9 @@ from prescreen import candidates
 import evomal
 from evomal.methods.evomal import EvoMALSettings
 from evomal.runs.processes import LocalProcesses
-from evomal.runs.work import screen_candidates, train_candidates
+from evomal.runs.work import train_candidates
 from evomal.training.halving import LearningCurve, bars, rungs
+from evomal.training.screening import screen
 from evomal.training.settings import Pipeline
 
 GENERATION = 6  # a quarter of 25, as many as are promising
@@ -33,8 +34,7 @@ def full_curves(task: evomal.Task, count: int, steps: int, workers: int) -> list
     executor = LocalProcesses([task], settings, 0, workers)
     filters = Pipeline(tune=False, reject=True, match_gradients=True)
     screened = [
-        executor.submit(screen_candidates, losses[i : i + 4], filters)
-        for i in range(0, len(losses), 4)
+        executor.submit(screen, losses[i : i + 4], filters) for i in range(0, len(losses), 4)
     ]
     found = [screening for future in screened for screening in future.result()]
     keys: set[str | None] = set()

@@ -1,18 +1,19 @@
 """Kill real runs at random moments, resume them, and compare with the uninterrupted run.
 
-Run: python benchmarks/kill_test.py --n 100 [--seed 0] [--workers 2] [--executor local]
+Run: python benchmarks/kill_test.py --n 100 [--methods all] [--seed 0] [--workers 2]
+     [--executor local]
 
 Every kill hits a running `evomal search` or `evomal resume` at a moment drawn uniformly from half
-the time of the whole run, including the start-up of Python:
+the time of the whole run, the first seconds of Python's start included:
 
-- coordinator: SIGKILL; its workers must exit
+- coordinator: SIGKILL; its workers have to end by themselves
 - power loss: SIGKILL, then the write-ahead log is cut at a random byte
-- worker: SIGKILL to one worker process; the run must continue
+- worker: SIGKILL to one worker process; the run has to go on by itself
 - ctrl-c: SIGINT to the coordinator
 
-A run is killed and resumed until it finishes; then `evomal show --json`, except timing and run_dir,
-must equal that of the uninterrupted run. Prints one line per run and the totals; exit status 1 if
-anything differs.
+The methods are tried in turn, each with n kills. A run is killed and resumed until it finishes;
+then `evomal show --json`, less timing and run_dir, has to be that of the uninterrupted run. Prints
+one line per run and the totals; exit status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evomal.methods.registry import METHODS, setting_names
+
 SETTINGS = {
     "population-size": 8,
     "generations": 4,
@@ -43,6 +46,8 @@ SETTINGS = {
     "max-initial-height": 3,
     "max-height": 4,
 }
+LONGER = {"baseline": {"testing-steps": 3000}, "ml3": {"meta-steps": 400, "restarts": 3}}
+"""Settings of methods that have few candidates, for runs of some seconds."""
 KINDS = ("coordinator", "power loss", "worker", "ctrl-c")
 PATIENCE = 60.0  # timeout in seconds for expected events
 
@@ -71,8 +76,11 @@ def start(run_dir: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]
     if (run_dir / "run.sqlite").exists():
         command = evomal("resume", str(run_dir), *execution)
     else:
-        settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
-        command = evomal("search", options.task, "--run-dir", str(run_dir), *settings, *execution)
+        own = {name.replace("_", "-") for name in setting_names(options.method)}
+        chosen = {**SETTINGS, **LONGER.get(options.method, {})}
+        settings = [f"--{name}={value}" for name, value in chosen.items() if name in own]
+        settings += ["--method", options.method, "--run-dir", str(run_dir)]
+        command = evomal("search", options.task, *settings, *execution)
     with run_dir.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command, start_new_session=True, stderr=log)
 
@@ -182,12 +190,20 @@ def one_run(
 def main() -> None:
     """Kill, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=100, help="kills")
+    parser.add_argument("--n", type=int, default=100, help="kills of every method")
+    parser.add_argument("--methods", nargs="+", choices=["all", *METHODS], default=["evomal"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--executor", default="local")
     parser.add_argument("--task", default="diabetes/mlp")
     options = parser.parse_args()
+    methods = list(METHODS) if "all" in options.methods else options.methods
+    failed = [kill_runs(argparse.Namespace(**vars(options), method=m)) for m in methods]
+    sys.exit(any(failed))
+
+
+def kill_runs(options: argparse.Namespace) -> bool:
+    """Kill runs of one method, compare, print; whether something is wrong."""
     rng = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-test-"))
     begin = time.monotonic()
@@ -198,7 +214,8 @@ def main() -> None:
     candidates = sum(reference["outcomes"].values())
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
-        f"{options.task}, {options.workers} workers ({options.executor}), {candidates} candidates; "
+        f"{options.method} on {options.task}, {options.workers} workers ({options.executor}), "
+        f"{candidates} candidates; "
         f"uninterrupted {longest:.1f} s; seed {options.seed}",
         flush=True,
     )
@@ -222,7 +239,7 @@ def main() -> None:
         f"{time.monotonic() - begin:.0f} s"
     )
     shutil.rmtree(folder)
-    sys.exit(bool(report.differing or report.orphans or report.lost_otherwise))
+    return bool(report.differing or report.orphans or report.lost_otherwise)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evomal.analysis.analysis import analyze
-from evomal.analysis.analysis_report import dual_point_sentences, property_text, value_text
 from evomal.analysis.published import PUBLISHED_LOSSES
+from evomal.cli.analysis_report import dual_point_sentences, property_text, value_text
 
 CLASSES = 10
 

@@ -13,30 +13,11 @@ import torch
 from torch import Tensor
 
 from evomal.runs.executors import torch_settings
-from evomal.training.numerics import check_deadline
-from evomal.training.settings import TrainingSettings
 from evomal.training.workbench import Workbench
 
 
 def pid(bench: Workbench) -> int:
     return os.getpid()
-
-
-def add(bench: Workbench, a: int, b: int) -> tuple[int, int]:
-    return a + b, os.getpid()
-
-
-def meta_steps(bench: Workbench) -> tuple[int, int]:
-    """Where the worker keeps them."""
-    return os.getpid(), id(bench.schedules)
-
-
-def run_fixes(bench: Workbench) -> tuple[TrainingSettings, int]:
-    return bench.settings, bench.seed
-
-
-def threads(bench: Workbench) -> int:
-    return torch.get_num_threads()
 
 
 def settings(bench: Workbench) -> dict[str, Any]:
@@ -95,11 +76,6 @@ def hang(bench: Workbench, mark: str) -> None:
     """Until the end of time, after leaving the process's number in a file."""
     Path(mark).write_text(str(os.getpid()))
     threading.Event().wait()
-
-
-def work_forever(bench: Workbench) -> None:
-    while True:
-        check_deadline()
 
 
 def mean_squared_error(pred: Tensor, target: Tensor) -> Tensor:

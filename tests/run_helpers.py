@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evomal.expressions.expression import Expression, parse
 from evomal.expressions.printing import PrintedForm, PrintRequest
@@ -30,19 +31,17 @@ from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.executors import WorkError
 from evomal.runs.work import screen_candidates, train_candidates
 from evomal.seeding import derive_seed
+from evomal.testing.methods import SMALL, small_settings
 from evomal.training.engines.base import Training
 from evomal.training.halving import LearningCurve
+from evomal.training.meta_training import first_state, tune_alone
 from evomal.training.screening import Screening
+from evomal.training.stages import StageSeconds
+from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
-TINY: dict[str, Any] = {
-    "population_size": 5,
-    "generations": 3,
-    "meta_steps": 2,
-    "testing_steps": 5,
-    "rejection_steps": 20,
-}
+TINY = SMALL
 """Overrides for a search with evomal that takes less than a second."""
 
 
@@ -58,7 +57,7 @@ def tiny_settings(**overrides: Any) -> EvoMALSettings:
 
 def tiny_settings_of(method: str, **overrides: Any) -> SearchSettings:
     """The same for any method, which takes of the overrides what it knows."""
-    return METHODS[method].settings_type(**known_to(method, {**TINY, **overrides}))
+    return small_settings(METHODS[method], **overrides)
 
 
 def new_candidate(number: int, expression: str | None, generation: int = 0) -> Candidate:
@@ -124,6 +123,11 @@ class Fixed(GPLFL):
 
     def _offspring(self) -> list[Expression]:
         return [parse(text) for text, *_ in self.expected[self.generation]]
+
+
+def optimize_weights(bench: Workbench, loss: MetaLoss) -> Tensor:
+    """φ after Algorithm 1 on one loss, the plain way; a `DivergedError` if it diverges."""
+    return tune_alone(bench, (loss, first_state(bench, loss))).phi
 
 
 class Recorder(Callback):
@@ -230,7 +234,7 @@ class Fate:
             self.verdict,
             0.5,
             key,
-            {"screening": 0.0},
+            StageSeconds(tuning=1.0),
         )
 
     def curve(self, index: int, bars: Sequence[float] | None) -> LearningCurve:

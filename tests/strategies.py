@@ -75,8 +75,7 @@ def weighted_losses(draw: st.DrawFn, max_height: int = 4) -> tuple[Expression, T
 def networks(draw: st.DrawFn, /, **settings: Any) -> NeuralLoss:
     """A small network as a loss in float64, with weights as they are before any training."""
     hidden = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
-    loss = NeuralLoss(hidden=hidden, **settings).double()
-    return loss.with_phi(loss.initial_phi(draw(generators)))
+    return NeuralLoss(hidden=hidden, **settings).double().drawn(draw(generators))
 
 
 @st.composite

@@ -20,11 +20,11 @@ from evomal.training.hypergradient.affine import AffineLayer, intercepted
 from evomal.training.hypergradient.forward import forward_hypergradient
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.meta_schedule import MetaSchedule
-from evomal.training.meta_training import optimize_weights
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import group_way
 from evomal.training.trial import probe_step
 from evomal.training.workbench import Workbench
+from run_helpers import optimize_weights
 from tasks_for_tests import VARIED_TASKS, image_task, losses_for, regression_task
 
 F64 = torch.float64

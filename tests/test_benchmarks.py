@@ -27,6 +27,23 @@ SMALL: dict[str, tuple[list[str], str]] = {
         ["--tasks", "mnist/mlp", "--n", "2", "--threads", "1"],
         r"mnist/mlp, training step +\d+ +\d+ +[\d.]+",
     ),
+    "methods": (
+        [
+            "--tasks",
+            "diabetes/mlp",
+            "--methods",
+            "gp-lfl",
+            "--seeds",
+            "0",
+            "--max-evaluations",
+            "1",
+        ],
+        r"gp-lfl +[\d.]+ .*\nthe task loss +[\d.]+\n",
+    ),
+    "planted_loss": (
+        ["--seeds", "1", "--evaluations", "3", "--methods", "taylorglo", "glo"],
+        r"glo, equal steps: [01] wins, [01] losses, p = 1",
+    ),
     "prescreen": (
         ["--tasks", "diabetes/mlp", "--n", "4", "--meta-steps", "2"],
         r"agreement: [0-4] of 4",

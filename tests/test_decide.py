@@ -12,6 +12,7 @@ from evomal.methods.base import Archive, Candidate, Outcome
 from evomal.runs.decide import Decisions, Failure
 from evomal.training.engines.base import Training
 from evomal.training.screening import Screening
+from evomal.training.stages import StageSeconds
 from run_helpers import new_candidate, new_outcome
 
 INF = math.inf
@@ -44,7 +45,7 @@ def test_a_later_candidate_waits_for_all_before_it() -> None:
     assert not decisions.finished
     found = list(decisions.trained(first, [Training((0.25,), 1.0), Training((0.75,), 2.0)]))
     assert rows(found) == [(0, "evaluated", 0.5, None), (1, "equivalent", 0.5, 0)]
-    assert found[0].seconds == {"training": 3.0}
+    assert found[0].seconds == StageSeconds(training=3.0)
     assert decisions.finished
 
 

@@ -22,7 +22,7 @@ from evomal.training.filters import _optimize_outputs
 from evomal.training.hypergradient import step as hypergradient_step
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.meta_schedule import MetaSchedule
-from evomal.training.meta_training import optimize_weights_of_group
+from evomal.training.meta_training import first_state, tune_group
 from evomal.training.numerics import require_finite
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import group_way
@@ -117,6 +117,8 @@ def test_all_meta_steps_before_the_end_of_the_stage(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("evomal.training.meta_training.group_way", lambda *_, **__: way)
     task = on_meta(here)
     settings = EvaluationSettings(meta_steps=3)
+    bench = Workbench([task], settings, 0)
+    tunings = [(loss, first_state(bench, loss)) for loss in losses_for(task)]
     with pytest.raises((NotImplementedError, RuntimeError), match="meta") as caught:
-        optimize_weights_of_group(Workbench([task], settings, 0), losses_for(task), stacked=True)
-    assert "finite.tolist()" in str(caught.traceback[1].statement)
+        tune_group(bench, tunings, stacked=True)
+    assert "finite.tolist()" in str(caught.traceback[2].statement)

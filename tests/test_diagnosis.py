@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from evomal import InputError, Task, search
-from evomal.analysis.tables import run_overview
 from evomal.cli import main
+from evomal.cli.tables import run_overview
 from evomal.methods.base import Status
 from evomal.runs.diagnosis import diagnosis
 from evomal.training.numerics import DivergedError, require_finite

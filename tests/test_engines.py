@@ -14,15 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from torch import Tensor
 
 import evomal
 from evomal import SymbolicLoss, Task
-from evomal.analysis.tables import run_overview
+from evomal.cli.tables import run_overview
 from evomal.errors import InputError
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.metrics import error_rate
-from evomal.training import meta_training
 from evomal.training.engines import batched, choice, stacked
 from evomal.training.engines.choice import engine_on, with_engine
 from evomal.training.engines.loop import LoopEngine
@@ -32,7 +30,6 @@ from evomal.training.hypergradient.forward import forward_hypergradient
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.loop import halved_training, partial_training
 from evomal.training.meta_schedule import MetaSchedule
-from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.raw_outputs import raw_outputs
 from evomal.training.screening import screen
@@ -44,7 +41,6 @@ from run_helpers import OVERFLOW, run_python, tiny_settings, without_timing
 from strategies import fast, networks, polynomials, weighted_losses
 from tasks_for_tests import (
     TEXTS,
-    VARIED_TASKS,
     NoForwardMode,
     Perceptron,
     classification_task,
@@ -82,20 +78,6 @@ def test_gradients_of_random_groups(losses: list[MetaLoss]) -> None:
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=bound)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", VARIED_TASKS)
-def test_weights_of_a_group_are_those_of_its_losses(name: str, engine: Any) -> None:
-    task = VARIED_TASKS[name]()
-    settings = EvaluationSettings(meta_steps=4, engine=engine)
-    losses = losses_for(task)
-    ours = engine_on(Workbench([task, task], settings, 5)).tune(losses)
-    for loss, phi in zip(losses, ours, strict=True):
-        assert isinstance(phi, Tensor)
-        torch.testing.assert_close(
-            phi, optimize_weights(Workbench([task, task], settings, 5), loss), rtol=1e-9, atol=1e-9
-        )
-
-
 def test_single_precision_is_as_near() -> None:
     task = image_task()
     losses = [SymbolicLoss(text, link=task.link) for text in TEXTS]
@@ -108,23 +90,6 @@ def test_single_precision_is_as_near() -> None:
         # relative to all of φ, as some of its gradients may be 0 but for rounding
         bound = 1e-4 * float(reference.abs().max())
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=bound)
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_loss_that_diverges_leaves_the_others_alone(
-    name: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(meta_training, "CHECK_EVERY", 2)
-    task = regression_task()
-    losses = [SymbolicLoss(text) for text in (TEXTS[0], OVERFLOW, TEXTS[1])]
-    settings = EvaluationSettings(meta_steps=5, engine=name)
-    first, broken, last = engine_on(Workbench([task], settings, 1)).tune(losses)
-    assert isinstance(broken, DivergedError)
-    for loss, phi in [(losses[0], first), (losses[2], last)]:
-        assert isinstance(phi, Tensor)
-        torch.testing.assert_close(phi, optimize_weights(Workbench([task], settings, 1), loss))
-    (alone,) = engine_on(Workbench([task], settings, 1)).tune([losses[1]])
-    assert isinstance(alone, DivergedError)
 
 
 def test_a_group_leaves_the_generators_and_the_learner_alone() -> None:
@@ -231,7 +196,7 @@ def test_an_engine_that_is_not_chosen_yet_is_the_loop() -> None:
 @pytest.mark.parametrize("module", [batched, stacked])
 def test_a_group_that_does_not_fit_is_halved(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    as_it_is = module.optimize_weights_of_group
+    as_it_is = module.tune_group
 
     def short_of_memory(bench: Any, losses: Any, **options: Any) -> Any:
         sizes.append(len(losses))
@@ -239,7 +204,7 @@ def test_a_group_that_does_not_fit_is_halved(module: Any, monkeypatch: pytest.Mo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return as_it_is(bench, losses, **options)
 
-    monkeypatch.setattr(module, "optimize_weights_of_group", short_of_memory)
+    monkeypatch.setattr(module, "tune_group", short_of_memory)
     losses = [SymbolicLoss(text) for text in (*TEXTS, "abs(sub(y, f))", "square(sub(f, y))")]
     name: Any = module.__name__.rpartition(".")[2]
     bench = Workbench([regression_task()], tiny_settings(engine=name, group_size=5), 0)
@@ -255,7 +220,7 @@ def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Monke
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(batched, "optimize_weights_of_group", broken)
+    monkeypatch.setattr(batched, "tune_group", broken)
     losses = [SymbolicLoss(text) for text in TEXTS]
     bench = Workbench([regression_task()], tiny_settings(engine="batched"), 0)
     with pytest.raises(RuntimeError, match="shape mismatch"):
@@ -301,41 +266,6 @@ def test_a_group_needs_no_more_than_four_times_its_learners(engine: str) -> None
 # Stacked trainings
 
 
-@pytest.mark.parametrize("name", VARIED_TASKS)
-def test_trainings_of_a_group_are_those_of_its_losses(name: str) -> None:
-    task = VARIED_TASKS[name](metric=mean_output)
-    losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
-    *ours, diverged = stacked_training(task, losses, 12, 6)
-    for curve, loss in zip(ours, losses[:-1], strict=True):
-        assert list(curve) == [pytest.approx(partial_training(task, loss, 12, 6), rel=1e-9)]
-    assert diverged == (math.inf,)
-
-
-@pytest.mark.parametrize("name", VARIED_TASKS)
-def test_halved_trainings_of_a_group_are_those_of_its_losses(name: str) -> None:
-    """Some are stopped at the first rung, some at the second, and leave the stack."""
-    task = VARIED_TASKS[name](metric=mean_output)
-    losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
-    none = math.inf, math.inf
-    curves = [halved_training(task, loss, 12, 6, none) for loss in losses[:-1]]
-    low, middle, _ = sorted(curve[0] for curve in curves)
-    second = min(curve[1] for curve in curves)
-    between = (low + middle) / 2, second + 1e-6
-    lengths = set()
-    for bars in [none, between, (between[0], math.inf), (math.inf, between[1]), (-1.0, math.inf)]:
-        *ours, diverged = stacked_training(task, losses, 12, 6, bars)
-        for curve, loss in zip(ours, losses[:-1], strict=True):
-            assert curve == pytest.approx(halved_training(task, loss, 12, 6, bars), rel=1e-9)
-            lengths.add(len(curve))
-        assert diverged[-1] == math.inf
-    assert lengths == {1, 2, 3}
-
-
-def mean_output(pred: Tensor, _: Tensor) -> Tensor:
-    """A metric that tells the slightest difference."""
-    return pred.square().mean()
-
-
 def test_a_training_group_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
@@ -356,14 +286,10 @@ def test_a_training_group_that_does_not_fit_is_halved(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["loop", *ENGINES])
-def test_an_engine_trains_its_losses_and_the_tasks_own(name: Any) -> None:
+def test_the_tasks_own_loss_trains_the_same_to_the_last_bit(name: Any) -> None:
     task, other = regression_task(F64), regression_task(F64, name="b")
-    losses = [*losses_for(task), SymbolicLoss(OVERFLOW, torch.ones(17, dtype=F64), task.link)]
+    losses = losses_for(task)
     bench = Workbench([other, task], EvaluationSettings(testing_steps=12, engine=name), 6)
-    *ours, diverged = engine_on(bench).train(losses, 1)
-    for one, loss in zip(ours, losses[:-1], strict=True):
-        assert list(one.curve) == [pytest.approx(partial_training(task, loss, 12, 6), rel=1e-9)]
-    assert diverged.curve == (math.inf,)
     none = math.inf, math.inf
     own, first = engine_on(bench).train([None, losses[0]], 1, none)
     (same,) = engine_on(bench).train([None], 1, none)
@@ -401,7 +327,7 @@ def test_all_engines_find_the_same_and_say_which_they_are(tmp_path: Path) -> Non
 def test_the_choice_is_recorded(tmp_path: Path) -> None:
     run = evomal.search(regression_task(), settings=tiny_settings(), run_dir=tmp_path / "a")
     assert (run.facts.settings.engine, run.facts.settings.group_size) == ("batched", 4)
-    assert run.facts.engine_reason == "CPU; the base learner supports it"
+    assert run.summary()["engine_reason"] == "CPU; the base learner supports it"
     console = Console(width=100, file=StringIO(), record=True)
     console.print(run_overview(run))
     line = "Engine: batched, in groups of 4 (CPU; the base learner supports it)"

@@ -65,6 +65,7 @@ def found(task: Task, settings: EvaluationSettings, *, bars: bool = False) -> di
     losses = losses_for(task)[:2]
     bench = Workbench([task], settings, 0)
     screened = screen_candidates(bench, losses, Pipeline(True, True, True))
+    assert isinstance(screened, list)
     at_rungs = [math.inf] * 2 if bars else None
     trainings = [
         training

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 import evomal
 from evomal import NeuralLoss, TaylorLoss
-from evomal.analysis.analysis import analyze
-from evomal.analysis.tables import leaderboard
+from evomal.analysis.analysis import MOST_CLASSES_OF_A_NETWORK, analyze
 from evomal.cli import main
+from evomal.cli.tables import leaderboard
 from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.losses.meta import MetaLoss
@@ -87,6 +89,12 @@ def test_regression_is_analysed_too() -> None:
     assert network["card"]["nodes"]["value"] is None
 
 
+def test_a_network_is_analysed_with_fewer_classes() -> None:
+    most = MOST_CLASSES_OF_A_NETWORK
+    with pytest.raises(InputError, match=f"at most {most}, got {most + 1}"):
+        analyze(NeuralLoss(link="softmax"), most + 1)
+
+
 def test_a_leaderboard_names_what_it_counts() -> None:
     def printed(loss: MetaLoss) -> str:
         console = Console(width=80)
@@ -110,3 +118,26 @@ def test_a_run_directory_means_its_best_loss(tmp_path: Path) -> None:
         assert torch.equal(found.phi, loss.phi)
         with pytest.raises(InputError, match="is not an expression, so it cannot start a search"):
             expression_of(str(tmp_path), evomal.load_task("diabetes/mlp").form)
+
+
+class LinearDevices(TorchFunctionMode):
+    """Notes on which devices the arguments of linear layers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is functional.linear:
+            self.seen |= {argument.device.type for argument in args}
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_network_on_the_cpu_is_computed_where_the_predictions_are() -> None:
+    """A search leaves φ on the CPU, whichever device it works on."""
+    pred = torch.zeros(4, 2, device="meta")
+    with LinearDevices() as devices:
+        assert NeuralLoss()(pred, pred).device.type == "meta"
+    assert devices.seen == {"meta"}

@@ -10,23 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from evomal import NeuralLoss, SymbolicLoss, TaylorLoss, load_loss, save_loss
+from evomal import SymbolicLoss, load_loss, save_loss
 from evomal.errors import InputError
-from evomal.expressions.expression import Expression
-from evomal.losses.base import Reduction
 from evomal.losses.files import (
     FORMAT_VERSION,
-    loss_from_dict,
     loss_is_finite,
-    loss_to_dict,
 )
-from evomal.losses.form import Link
-from evomal.losses.meta import Activation
-from strategies import fast, networks, polynomials, weighted_losses
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 ABSENT: Any = object()
@@ -46,65 +37,12 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all examples of a property share."""
-    return tmp_path_factory.mktemp("losses")
-
-
 def assert_one_sentence(error: InputError, path: Path) -> None:
     assert "\n" not in str(error)
     assert str(path) in str(error)
 
 
 # Round trips
-
-
-@fast
-@given(
-    drawn=weighted_losses(4),
-    dtype=st.sampled_from(DTYPES),
-    link=st.sampled_from(["softmax", "sigmoid", "identity"]),
-    activation=st.sampled_from(["identity", "softplus"]),
-    reduction=st.sampled_from(["mean", "sum", "none"]),
-)
-def test_a_saved_loss_comes_back_exactly(
-    shared: Path,
-    drawn: tuple[Expression, Tensor],
-    dtype: torch.dtype,
-    link: Link,
-    activation: Activation,
-    reduction: Reduction,
-) -> None:
-    expression, phi = drawn
-    loss = SymbolicLoss(expression, phi.to(dtype), link, activation, reduction)
-    save_loss(loss, shared / "loss.json")
-    twin = load_loss(shared / "loss.json")
-    assert isinstance(twin, SymbolicLoss)
-    assert twin.expression == expression
-    assert twin.phi.dtype == dtype
-    assert torch.equal(twin.phi, loss.phi)
-    assert (twin.link, twin.activation, twin.reduction) == (link, activation, reduction)
-
-
-@fast
-@given(
-    loss=networks(link="softmax", inputs=("w",)) | polynomials(activation="softplus"),
-    dtype=st.sampled_from(DTYPES),
-    reduction=st.sampled_from(["mean", "sum", "none"]),
-)
-def test_losses_of_other_kinds_come_back_exactly(
-    shared: Path, loss: NeuralLoss | TaylorLoss, dtype: torch.dtype, reduction: Reduction
-) -> None:
-    loss = loss.to(dtype)
-    loss.reduction = reduction
-    save_loss(loss, shared / "loss.json")
-    twin = load_loss(shared / "loss.json")
-    assert isinstance(twin, type(loss))
-    assert (twin.structure, twin.phi.dtype) == (loss.structure, dtype)
-    assert torch.equal(twin.phi, loss.phi)
-    assert loss_to_dict(twin) == loss_to_dict(loss)
-    assert loss_to_dict(loss_from_dict(loss_to_dict(loss))) == loss_to_dict(loss)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -117,27 +55,12 @@ def test_extreme_weights_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtyp
     assert torch.equal(twin.phi.view(torch.uint8), phi.view(torch.uint8))
 
 
-@pytest.mark.parametrize("text", ["y", "f", "-1"])
-def test_a_terminal_has_no_weights_and_comes_back(tmp_path: Path, text: str) -> None:
-    save_loss(SymbolicLoss(text), str(tmp_path / "loss.json"))
-    twin = load_loss(str(tmp_path / "loss.json"))
-    assert isinstance(twin, SymbolicLoss)
-    assert str(twin.expression) == text
-    assert twin.phi.shape == (0,)
-
-
 def test_the_file_is_json_that_a_person_can_read(tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
     save_loss(SymbolicLoss("square(sub(y, f))", [0.5, 2.0, 3.0]), path)
     text = path.read_text(encoding="utf-8")
     assert json.loads(text) == FIELDS
     assert len(text.splitlines()) > len(FIELDS)
-
-
-def test_the_dictionary_of_a_loss_holds_json_values() -> None:
-    fields = loss_to_dict(SymbolicLoss("mul(y, f)", [1.5, 2.5]))
-    assert json.loads(json.dumps(fields)) == fields
-    assert loss_to_dict(loss_from_dict(fields)) == fields
 
 
 # Replacing a file

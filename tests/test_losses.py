@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evomal import SymbolicLoss
@@ -19,7 +16,6 @@ from evomal.expressions.expression import Expression, parse
 from evomal.expressions.primitives import EPSILON
 from evomal.losses.base import Reduction
 from evomal.losses.form import Link
-from evomal.losses.meta import Activation
 from strategies import fast, weighted_losses
 
 SQUARED_ERROR = "square(sub(y, f))"
@@ -307,34 +303,6 @@ def test_key_is_that_of_all_equivalent_expressions() -> None:
 def test_size_and_text() -> None:
     assert SymbolicLoss(CROSS_ENTROPY).size == 6
     assert CROSS_ENTROPY in repr(SymbolicLoss(CROSS_ENTROPY))
-
-
-def test_with_weights_is_a_detached_copy() -> None:
-    loss = SymbolicLoss(SQUARED_ERROR, torch.ones(3).double(), "sigmoid", "softplus", "sum")
-    phi = torch.full((3,), 2.0, requires_grad=True)
-    twin = loss.with_phi(phi)
-    assert twin.phi.tolist() == [2.0] * 3
-    assert twin.phi.dtype == torch.float64
-    assert not twin.phi.requires_grad
-    assert loss.phi.tolist() == [1.0] * 3
-    settings = twin.link, twin.activation, twin.reduction, twin.expression
-    assert settings == ("sigmoid", "softplus", "sum", loss.expression)
-    twin.phi.zero_()
-    assert phi.tolist() == [2.0] * 3
-    assert loss.with_phi([3.0, 4.0, 5.0]).phi.tolist() == [3.0, 4.0, 5.0]
-
-
-@fast
-@given(drawn=weighted_losses(3), activation=st.sampled_from(["identity", "softplus"]))
-def test_copies_and_pickles_compute_the_same(
-    drawn: tuple[Expression, Tensor], activation: Activation
-) -> None:
-    loss = SymbolicLoss(*drawn, link="sigmoid", activation=activation)
-    pred, target = draw(4), torch.tensor([0.0, 1.0, 0.0, 1.0])
-    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):  # noqa: S301
-        assert torch.equal(twin(pred, target), loss(pred, target))
-        assert torch.equal(twin.phi, loss.phi)
-        assert twin.structure == loss.structure
 
 
 @pytest.mark.parametrize("text", [CROSS_ENTROPY, SQUARED_ERROR])

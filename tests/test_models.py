@@ -29,11 +29,11 @@ from evomal.tasks.task import Task
 from evomal.training import meta_schedule
 from evomal.training.engines.choice import engine_on
 from evomal.training.loop import partial_training, train
-from evomal.training.meta_training import optimize_weights
 from evomal.training.settings import EvaluationSettings
 from evomal.training.stack import stacked_training
 from evomal.training.support import forward_mode_problem, group_problem
 from evomal.training.workbench import Workbench
+from run_helpers import optimize_weights
 
 IMAGES = (1, 28, 28)
 COLOUR = (3, 32, 32)

@@ -31,7 +31,7 @@ def by_hand(loss: NeuralLoss) -> nn.Sequential:
 def drawn(**settings: Any) -> NeuralLoss:
     """A loss in double precision with weights of its own."""
     loss = NeuralLoss(**settings).double()
-    return loss.with_phi(loss.initial_phi(np.random.default_rng(5)))
+    return loss.drawn(np.random.default_rng(5))
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,6 @@ def test_derivatives_of_derivatives_by_all_arguments() -> None:
         assert (one != 0).any()
 
 
-def test_many_weights_at_once() -> None:
-    loss = drawn(link="softmax", hidden=(6, 5))
-    pred, target = draw(5, 3), classes(5, count=3)
-
-    def value(phi: Tensor) -> Tensor:
-        return loss.evaluate(pred, target, phi)
-
-    phis = torch.stack([loss.phi, 2 * loss.phi, loss.phi.flip(0)])
-    mapped = torch.func.vmap(torch.func.grad_and_value(value))(phis)
-    one_by_one = [torch.func.grad_and_value(value)(phi) for phi in phis]
-    for found, expected in zip(mapped, zip(*one_by_one, strict=True), strict=True):
-        torch.testing.assert_close(found, torch.stack(expected))
-    direction = draw(loss.size, seed=4)
-    tangent = torch.func.jvp(value, (loss.phi,), (direction,))[1]
-    torch.testing.assert_close(tangent, one_by_one[0][0] @ direction)
-
-
 def test_products_are_not_rounded_under_autocast() -> None:
     loss = NeuralLoss(link="softmax")
     pred, target = draw(5, 3, dtype=torch.float32), classes(5, count=3)
@@ -116,7 +99,7 @@ def test_products_are_not_rounded_under_autocast() -> None:
 
 def test_first_weights_are_as_torchs_layers_have_them() -> None:
     loss = NeuralLoss(hidden=(400, 300), inputs=("w",))
-    phi = loss.initial_phi(np.random.default_rng(0))
+    phi = loss.drawn(np.random.default_rng(0)).phi
     assert (phi.dtype, phi.shape) == (loss.phi.dtype, loss.phi.shape)
     for part, inputs in zip(torch.split(phi, [1200, 120_000, 300]), (3, 400, 300), strict=True):
         bound = 1 / math.sqrt(inputs)
@@ -124,8 +107,9 @@ def test_first_weights_are_as_torchs_layers_have_them() -> None:
         for weights in (part, layer):
             assert 0.98 * bound < weights.abs().max() <= bound
             assert abs(weights.mean()) < 4 * bound / math.sqrt(3 * weights.numel())
-    assert not torch.equal(phi, loss.initial_phi(np.random.default_rng(1)))
-    assert torch.equal(phi, loss.initial_phi(np.random.default_rng(0)))
+    other = loss.drawn(np.random.default_rng(1))
+    assert not torch.equal(phi, other.phi)
+    assert torch.equal(other.phi, other.initial_phi(np.random.default_rng(0))), "a start of its own"
     assert torch.equal(phi, loss.phi), "without weights, those of the seed 0"
 
 

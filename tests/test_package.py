@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import evomal
+import evomal.losses
 from evomal.methods.registry import METHODS
 from run_helpers import run_python
 
@@ -18,8 +19,12 @@ MODULES = {
     ".".join(("evomal", *path.relative_to(SOURCE).with_suffix("").parts)): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-LAYERS = ["expressions", "losses", "tasks", "training", "methods", "runs", "analysis", "cli"]
-"""From the bottom to the top; an import may only point downwards."""
+LAYERS = [
+    *("expressions", "losses", "tasks", "training", "methods", "runs", "testing", "analysis", "cli")
+]
+"""From the bottom to the top; an import may only point downwards.
+
+`testing` stands above all that it checks, and nothing but tests imports it."""
 
 
 def test_public_names_are_declared_once_and_importable() -> None:
@@ -35,6 +40,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = evomal.nonsense
 
 
+def test_losses_are_where_they_are_looked_for() -> None:
+    for name in evomal.losses.__all__:
+        value = getattr(evomal.losses, name)
+        assert value is getattr(evomal, name, value)
+        assert name in dir(evomal.losses)
+    assert {name for name in evomal.__all__ if name.endswith("Loss")} < set(evomal.losses.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'CrossEntropyLoss'"):
+        evomal.losses.CrossEntropyLoss  # noqa: B018
+
+
 HELP = """
 from evomal.cli import main
 try:
@@ -48,13 +63,14 @@ except SystemExit as end:
     "statement",
     [
         "import evomal; dir(evomal)",
+        "import evomal.losses; assert 'FocalLoss' in dir(evomal.losses)",
         "import evomal.cli",
         "from evomal import InputError, SearchSettings, parse; parse('sub(y, f)')",
         HELP.format("'--help'"),
         HELP.format("'search', '--help'"),
         *(HELP.format(f"'search', '--method', '{method}', '--help'") for method in METHODS),
     ],
-    ids=["package", "command line", "expressions", "help", "help on search", *METHODS],
+    ids=["package", "losses", "command line", "expressions", "help", "help on search", *METHODS],
 )
 def test_torch_is_imported_only_when_it_is_needed(statement: str) -> None:
     check = "\nimport sys; assert not {'torch', 'sympy', 'sklearn'} & set(sys.modules)"
@@ -105,8 +121,8 @@ def test_imports_point_downwards(module: str) -> None:
         ("evomal.losses.base", "from evomal import tasks", False),
         ("evomal.seeding", "import evomal.errors", True),
         ("evomal.seeding", "import evomal.expressions.expression", False),
-        ("evomal.runs.run", "def f():\n    import evomal.analysis.tables", False),
-        ("evomal.cli", "import torch, evomal.analysis.tables", True),
+        ("evomal.runs.run", "def f():\n    import evomal.cli.tables", False),
+        ("evomal.cli", "import torch, evomal.cli.tables", True),
     ],
 )
 def test_the_layer_rule_is_read_from_imports(module: str, line: str, allowed: bool) -> None:

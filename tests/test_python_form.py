@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from evomal.cli import main
 from evomal.expressions.expression import Expression
 from evomal.losses.base import Loss
 from evomal.losses.files import save_loss
-from evomal.losses.known import HANDCRAFTED_LOSSES
 from evomal.losses.symbolic import SymbolicLoss
 from strategies import expressions, fast
 
@@ -79,13 +77,6 @@ def test_what_is_pasted_is_the_loss(dtype: torch.dtype, expression: Expression, 
 def test_the_text_of_known_losses(loss: Loss, text: str) -> None:
     assert loss.python_form() == text
     assert same(pasted(text), loss)
-
-
-@pytest.mark.parametrize("cls", HANDCRAFTED_LOSSES.values())
-def test_handcrafted_losses_are_made_again(cls: Any) -> None:
-    weight = torch.tensor([0.1, 2.0], dtype=torch.double)
-    for loss in (cls(), cls(weight=weight, reduction="none")):
-        assert same(pasted(loss.python_form()), loss)
 
 
 def test_a_loss_that_holds_a_function_or_a_network_has_none() -> None:

@@ -20,7 +20,7 @@ from evomal.runs import dispatch
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import Execution, SearchStopped
 from evomal.runs.executors import WorkError
-from evomal.runs.queue import GenerationQueue
+from evomal.runs.queue import CHECKPOINT_SECONDS, GenerationQueue
 from run_helpers import (
     Fate,
     ShuffledExecutor,
@@ -351,7 +351,7 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
     _, executor = run([[A]], {A: OK}, method=name)
     screening, training = executor.arguments
     method = METHODS[name]
-    assert screening == (method.pipeline,)
+    assert screening == (method.pipeline, None, CHECKPOINT_SECONDS)
     assert training == (0, None)
 
 
@@ -362,7 +362,7 @@ def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch)
     dispatcher = Dispatcher(executor, Execution())
     (outcome,) = GenerationQueue(method, [new_candidate(0, A)], dispatcher).outcomes()
     assert (outcome.correlation, outcome.gradient_key) == (0.5, "a")
-    assert set(outcome.seconds) == {"screening", "training"}
+    assert (outcome.seconds.tuning, outcome.seconds.training) == (1.0, 0.0)
 
 
 def test_no_candidates_give_no_outcomes(run: Run) -> None:
@@ -402,7 +402,9 @@ def test_a_training_group_is_the_same_whatever_of_it_is_finished(run: Run) -> No
             known = {0: outcomes[:done]}
             again, other = run(generations[:1], fates, 2, seed, finished=known, **options)
             assert again == rows
-            trained = {o.candidate.identity for o in outcomes[:done] if "training" in o.seconds}
+            trained = {
+                o.candidate.identity for o in outcomes[:done] if o.seconds.training is not None
+            }
             assert {*executor.trained_groups} - {*other.trained_groups} == {
                 keys for keys in executor.trained_groups if trained.issuperset(keys)
             }

@@ -49,6 +49,26 @@ def test_any_executor_gives_the_same_run(
     assert shown[1]["status"] == "finished"
 
 
+PAUSES = """
+import sys
+from evomal import load_task, search
+from evomal.runs import queue
+
+queue.CHECKPOINT_SECONDS = 0.0
+for executor in ("ray", "local"):
+    search(
+        load_task("diabetes/mlp"), executor=executor, run_dir=f"{sys.argv[1]}/{executor}",
+        method="ml3", meta_steps=4, testing_steps=5, progress=False,
+    )
+"""
+
+
+def test_tunings_pause_and_go_on_in_a_cluster(tmp_path: Path) -> None:
+    assert run_python("-c", PAUSES, str(tmp_path)) == (0, "", "")
+    shown = [without_timing(Run(tmp_path / name).summary()) for name in ("ray", "local")]
+    assert shown[0] == shown[1]
+
+
 TWO_NODES = """
 import sys
 import ray

@@ -26,6 +26,7 @@ from evomal.methods.base import STATUSES, Candidate, Generation, Outcome
 from evomal.runs.directory import DATABASE, LOCK, is_in_use, new_run_dir
 from evomal.runs.run import Run
 from evomal.runs.store import RunStore
+from evomal.training.stages import StageSeconds
 from run_helpers import contents, new_candidate, new_outcome, running
 
 INF = math.inf
@@ -75,7 +76,9 @@ def every_kind_of_outcome() -> list[Outcome]:
     polynomial = TaylorLoss(weights[torch.float64], order=2)
     outcomes = [
         new_outcome(
-            Candidate(number, 1, loss, f"loss {number}"), number / 3, seconds={"training": 0.1}
+            Candidate(number, 1, loss, f"loss {number}"),
+            number / 3,
+            seconds=StageSeconds(training=0.1),
         )
         for number, loss in enumerate(losses)
     ]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from evomal import load_task, search
-from evomal.analysis.tables import next_step, pareto_front
 from evomal.cli import main
+from evomal.cli.tables import next_step, pareto_front
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.run import BestLoss, Run
 from evomal.runs.store import RunStore

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from evomal import SymbolicLoss, TaylorLoss
 from evomal.errors import InputError
@@ -72,18 +71,6 @@ def test_it_is_an_expression_too() -> None:
         slopes.append(torch.autograd.grad(values[-1], leaf)[0])
     torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
-
-
-def test_many_weights_at_once() -> None:
-    loss = of_order(3, link="softmax")
-    pred, target = draw(5, 3), classes(5, count=3)
-
-    def value(phi: Tensor) -> Tensor:
-        return loss.evaluate(pred, target, phi)
-
-    phis = torch.stack([loss.phi, 2 * loss.phi])
-    mapped = torch.func.vmap(torch.func.grad(value))(phis)
-    torch.testing.assert_close(mapped, torch.stack([torch.func.grad(value)(phi) for phi in phis]))
 
 
 @pytest.mark.parametrize("order", [2, 3, 4, 5])

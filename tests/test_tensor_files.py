@@ -250,7 +250,9 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     save_loss(drawn(), path)
     (beside,) = tensor_files(tmp_path)
     beside.unlink()
-    message = refused(path)
+    for changed in ({}, {"ignore_index": float("nan")}):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+        message = refused(path)
     assert message.endswith(f"are in {beside.name!r}, which is not next to it; copy both files.")
 
 
@@ -305,6 +307,14 @@ def test_a_name_that_is_none_is_told(name: Any, tmp_path: Path) -> None:
     save_loss(drawn(), path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "phi_file": name}))
     assert "The field 'phi_file' must name a tensor file" in refused(path)
+
+
+def test_two_weights_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "loss.json"
+    save_loss(drawn(), path)
+    fields = {**json.loads(path.read_text()), "phi": loss_to_dict(drawn())["phi"]}
+    path.write_text(json.dumps(fields))
+    assert "There is a field 'phi' as well as 'phi_file'" in refused(path)
 
 
 def test_a_symbolic_loss_has_no_such_file(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from evomal.tasks.task import Task
 from evomal.training.engines.choice import engine_on
 from evomal.training.filters import _optimize_outputs, correlation, correlations
 from evomal.training.loop import new_sgd, partial_training, performance, train
-from evomal.training.meta_training import optimize_weights
 from evomal.training.numerics import (
     DeadlineError,
     DivergedError,
@@ -32,6 +31,7 @@ from evomal.training.numerics import (
 from evomal.training.raw_outputs import raw_outputs
 from evomal.training.settings import EvaluationSettings
 from evomal.training.workbench import Workbench
+from run_helpers import optimize_weights
 from tasks_for_tests import (
     PLAIN,
     TASK_BY_LINK,

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from evomal.losses.taylor import TaylorLoss
     from evomal.methods.baseline import BaselineSettings
     from evomal.methods.evomal import EvoMALSettings
+    from evomal.methods.glo import GLOSettings
     from evomal.methods.gp_lfl import GPLFLSettings
+    from evomal.methods.ml3 import ML3Settings
     from evomal.methods.settings import SearchSettings
+    from evomal.methods.taylorglo import TaylorGLOSettings
     from evomal.runs.callbacks import Callback, RunStart
     from evomal.runs.execution import Execution
     from evomal.runs.progress import PlainProgress
@@ -46,9 +49,11 @@ _HOMES = {
     "Expression": "evomal.expressions.expression",
     "FocalLoss": "evomal.losses.target",
     "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
+    "GLOSettings": "evomal.methods.glo",
     "GPLFLSettings": "evomal.methods.gp_lfl",
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",
+    "ML3Settings": "evomal.methods.ml3",
     "MLflowTracker": "evomal.runs.trackers",
     "NeuralLoss": "evomal.losses.neural",
     "PlainProgress": "evomal.runs.progress",
@@ -62,6 +67,7 @@ _HOMES = {
     "SymbolicLoss": "evomal.losses.symbolic",
     "Task": "evomal.tasks.task",
     "TaskWarning": "evomal.errors",
+    "TaylorGLOSettings": "evomal.methods.taylorglo",
     "TaylorLoss": "evomal.losses.taylor",
     "TensorBoardTracker": "evomal.runs.trackers",
     "compare": "evomal.training.meta_testing",
@@ -83,9 +89,11 @@ __all__ = [
     "Expression",
     "FocalLoss",
     "FocalSparseLabelSmoothingLoss",
+    "GLOSettings",
     "GPLFLSettings",
     "InputError",
     "LabelSmoothingLoss",
+    "ML3Settings",
     "MLflowTracker",
     "NeuralLoss",
     "PlainProgress",
@@ -98,6 +106,7 @@ __all__ = [
     "SymbolicLoss",
     "Task",
     "TaskWarning",
+    "TaylorGLOSettings",
     "TaylorLoss",
     "TensorBoardTracker",
     "compare",

@@ -26,6 +26,7 @@ from evomal.analysis.summary import summary
 from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.losses.meta import MetaLoss
+from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
 
 DISTANCE = (
@@ -36,6 +37,9 @@ DISTANCE = (
 
 MOST_CLASSES = 2**18
 """Maximum number of classes: takes half a minute and under 2 GB of memory."""
+
+MOST_CLASSES_OF_A_NETWORK = 1000
+"""The same for a `NeuralLoss`, whose elements cost a thousand times as much."""
 
 _AGREES = 1e-3  # relative deviation from the numbers above which a closed form is dropped
 
@@ -50,8 +54,8 @@ def analyze(
     loss
         An evomal loss, or any callable ``loss(pred, target)`` of logits and class indices.
     classes
-        Number of classes, at most `MOST_CLASSES`; required with the link ``"softmax"``, None with
-        ``"identity"``.
+        Number of classes, at most `MOST_CLASSES`, or `MOST_CLASSES_OF_A_NETWORK`; required with
+        the link ``"softmax"``, None with ``"identity"``.
     name
         Name of the loss in the result.
     measure
@@ -68,7 +72,8 @@ def analyze(
         If the number of classes does not match the loss, or the loss cannot be analysed.
     """
     link: Link = getattr(loss, "link", "softmax")
-    classes = _checked_classes(link, classes)
+    most = MOST_CLASSES_OF_A_NETWORK if isinstance(loss, NeuralLoss) else MOST_CLASSES
+    classes = _checked_classes(link, classes, most)
     asked = probe(loss, classes or 1)
     symbolic = isinstance(loss, SymbolicLoss)
     fields: dict[str, Any] = {
@@ -95,7 +100,7 @@ def analyze(
     return safe
 
 
-def _checked_classes(link: Link, classes: int | None) -> int | None:
+def _checked_classes(link: Link, classes: int | None, most: int) -> int | None:
     if link == "identity":
         if classes is not None:
             raise InputError(
@@ -111,10 +116,10 @@ def _checked_classes(link: Link, classes: int | None) -> int | None:
         raise InputError(f"The number of classes must be a whole number, got {classes!r}.")
     if classes < 2:
         raise InputError(f"The number of classes must be at least 2, got {classes}.")
-    if classes > MOST_CLASSES:
+    if classes > most:
         raise InputError(
-            f"The number of classes must be at most {MOST_CLASSES}, got {classes}; analyse the "
-            "loss with fewer."
+            f"The number of classes must be at most {most}, got {classes}; analyse the loss with "
+            "fewer."
         )
     if link == "sigmoid" and classes != 2:
         raise InputError(f"A loss with link 'sigmoid' has 2 classes, not {classes}.")

@@ -37,7 +37,7 @@ class Analyze:
     def run(self) -> int:
         """Analyse it and print the result."""
         from evomal.analysis.analysis import MOST_CLASSES, analyze
-        from evomal.analysis.analysis_report import analysis_report
+        from evomal.cli.analysis_report import analysis_report
         from evomal.losses.form import Form
         from evomal.losses.names import resolve_loss
 

@@ -36,7 +36,7 @@ class DataSets:
 
     def run(self) -> int:
         """Do it, and print the state of the data sets."""
-        from evomal.analysis.tables import line, simple_table
+        from evomal.cli.tables import line, simple_table
         from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 
         folder = data_directory(self.data_dir)

@@ -35,7 +35,7 @@ class Tasks:
         if self.json_output:
             print_json(rows)
         else:
-            from evomal.analysis.tables import simple_table
+            from evomal.cli.tables import simple_table
 
             cells = [[str(row["name"]), f"{row['parameters']:,}", str(row["data"])] for row in rows]
             new_console().print(simple_table(["task", "parameters", "data"], cells))
@@ -51,7 +51,7 @@ class Methods:
 
     def run(self) -> int:
         """Print names and descriptions."""
-        from evomal.analysis.tables import simple_table
+        from evomal.cli.tables import simple_table
         from evomal.methods.registry import METHODS
 
         if self.json_output:
@@ -71,7 +71,7 @@ class Losses:
 
     def run(self) -> int:
         """Print names, descriptions and prefix forms, if any."""
-        from evomal.analysis.tables import simple_table
+        from evomal.cli.tables import simple_table
         from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
 
         rows: list[tuple[str, str | None, str, str | None]] = [

@@ -32,7 +32,7 @@ class Show:
 
     def run(self) -> int:
         """Print it."""
-        from evomal.analysis.tables import loss_details
+        from evomal.cli.tables import loss_details
         from evomal.losses.names import is_run_dir, resolve_loss
         from evomal.runs.run import Run
 
@@ -90,7 +90,7 @@ class Train:
         """Train and compare."""
         import torch
 
-        from evomal.analysis.tables import comparison_report, format_number
+        from evomal.cli.tables import comparison_report, format_number
         from evomal.losses.names import resolve_loss
         from evomal.tasks.functions import function_name
         from evomal.training.meta_testing import compare

@@ -72,7 +72,7 @@ def new_console() -> Console:
 
 def print_run(run: Run, console: Console) -> None:
     """Print the overview of a run and how to resume it; the command is not wrapped."""
-    from evomal.analysis.tables import line, run_overview
+    from evomal.cli.tables import line, run_overview
     from evomal.runs.next_steps import to_resume
 
     console.print(run_overview(run))

@@ -73,6 +73,7 @@ _METAVARS = {
     "workers": "INT|auto",
     "ray_address": "HOST:PORT",
     "initial_losses": "LOSS [LOSS ...]",
+    "hidden": "INT [INT ...]",
 }
 """Metavars of settings whose classes do not depend on the command line."""
 

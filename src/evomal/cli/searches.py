@@ -154,7 +154,7 @@ class Resume:
 
     def run(self) -> int:
         """Continue the search, show progress, print the leaderboard."""
-        from evomal.analysis.tables import line
+        from evomal.cli.tables import line
         from evomal.runs.search import is_finished, resume
 
         if is_finished(self.run_dir, self.generations) and not (
@@ -180,7 +180,7 @@ class Resume:
 
 def _print_result(run: Run, console: Console) -> None:
     """Print the leaderboard, where the best loss is saved, and the next command."""
-    from evomal.analysis.tables import line, next_step
+    from evomal.cli.tables import line, next_step
     from evomal.losses.names import BEST_LOSS
 
     print_run(run, console)

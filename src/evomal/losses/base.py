@@ -191,7 +191,7 @@ class Loss(nn.Module, ABC):
                     f"The input {name!r} of the loss must be a number or have one value per sample "
                     f"or target, such as {tuple(samples)}, but has shape {tuple(value.shape)}."
                 )
-            value = value.reshape(*value.shape, *[1] * (len(samples) - value.ndim))
+            value = value.reshape((*value.shape, *[1] * (len(samples) - value.ndim)))
             if self.link == "softmax":
                 value = value.unsqueeze(class_dim(pred))
             expanded[name] = value

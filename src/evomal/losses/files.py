@@ -170,9 +170,8 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
         newer version of evomal.
     """
     path = _path(path)
-    stored = _json(path)
-    fields = dict(stored) if isinstance(stored, dict) else {}
-    if fields.pop("format", None) != "evomal-loss":
+    fields = _json(path)
+    if not isinstance(fields, dict) or fields.pop("format", None) != "evomal-loss":
         raise InputError(f"{str(path)!r} is not a loss file written by evomal.")
     version = fields.pop("version", None)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
@@ -187,8 +186,9 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
     except InputError as error:
         raise InputError(f"The loss file {str(path)!r} is damaged: {error}") from error
     except FileNotFoundError as error:
-        if _json(path) != stored:  # the file has just been replaced
-            return load_loss(path)
+        newer = _json(path)
+        if isinstance(newer, dict) and newer.get("phi_file") != fields["phi_file"]:
+            return load_loss(path)  # the file has just been replaced
         raise InputError(
             f"The weights of the loss file {str(path)!r} are in {quoted(fields['phi_file'])}, "
             "which is not next to it; copy both files."
@@ -197,6 +197,8 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
 
 def _with_phi(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a loss file, with φ from its tensor file."""
+    if "phi" in fields:
+        raise InputError("There is a field 'phi' as well as 'phi_file'.")
     beside = Path(os.path.realpath(path))
     phi = read_phi(beside, fields["phi_file"], fields.get("dtype"))
     others = {name: value for name, value in fields.items() if name != "phi_file"}

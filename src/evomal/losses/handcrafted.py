@@ -107,7 +107,7 @@ class HandcraftedLoss(Loss):
             "python": self.python_form(),
             "link": self.link,
             "inputs": [],
-            "parameters": {name: getattr(self, name) for name in self.setting_names},
+            "parameters": {name: _said(getattr(self, name)) for name in self.setting_names},
         }
 
     def python_form(self) -> str | None:
@@ -156,6 +156,11 @@ class HandcraftedLoss(Loss):
 
     def _settings(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.setting_names)
+
+
+def _said(value: Any) -> Any:
+    """A setting as a JSON value: a function by its name."""
+    return getattr(value, "__name__", repr(value)) if callable(value) else value
 
 
 class LabelSmoothingLoss(HandcraftedLoss):

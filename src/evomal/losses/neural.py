@@ -33,7 +33,7 @@ class NeuralLoss(MetaLoss):
     ----------
     phi
         φ, the concatenated weights of all layers, each flattened from (out, in) as in
-        ``torch.nn.Linear``. None means `initial_phi` with seed 0. A tensor keeps its dtype.
+        ``torch.nn.Linear``. None means `drawn` with seed 0. A tensor keeps its dtype.
     activation
         As in `MetaLoss`, but ``"softplus"`` by default: the loss is never negative.
     link, reduction, inputs, weight, ignore_index
@@ -61,7 +61,7 @@ class NeuralLoss(MetaLoss):
         ignore_index: int = IGNORE_INDEX,
         hidden: Sequence[int] = (50, 50),
     ) -> None:
-        hidden, inputs = _hidden_widths(hidden), input_names(inputs)
+        hidden, inputs = hidden_widths(hidden), input_names(inputs)
         widths = (2 + len(inputs), *hidden, 1)
         sizes = tuple(before * after for before, after in pairwise(widths))
         if phi is None:
@@ -96,9 +96,16 @@ class NeuralLoss(MetaLoss):
         """Number of weights."""
         return len(self.phi)
 
+    def drawn(self, rng: np.random.Generator) -> Self:
+        """The same network with weights as ``torch.nn.Linear`` initialises them.
+
+        They are uniform within ±1/√(inputs of the layer).
+        """
+        return self.with_phi(_uniform(self._widths, rng).to(self.phi))
+
     def initial_phi(self, rng: np.random.Generator) -> Tensor:
-        """φ₀ as ``torch.nn.Linear`` initialises it: uniform within ±1/√(inputs of the layer)."""
-        return _uniform(self._widths, rng).to(self.phi)
+        """φ₀: the weights that it has, as every network is drawn on its own."""
+        return self.phi.clone()
 
     def elementwise(
         self, y: Tensor, f: Tensor, phi: Tensor, inputs: Mapping[str, Tensor] = NO_INPUTS
@@ -107,7 +114,7 @@ class NeuralLoss(MetaLoss):
         self.require_inputs(inputs)
         further = [inputs[name].to(f.dtype).expand_as(f) for name in self.inputs]
         values = torch.stack([y, f, *further], dim=-1)
-        parts = torch.split(phi.to(f.dtype), self._sizes)
+        parts = torch.split(phi.to(f.device, f.dtype), self._sizes)
         with without_autocast(f.device):
             for part, (before, after) in zip(parts, pairwise(self._widths), strict=True):
                 values = values if part is parts[0] else values.relu()
@@ -140,7 +147,8 @@ class NeuralLoss(MetaLoss):
         return f"{self.structure}, link={self.link!r}, reduction={self.reduction!r}{more}"
 
 
-def _hidden_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+def hidden_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    """Widths of hidden layers; an `InputError` if they make no sense."""
     if isinstance(hidden, str | Mapping) or not isinstance(hidden, Sequence):
         raise InputError(f"The hidden widths must be a list of numbers, got {quoted(hidden)}.")
     for width in hidden:

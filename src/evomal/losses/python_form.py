@@ -36,7 +36,9 @@ def call_text(loss: Loss, arguments: list[str], **settings: Any) -> str:
         for name, value in settings.items()
         if value is not None and (isinstance(value, Tensor) or value != known[name].default)
     ]
-    return f"evomal.{type(loss).__name__}({', '.join(arguments + named)})"
+    module = type(loss).__module__
+    home = "evomal" if module.startswith("evomal.") else module
+    return f"{home}.{type(loss).__name__}({', '.join(arguments + named)})"
 
 
 def _written(value: Any) -> str:

@@ -89,10 +89,14 @@ class SymbolicLoss(MetaLoss):
 
     @classmethod
     def of_form(
-        cls, expression: Expression | str, form: Form, activation: Activation = "identity"
+        cls,
+        expression: Expression | str,
+        form: Form,
+        activation: Activation = "identity",
+        phi: Tensor | Sequence[float] | None = None,
     ) -> Self:
-        """The bare expression as a loss for tasks of a form."""
-        return cls(expression, activation=activation, **dataclasses.asdict(form))
+        """An expression as a loss for tasks of a form; all weights are 1 unless given."""
+        return cls(expression, phi, activation=activation, **dataclasses.asdict(form))
 
     @property
     def structure(self) -> str:

@@ -13,6 +13,7 @@ from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.training.halving import LearningCurve
 from evomal.training.settings import Pipeline
+from evomal.training.stages import StageSeconds
 
 if TYPE_CHECKING:  # torch is not imported here, so that `--help` is fast
     from evomal.losses.form import Form
@@ -91,7 +92,7 @@ class Outcome:
     source: int | None = None
     correlation: float | None = None
     gradient_key: str | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     reason: str | None = None
     curves: tuple[LearningCurve, ...] = ()
     halted: bool = False
@@ -160,6 +161,11 @@ class Archive:
     def find(self, candidate: Candidate) -> Outcome | None:
         """The first outcome with the same identity (paper, section 3.5.1)."""
         return self._by_identity.get(candidate.identity)
+
+    @property
+    def distinct(self) -> list[Outcome]:
+        """The first outcome of every identity."""
+        return list(self._by_identity.values())
 
     def find_gradient(self, gradient_key: str) -> Outcome | None:
         """The first trained candidate with this gradient key (paper, section 3.5.3)."""
@@ -260,6 +266,12 @@ class Method(ABC):
     def generations(self) -> int:
         """Number of generations of the method."""
         return self.settings.generations
+
+    @property
+    def expected_candidates(self) -> int:
+        """About how many candidates there will be."""
+        settings = self.settings
+        return settings.population_size + (self.generations - 1) * settings.offspring
 
     @property
     def finished(self) -> bool:

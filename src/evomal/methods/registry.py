@@ -9,12 +9,20 @@ from evomal.errors import InputError, meant, quoted, require_name
 from evomal.methods.base import Method
 from evomal.methods.baseline import Baseline
 from evomal.methods.evomal import EvoMAL
+from evomal.methods.glo import GLO
 from evomal.methods.gp_lfl import GPLFL
+from evomal.methods.ml3 import ML3
+from evomal.methods.random import Random
 from evomal.methods.settings import SearchSettings
+from evomal.methods.taylorglo import TaylorGLO
 
 METHODS: dict[str, type[Method]] = {
     "evomal": EvoMAL,
     "gp-lfl": GPLFL,
+    "glo": GLO,
+    "taylorglo": TaylorGLO,
+    "ml3": ML3,
+    "random": Random,
     "baseline": Baseline,
 }
 """All methods by name."""

@@ -39,6 +39,11 @@ class SearchSettings(TrainingSettings):
         return 1
 
     @property
+    def largest_generation(self) -> int:
+        """Most candidates in a generation."""
+        return self.population_size
+
+    @property
     def offspring(self) -> int:
         """Candidates per generation after the first one."""
         return self.population_size

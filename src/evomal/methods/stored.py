@@ -123,4 +123,4 @@ def _name(kind: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if dataclasses.is_dataclass(kind):
         return _NAMES[Mapping]
-    return _NAMES[get_origin(kind) or kind]
+    return _NAMES[get_origin(kind) or kind or NoneType]

@@ -17,7 +17,7 @@ from evomal.methods.base import Archive, Candidate, Outcome
 from evomal.training.engines.base import Training
 from evomal.training.halving import halted
 from evomal.training.screening import Screening
-from evomal.training.stages import TRAINING, diverged
+from evomal.training.stages import TRAINING, StageSeconds, diverged
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class Decisions:
             if isinstance(result, Failure):
                 return replace(outcome, status="failed", reason=result.reason)
             trainings.append(result)
-        seconds = {**outcome.seconds, "training": sum(one.seconds for one in trainings)}
-        outcome = replace(outcome, seconds=seconds)
+        training = StageSeconds(training=sum(one.seconds for one in trainings))
+        outcome = replace(outcome, seconds=outcome.seconds + training)
         curves = tuple(training.curve for training in trainings)
         fitness = sum(curve[-1] for curve in curves) / len(curves)
         if not math.isfinite(fitness):

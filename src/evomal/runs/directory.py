@@ -127,3 +127,9 @@ def as_argument(path: str | os.PathLike[str]) -> str:
     """A path as a command argument, quoted for the shell; never parsed as an option."""
     text = os.fspath(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def what_is_there(error: OSError) -> str:
+    """What stands where a folder should be."""
+    path = Path(os.fsdecode(error.filename))
+    return f"{str(path)!r} is {'a file' if path.exists() else 'a link to nothing'}"

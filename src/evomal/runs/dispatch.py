@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evomal.runs.execution import Execution, StopConditions, available_cores
-from evomal.runs.executors import Executor, InProcess, WorkError
+from evomal.runs.executors import Executor, InProcess, WorkError, late
 from evomal.tasks.task import Task
 from evomal.training.settings import TrainingSettings
 
@@ -30,6 +30,7 @@ class _Piece:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     candidates: int
+    spent: float
     attempt: int = 1
     machines_lost: int = 0
 
@@ -61,10 +62,18 @@ class Dispatcher:
         return bool(self._running)
 
     def start(
-        self, label: Hashable, function: Callable[..., Any], *args: Any, candidates: int = 1
+        self,
+        label: Hashable,
+        function: Callable[..., Any],
+        *args: Any,
+        candidates: int = 1,
+        spent: float = 0.0,
     ) -> None:
-        """Submit a piece of work, ``function(workbench, *args)``, on a number of candidates."""
-        self._submit(_Piece(label, function, args, candidates))
+        """Submit a piece of work, ``function(workbench, *args)``, on a number of candidates.
+
+        `spent` is how many seconds earlier pieces of the same work have taken.
+        """
+        self._submit(_Piece(label, function, args, candidates, spent))
 
     def finished(self) -> Iterator[tuple[Any, Any]]:
         """Wait, then return the label of every finished piece with its value or `WorkError`.
@@ -89,6 +98,8 @@ class Dispatcher:
                 continue
             if error.timed_out:
                 self.stop.check_time()
+                if piece.spent:
+                    error = late(self._time_of(piece))
             if error.machine_lost:
                 piece = replace(piece, machines_lost=piece.machines_lost + 1)
             else:
@@ -100,11 +111,16 @@ class Dispatcher:
 
     def _submit(self, piece: _Piece) -> None:
         self.stop.check_time()
-        own = self._candidate_timeout
-        limits = [own and own * piece.candidates, self.stop.seconds_left()]
+        own = self._time_of(piece)
+        limits = [own and max(0.0, own - piece.spent), self.stop.seconds_left()]
         timeout = min((limit for limit in limits if limit is not None), default=None)
         future = self._executor.submit(piece.function, *piece.args, timeout=timeout)
         self._running[future] = piece
+
+    def _time_of(self, piece: _Piece) -> float | None:
+        """Seconds that a piece of work may take, with what was spent before; None: any."""
+        own = self._candidate_timeout
+        return None if own is None else own * piece.candidates
 
 
 def open_executor(

@@ -7,7 +7,7 @@ import math
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.next_steps import to_resume
-from evomal.runs.queue import GenerationQueue
+from evomal.runs.queue import GenerationQueue, Numbers
 from evomal.runs.record import RunFacts, TaskFacts
 from evomal.runs.run import describe
 from evomal.runs.store import RunStore
@@ -47,6 +47,8 @@ class Driver:
         The run's directory.
     callbacks
         Callbacks to notify.
+    checkpoints
+        Stored checkpoints of unfinished tunings.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Driver:
         store: RunStore,
         run_dir: Path,
         callbacks: Sequence[Callback],
+        checkpoints: Mapping[Numbers, bytes],
     ) -> None:
         self._method = facts.new_method()  # its state is restored later
         self._facts = facts
@@ -62,6 +65,7 @@ class Driver:
         self._store = store
         self._run_dir = run_dir
         self._callbacks = callbacks
+        self._checkpoints = checkpoints
         self._unfinished: list[Outcome] = []  # outcomes of the current generation
         self._failed_in_a_row = 0
         self._generations: list[Generation] = []
@@ -153,7 +157,15 @@ class Driver:
         start = time.perf_counter()
         known, self._unfinished = self._unfinished, []
         outcomes = list(known)
-        queue = GenerationQueue(method, method.ask(), dispatcher, len(self._tasks), known)
+        queue = GenerationQueue(
+            method,
+            method.ask(),
+            dispatcher,
+            len(self._tasks),
+            known,
+            self._checkpoints,
+            self._store.write_checkpoint,
+        )
         for outcome in queue.outcomes():
             self._record(outcome, dispatcher)
             outcomes.append(outcome)

@@ -142,9 +142,7 @@ def _counts(counts: Mapping[Status, int]) -> str:
 def _candidates(method: Method) -> tuple[int, int]:
     """Number of finished candidates, and the expected total."""
     done = method.archive.counts.total()
-    settings = method.settings
-    expected = settings.population_size + (method.generations - 1) * settings.offspring
-    return done, expected if method.generations > 1 else done
+    return done, method.expected_candidates if method.generations > 1 else done
 
 
 def _time_left(method: Method, seconds: float, done_before: int) -> float:

@@ -7,7 +7,8 @@ is one piece of work per task.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from evomal.methods.base import Candidate, Method, Outcome
@@ -18,10 +19,14 @@ from evomal.runs.work import screen_candidates, train_candidates
 from evomal.training.engines.base import Training
 from evomal.training.engines.choice import engine_type
 from evomal.training.halving import LearningCurve, bars
-from evomal.training.screening import Screening
+from evomal.training.screening import Checkpoint, Screening
 from evomal.training.stages import TRAINING
 
+CHECKPOINT_SECONDS = 30.0
+"""Between two checkpoints of a tuning: about as much work is lost when a process is killed."""
+
 Group = tuple[Candidate, ...]
+Numbers = tuple[int, ...]
 Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, int]
 
 
@@ -41,6 +46,10 @@ class GenerationQueue:
     finished
         Outcomes of this generation that are known already, in a run that is resumed; the archive
         knows them too.
+    checkpoints
+        By the numbers of a group's candidates, how far their tuning had come when the run ended.
+    save_checkpoint
+        Called with these numbers and how far it has come now.
     """
 
     def __init__(
@@ -50,6 +59,8 @@ class GenerationQueue:
         dispatcher: Dispatcher,
         tasks: int = 1,
         finished: Sequence[Outcome] = (),
+        checkpoints: Mapping[Numbers, bytes] = MappingProxyType({}),
+        save_checkpoint: Callable[[Numbers, bytes], None] = lambda numbers, states: None,
     ) -> None:
         settings = method.settings
         self._method = method
@@ -61,6 +72,8 @@ class GenerationQueue:
         self._decisions = Decisions(candidates, method.archive, halved_steps, finished)
         self._bars = self._bars_of_earlier_generations()
         self._to_screen = deque(self._chunks(self._decisions.new, set(self._decisions.outcomes)))
+        self._checkpoints = {key: Checkpoint(states) for key, states in checkpoints.items()}
+        self._save_checkpoint = save_checkpoint
         self._trainings: dict[int, dict[int, Training | Failure]] = {}  # under way, by task
         self._training_groups: deque[Group] | None = None
         self._next: deque[tuple[Group, int]] = deque()  # the trainings of one group
@@ -127,12 +140,16 @@ class GenerationQueue:
             )
         elif self._to_screen:
             group = self._to_screen.popleft()
+            checkpoint = self._checkpoints.get(_numbers(group))
             self._dispatcher.start(
                 ("screening", group),
                 screen_candidates,
                 [candidate.loss for candidate in group],
                 method.pipeline,
+                checkpoint,
+                CHECKPOINT_SECONDS,
                 candidates=len(group),
+                spent=0.0 if checkpoint is None else checkpoint.seconds,
             )
         else:
             return False
@@ -154,7 +171,7 @@ class GenerationQueue:
             return ()
         if self._training_groups is None:
             outcomes = self._decisions.outcomes
-            known = {n for n, outcome in outcomes.items() if "training" in outcome.seconds}
+            known = {n for n, outcome in outcomes.items() if outcome.seconds.training is not None}
             own = known | {candidate.number for candidate in waiting}
             trained = [c for c in self._candidates if c.number in own]
             self._training_groups = deque(self._chunks(trained, known))
@@ -178,8 +195,16 @@ class GenerationQueue:
         else:
             yield from self._collect_trainings(label[1], label[2], result)
 
-    def _collect_screenings(self, group: Group, result: list[Screening] | WorkError) -> None:
+    def _collect_screenings(
+        self, group: Group, result: list[Screening] | Checkpoint | WorkError
+    ) -> None:
         """Take the result of a group; if something went wrong, its candidates are tried singly."""
+        if isinstance(result, Checkpoint):
+            self._checkpoints[_numbers(group)] = result
+            self._save_checkpoint(_numbers(group), result.states)
+            self._to_screen.appendleft(group)
+            return
+        self._checkpoints.pop(_numbers(group), None)
         if not isinstance(result, WorkError):
             for candidate, screening in zip(group, result, strict=True):
                 self._decisions.screened(candidate, screening)
@@ -205,3 +230,7 @@ class GenerationQueue:
                 del self._trainings[candidate.number]
                 values = [by_task[i] for i in range(self._tasks)]
                 yield from self._decisions.trained(candidate, values)
+
+
+def _numbers(group: Group) -> Numbers:
+    return tuple(candidate.number for candidate in group)

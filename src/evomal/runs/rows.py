@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from evomal.errors import InputError
@@ -12,6 +13,7 @@ from evomal.losses.meta import MetaLoss
 from evomal.methods.base import STATUSES, Candidate, Generation, Identity, Outcome, Status
 from evomal.methods.stored import from_json, require, typed
 from evomal.training.halving import LearningCurve
+from evomal.training.stages import StageSeconds
 
 _INHERITED = ("duplicate", "equivalent")
 _UNTRAINED = ("rejected", "diverged", "failed")
@@ -94,6 +96,28 @@ def generation_of(
     )
 
 
+def checkpoint_row(numbers: Sequence[int], states: bytes) -> tuple[str, bytes, str]:
+    """A row of the table of checkpoints: candidates, states, and a digest of both."""
+    candidates = ",".join(map(str, numbers))
+    return candidates, states, hashlib.sha256(candidates.encode() + b":" + states).hexdigest()
+
+
+def intact_checkpoints(rows: Iterable[tuple[object, ...]]) -> dict[tuple[int, ...], bytes]:
+    """The states by the numbers of their candidates; without those that are damaged.
+
+    They only save time, so that a run goes on without them to the same end.
+    """
+    found = {}
+    for row in rows:
+        candidates, states, _ = row
+        if not (isinstance(candidates, str) and isinstance(states, bytes)):
+            continue
+        numbers = tuple(int(text) for text in candidates.split(",") if text.isdecimal())
+        if checkpoint_row(numbers, states) == row:
+            found[numbers] = states
+    return found
+
+
 def _require_sense(outcome: Outcome, what: str) -> None:
     """Check an outcome independently of the others."""
     status, source = outcome.status, outcome.source
@@ -141,9 +165,11 @@ def _correlation(value: object, what: str) -> float | None:
     return number
 
 
-def _seconds(value: object, what: str) -> dict[str, float]:
-    stages: Mapping[str, Any] = typed(Mapping[str, float], value, what)
-    return {stage: _not_below_0(seconds, what) for stage, seconds in stages.items()}
+def _seconds(value: object, what: str) -> StageSeconds:
+    seconds: StageSeconds = typed(StageSeconds, value, what)
+    for part in vars(seconds).values():
+        require(part is None or part >= 0, f"{what} hold {part}")
+    return seconds
 
 
 def _flag(value: object, what: str) -> bool:

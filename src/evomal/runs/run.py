@@ -22,6 +22,7 @@ from evomal.runs.directory import is_in_use
 from evomal.runs.record import RunFacts, read_record
 from evomal.runs.store import RunStore, reading
 from evomal.training.settings import FilterSettings
+from evomal.training.stages import StageSeconds
 
 _SYMPY_STARTS = 1.0  # minimum seconds for the first answer
 
@@ -110,13 +111,12 @@ class Run:
         self.generations: Sequence[Generation] = record.generations
         self.archive = Archive()
         self.failures: list[Outcome] = []
-        self.seconds: dict[str, float] = {}
+        self.seconds = StageSeconds()
         for outcome in record.outcomes:
             self.archive.add(outcome)
             if outcome.status == "failed":
                 self.failures.append(outcome)
-            for stage, seconds in outcome.seconds.items():
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            self.seconds += outcome.seconds
         self.formula_seconds: float | None = None
         self._printed_forms = record.printed_forms
 
@@ -205,6 +205,7 @@ class Run:
             ],
             **facts.named,
             "settings": json.loads(json.dumps(asdict(facts.settings))),
+            "engine_reason": facts.engine_reason,
             "status": facts.status,
             "stop_reason": facts.stop_reason,
             "device": facts.device,
@@ -213,7 +214,7 @@ class Run:
             "timing": {
                 "started": facts.started,
                 "seconds": facts.seconds,
-                "stages": self.seconds,
+                "stages": asdict(self.seconds),
                 "generations": [generation.seconds for generation in self.generations],
             },
         }

@@ -29,6 +29,9 @@ CREATE TABLE generations (
     seconds REAL NOT NULL,
     finished TEXT NOT NULL
 );
+CREATE TABLE checkpoints (
+    candidates TEXT PRIMARY KEY, states BLOB NOT NULL, digest TEXT NOT NULL
+);
 CREATE TABLE printed_forms (
     request TEXT PRIMARY KEY, formula TEXT NOT NULL, latex TEXT NOT NULL
 ) WITHOUT ROWID;

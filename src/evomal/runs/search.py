@@ -28,6 +28,7 @@ from evomal.runs.executors import Executor
 from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
 from evomal.runs.next_steps import to_resume
 from evomal.runs.progress import with_progress
+from evomal.runs.queue import Numbers
 from evomal.runs.record import RunFacts, read_facts, read_record, require_continuable
 from evomal.runs.run import Run
 from evomal.runs.store import RunStore, reading
@@ -142,7 +143,7 @@ def search(
     with contextlib.closing(_open(tasks, chosen, seed, execution)) as executor:
         directory, store = _create(directory, facts)
         with contextlib.closing(store):
-            _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
+            _drive(directory, store, Dispatcher(executor, execution, start), callbacks, {})
     return Run(directory)
 
 
@@ -159,8 +160,8 @@ def resume(
 ) -> Run:
     """Continue a run that was stopped, interrupted or killed at any moment.
 
-    It ends exactly like an uninterrupted run; only candidates in flight are computed again. A
-    finished run is returned unchanged.
+    It ends exactly like an uninterrupted run; only candidates in flight are computed again, and
+    only at most a minute of their tuning. A finished run is returned unchanged.
 
     Parameters
     ----------
@@ -205,6 +206,7 @@ def resume(
         tasks = tasks_of(facts, tasks, directory, data_dir)
         with reading(directory):
             require_continuable(record, store.last_state())
+            checkpoints = store.checkpoints()
         warn_of_versions(facts.versions)
         with contextlib.closing(_open(tasks, settings, facts.seed, execution)) as executor:
             changes = {"settings": dataclasses.asdict(settings), "status": "running"}
@@ -212,7 +214,8 @@ def resume(
                 store.write_facts({**changes, "stop_reason": None})
             except sqlite3.Error as error:
                 raise cannot_store(directory, facts.tasks, error) from error
-            _drive(directory, store, Dispatcher(executor, execution, start), callbacks)
+            dispatcher = Dispatcher(executor, execution, start)
+            _drive(directory, store, dispatcher, callbacks, checkpoints)
     return Run(directory)
 
 
@@ -264,18 +267,22 @@ def _open(
 ) -> Executor:
     """An executor with no more workers than a generation has work for."""
     execution.require_room(settings.threads)
-    most = settings.population_size * len(tasks)
+    most = settings.largest_generation * len(tasks)
     return open_executor(tasks, settings, seed, execution, most)
 
 
 def _drive(
-    directory: Path, store: RunStore, dispatcher: Dispatcher, callbacks: Sequence[Callback]
+    directory: Path,
+    store: RunStore,
+    dispatcher: Dispatcher,
+    callbacks: Sequence[Callback],
+    checkpoints: Mapping[Numbers, bytes],
 ) -> None:
     """Run a stored run to its end."""
     try:
         facts = read_facts(store.facts())
         with termination_interrupts():
-            Driver(facts, store, directory, callbacks).run(dispatcher)
+            Driver(facts, store, directory, callbacks, checkpoints).run(dispatcher)
     except sqlite3.Error as error:
         raise cannot_store(directory, (), error) from error
     except KeyboardInterrupt as interruption:

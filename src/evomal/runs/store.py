@@ -8,7 +8,8 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from evomal.runs.directory import (
     lock_run_dir,
     require_run,
     taken_back,
+    what_is_there,
 )
-from evomal.runs.rows import generation_of, outcome_of
+from evomal.runs.rows import checkpoint_row, generation_of, intact_checkpoints, outcome_of
 from evomal.runs.schema import FORMAT_VERSION, SCHEMA
 
 _DRAFT = ".run.sqlite.draft"
@@ -71,7 +73,7 @@ class RunStore:
                 f"already holds a run; `evomal show {as_argument(run_dir)}` says how to continue "
                 "it; or choose another --run-dir"
                 if run_dir.is_dir()
-                else f"cannot be made, as {_what_is_there(error)}; choose another --run-dir"
+                else f"cannot be made, as {what_is_there(error)}; choose another --run-dir"
             )
             raise InputError(f"The run directory {str(run_dir)!r} {reason}.") from error
         except OSError as error:
@@ -213,7 +215,7 @@ class RunStore:
                     outcome.source,
                     outcome.correlation,
                     outcome.gradient_key,
-                    json.dumps(dict(outcome.seconds)),
+                    json.dumps(asdict(outcome.seconds)),
                     outcome.reason,
                     json.dumps(outcome.curves),
                     outcome.halted,
@@ -246,9 +248,23 @@ class RunStore:
             if collects:
                 gc.enable()
 
-    def write_generation(self, generation: Generation, state: Mapping[str, Any]) -> None:
-        """Close a generation together with the method's state."""
+    def write_checkpoint(self, numbers: Sequence[int], states: bytes) -> None:
+        """Keep how far the tuning of a group of candidates has come; the last one counts."""
         with self._writing():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)",
+                checkpoint_row(numbers, states),
+            )
+
+    def checkpoints(self) -> dict[tuple[int, ...], bytes]:
+        """How far tunings have come, by their candidates, but for those that are damaged."""
+        rows = self._connection.execute("SELECT candidates, states, digest FROM checkpoints")
+        return intact_checkpoints(rows)
+
+    def write_generation(self, generation: Generation, state: Mapping[str, Any]) -> None:
+        """Close a generation together with the method's state; its checkpoints go."""
+        with self._writing():
+            self._connection.execute("DELETE FROM checkpoints")
             self._connection.execute(
                 "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -312,12 +328,6 @@ def _require_version(facts: Mapping[str, Any]) -> None:
             f"it has format version {quoted(version)}, but this evomal reads version "
             f"{FORMAT_VERSION}; use the evomal that wrote it ({quoted(writer)})"
         )
-
-
-def _what_is_there(error: OSError) -> str:
-    """What stands where a folder should be."""
-    path = Path(os.fsdecode(error.filename))
-    return f"{str(path)!r} is {'a file' if path.exists() else 'a link to nothing'}"
 
 
 def _require_no_run(run_dir: Path) -> None:

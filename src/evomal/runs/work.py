@@ -10,18 +10,26 @@ from evomal.seeding import kept_rng
 from evomal.tasks.precision import products_in
 from evomal.training.engines.base import Training
 from evomal.training.engines.choice import engine_on
-from evomal.training.screening import Screening, screen
+from evomal.training.numerics import pausing
+from evomal.training.screening import Checkpoint, Screening, ScreeningPaused, screen
 from evomal.training.settings import Pipeline
 from evomal.training.stages import TRAINING, stage
 from evomal.training.workbench import Workbench
 
 
 def screen_candidates(
-    bench: Workbench, losses: Sequence[MetaLoss], pipeline: Pipeline
-) -> list[Screening]:
-    """Work for an executor: `screen`."""
-    with kept_rng(), products_in(bench.settings.precision):
-        return screen(bench, losses, pipeline)
+    bench: Workbench,
+    losses: Sequence[MetaLoss],
+    pipeline: Pipeline,
+    checkpoint: Checkpoint | None = None,
+    pause_after: float | None = None,
+) -> list[Screening] | Checkpoint:
+    """Work for an executor: `screen`, from a checkpoint on; to the next one after some seconds."""
+    with kept_rng(), products_in(bench.settings.precision), pausing(pause_after):
+        try:
+            return screen(bench, losses, pipeline, checkpoint)
+        except ScreeningPaused as pause:
+            return pause.checkpoint
 
 
 def train_candidates(

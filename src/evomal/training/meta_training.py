@@ -1,8 +1,13 @@
-"""Algorithm 1: the weights of meta-loss networks, tuned by gradients through training steps."""
+"""Algorithm 1: the weights of meta-loss networks, tuned by gradients through training steps.
+
+A tuning can pause between two meta steps (`evomal.training.numerics.pausing`) and go on later, in
+this process or another one, to the same bits as without the pause.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,105 +16,151 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_generator
 from evomal.training.hypergradient.group import group_hypergradients
-from evomal.training.numerics import DivergedError, check_deadline, quiet_vmap, require_finite
+from evomal.training.numerics import (
+    DivergedError,
+    check_deadline,
+    is_time_to_pause,
+    quiet_vmap,
+    require_finite,
+)
 from evomal.training.support import group_way
+from evomal.training.tuning_state import TuningState
 from evomal.training.workbench import Workbench
 
 CHECK_EVERY = 25
 """Meta steps; a loss of a group that diverged is left out from the next check on."""
 
+Tuning = tuple[MetaLoss, TuningState]
+"""A loss and where its tuning stands."""
 
-def initial_weights(bench: Workbench, loss: MetaLoss) -> Tensor:
-    """φ₀: the loss's `initial_phi`, drawn from (run seed, loss), ready for gradients."""
+Gradients = Callable[[Sequence[MetaLoss], Sequence[Tensor], int], tuple[list[Tensor], Tensor]]
+"""∂/∂φ of every loss at a meta step, and which of them are finite; mean over the tasks (eq. 2)."""
+
+
+def first_state(bench: Workbench, loss: MetaLoss) -> TuningState:
+    """φ₀: the loss's `initial_phi`, drawn from (run seed, loss), before the first meta step."""
     phi = loss.initial_phi(derive_generator(bench.seed, "phi", loss.structure))
-    return phi.to(bench.device).requires_grad_()
+    return TuningState.at_start(phi.to(bench.device))
 
 
-def optimize_weights(bench: Workbench, loss: MetaLoss) -> Tensor:
-    """φ after S_meta steps of Adam (Algorithm 1), starting near the loss's own weights.
-
-    The meta-objective is the mean of the task losses (eq. 2).
+def tune_alone(bench: Workbench, tuning: Tuning) -> TuningState:
+    """Algorithm 1 on one loss, up to S_meta steps of Adam or the time to pause.
 
     Parameters
     ----------
     bench
         The run's meta steps; S_meta and η.
-    loss
-        The loss to tune.
-
-    Returns
-    -------
-    Tensor
-        Shape of ``loss.phi``, detached.
+    tuning
+        The loss to tune, and where to go on.
 
     Raises
     ------
     DivergedError
         If a loss, prediction, gradient or weight becomes non-finite.
     """
-    phi = initial_weights(bench, loss)
-    if phi.numel() == 0:
-        return phi.detach()
-    optimizer = torch.optim.Adam([phi], lr=bench.tuning.meta_learning_rate)
+    loss, state = tuning
+    if state.phi.numel() == 0:
+        return replace(state, step=bench.tuning.meta_steps)
+
+    def gradients(_: object, phis: Sequence[Tensor], i: int) -> tuple[list[Tensor], Tensor]:
+        found = [one.hypergradient(loss, phis[0], one.step(i)) for one in bench.schedules]
+        return [torch.stack(found).mean(dim=0)], torch.ones(1, dtype=torch.bool)
+
     with sdpa_kernel(SDPBackend.MATH):  # the only attention with a second derivative
-        for i in range(bench.tuning.meta_steps):
-            check_deadline()
-            gradients = [one.hypergradient(loss, phi, one.step(i)) for one in bench.schedules]
-            phi.grad = torch.stack(gradients).mean(dim=0)
-            optimizer.step()
-    require_finite([phi], "a weight of the loss")
-    return phi.detach()
+        (state,) = _advance(bench, [tuning], gradients)
+    if state.step == bench.tuning.meta_steps:
+        require_finite([state.phi], "a weight of the loss")
+    return state
 
 
-def optimize_weights_of_group(
-    bench: Workbench, losses: Sequence[MetaLoss], *, stacked: bool
-) -> list[Tensor | DivergedError]:
-    """`optimize_weights` of every loss up to rounding, all in one: each meta step is made once.
+def tune_group(
+    bench: Workbench, tunings: Sequence[Tuning], *, stacked: bool
+) -> list[TuningState | DivergedError]:
+    """`tune_alone` for every loss up to rounding, all in one: each meta step is made once.
 
     Parameters
     ----------
     bench
-        As for `optimize_weights`; with S_base = 1.
-    losses
-        The losses to tune; what one of them becomes depends on the others by rounding alone.
+        As for `tune_alone`; with S_base = 1.
+    tunings
+        The losses, after the same number of meta steps; what one of them becomes depends on the
+        others by rounding alone.
     stacked
         Whether their updated base learners are worked on in one pass.
 
     Returns
     -------
     list
-        For every loss its weights, detached, or that it diverged.
+        For every loss where it stands, or that it diverged; the latter only at the end.
     """
-    phis = [initial_weights(bench, loss) for loss in losses]
-    optimizer = torch.optim.Adam(phis, lr=bench.tuning.meta_learning_rate)
-    finite = torch.ones(len(losses), dtype=torch.bool, device=bench.device)
-    active = list(range(len(losses)))
-    rows = torch.arange(len(losses), device=finite.device)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
         ways = [group_way(task, stacked=stacked) for task in bench.tasks]
-        for i in range(bench.tuning.meta_steps):
-            check_deadline()
-            if i and i % CHECK_EVERY == 0:
-                active = [p for p, is_finite in enumerate(finite.tolist()) if is_finite]
-                rows = finite.nonzero()[:, 0]
-            if not active:
-                break
-            group, own = [losses[p] for p in active], [phis[p] for p in active]
+
+        def gradients(
+            losses: Sequence[MetaLoss], phis: Sequence[Tensor], i: int
+        ) -> tuple[list[Tensor], Tensor]:
             found = [
                 group_hypergradients(
-                    *(group, own, schedule.step(i), way.layers),
+                    *(losses, phis, schedule.step(i), way.layers),
                     stacked=stacked,
                     in_turn=way.in_turn,
                 )
                 for schedule, way in zip(bench.schedules, ways, strict=True)
             ]
-            optimizer.zero_grad()
-            for place, phi in enumerate(own):
-                phi.grad = torch.stack([one.gradients[place] for one in found]).mean(dim=0)
-            finite[rows] &= torch.stack([one.finite for one in found]).all(dim=0)
-            optimizer.step()
-    finite &= torch.stack([phi.detach().isfinite().all() for phi in phis])
+            by_loss = zip(*(one.gradients for one in found), strict=True)
+            finite = torch.stack([one.finite for one in found]).all(dim=0)
+            return [torch.stack(own).mean(dim=0) for own in by_loss], finite
+
+        states = _advance(bench, tunings, gradients)
+    if states[0].step < bench.tuning.meta_steps:
+        return list(states)
+    finite = torch.stack([state.phi.isfinite().all() for state in states]).tolist()
     return [
-        phi.detach() if ok else DivergedError("a value on the way")
-        for phi, ok in zip(phis, finite.tolist(), strict=True)
+        state if ok and state.finite else DivergedError("a value on the way")
+        for state, ok in zip(states, finite, strict=True)
+    ]
+
+
+def _advance(
+    bench: Workbench, tunings: Sequence[Tuning], gradients: Gradients
+) -> list[TuningState]:
+    """Meta steps until all are made, or it is time to pause; at least one."""
+    losses, states = [loss for loss, _ in tunings], [state for _, state in tunings]
+    steps, step = bench.tuning.meta_steps, states[0].step
+    phis = [state.phi.clone().requires_grad_() for state in states]
+    optimizer = torch.optim.Adam(phis, lr=bench.tuning.meta_learning_rate)
+    for phi, state in zip(phis, states, strict=True):
+        mean, square = state.mean.clone(), state.square.clone()
+        count = torch.tensor(float(step))
+        optimizer.state[phi] = {"step": count, "exp_avg": mean, "exp_avg_sq": square}
+    finite = torch.tensor([state.finite for state in states], device=bench.device)
+    active = [p for p, state in enumerate(states) if state.active]
+    rows = torch.tensor(active, dtype=torch.int64, device=bench.device)
+    while step < steps:
+        check_deadline()
+        if step and step % CHECK_EVERY == 0:
+            active = [p for p, is_finite in enumerate(finite.tolist()) if is_finite]
+            rows = finite.nonzero()[:, 0]
+        if not active:
+            step = steps
+            break
+        found, own_finite = gradients([losses[p] for p in active], [phis[p] for p in active], step)
+        optimizer.zero_grad()
+        for p, gradient in zip(active, found, strict=True):
+            phis[p].grad = gradient
+        finite[rows] &= own_finite.to(finite.device)
+        optimizer.step()
+        step += 1
+        if is_time_to_pause():
+            break
+    return [
+        TuningState(
+            step,
+            phi.detach(),
+            optimizer.state[phi]["exp_avg"],
+            optimizer.state[phi]["exp_avg_sq"],
+            is_finite,
+            p in active,
+        )
+        for p, (phi, is_finite) in enumerate(zip(phis, finite.tolist(), strict=True))
     ]

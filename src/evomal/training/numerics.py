@@ -1,4 +1,4 @@
-"""Functions for all stages: batches drawn ahead, divergence tests, deadlines."""
+"""Functions for all stages: batches drawn ahead, divergence tests, deadlines, pauses."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class DeadlineError(TimeoutError):
 
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+_pause: ContextVar[float] = ContextVar("pause", default=math.inf)
 
 
 @contextmanager
@@ -39,11 +40,28 @@ def deadline(seconds: float | None) -> Iterator[None]:
     For work in this process, which cannot be ended from outside. Stages check the clock at every
     step, so a step that hangs is not ended.
     """
-    token = _deadline.set(math.inf if seconds is None else time.monotonic() + seconds)
+    with _from_now(_deadline, seconds):
+        yield
+
+
+@contextmanager
+def pausing(seconds: float | None) -> Iterator[None]:
+    """Let Algorithm 1 inside the block pause after that many seconds; None: never.
+
+    It pauses at the end of a meta step, so that it makes one at least.
+    """
+    with _from_now(_pause, seconds):
+        yield
+
+
+@contextmanager
+def _from_now(moment: ContextVar[float], seconds: float | None) -> Iterator[None]:
+    """Set a moment for the block."""
+    token = moment.set(math.inf if seconds is None else time.monotonic() + seconds)
     try:
         yield
     finally:
-        _deadline.reset(token)
+        moment.reset(token)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -60,6 +78,11 @@ def check_deadline() -> None:
     """Raise `DeadlineError` if the time of the enclosing `deadline` is over."""
     if time.monotonic() > _deadline.get():
         raise DeadlineError
+
+
+def is_time_to_pause() -> bool:
+    """Whether the time of the enclosing `pausing` is over."""
+    return time.monotonic() >= _pause.get()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -14,7 +14,20 @@ from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlations, gradient_key
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings, Pipeline
-from evomal.training.stages import EQUIVALENCE, REJECTION, WEIGHTS, diverged, stage
+from evomal.training.stages import (
+    EQUIVALENCE,
+    REJECTION,
+    WEIGHTS,
+    StageSeconds,
+    diverged,
+    stage,
+)
+from evomal.training.tuning_state import (
+    TuningPaused,
+    TuningState,
+    states_from_bytes,
+    states_to_bytes,
+)
 from evomal.training.workbench import Workbench
 
 
@@ -41,15 +54,51 @@ class Screening:
     verdict: Literal["promising", "rejected", "diverged"] = "promising"
     correlation: float | None = None
     gradient_key: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     reason: str | None = None
 
 
-def screen(bench: Workbench, losses: Sequence[MetaLoss], pipeline: Pipeline) -> list[Screening]:
-    """Tune the weights of a group and apply the filters that do not involve other candidates.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A screening that paused in the middle of Algorithm 1.
 
-    A pure function of its arguments, except for times; results depend on the other candidates of
-    the group only by rounding.
+    Attributes
+    ----------
+    states
+        Where the tuning of the losses stands, those that were rejected before left out: a
+        safetensors file.
+    results
+        What is known of every candidate; None where this is all that is left of a process. Then
+        it is found again.
+    """
+
+    states: bytes
+    results: Sequence[Screening] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time so far, where it is known."""
+        return sum(result.seconds.total for result in self.results or ())
+
+
+class ScreeningPaused(Exception):  # noqa: N818 - not an error
+    """A screening came to the time to pause, and goes on from its checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+
+def screen(
+    bench: Workbench,
+    losses: Sequence[MetaLoss],
+    pipeline: Pipeline,
+    checkpoint: Checkpoint | None = None,
+) -> list[Screening]:
+    """Tune the weights of a group and apply the filters that need no candidate outside it.
+
+    A pure function of its arguments, the times apart; what a candidate becomes depends on the
+    others of its group by rounding alone, and not at all on pauses.
 
     Parameters
     ----------
@@ -59,15 +108,26 @@ def screen(bench: Workbench, losses: Sequence[MetaLoss], pipeline: Pipeline) -> 
         The candidates; as many as in a group of the run's engine.
     pipeline
         The stages to apply.
+    checkpoint
+        Where to go on; by default at the start.
+
+    Raises
+    ------
+    ScreeningPaused
+        If it is time to pause (`evomal.training.numerics.pausing`).
     """
-    results = [Screening(loss) for loss in losses]
-    settings = bench.settings
-    if isinstance(settings, EvaluationSettings) and settings.prescreen:
-        with stage(REJECTION):
-            _reject_hopeless(bench, results)
+    if checkpoint is None or checkpoint.results is None:
+        results = _prescreened(bench, losses)
+    else:  # copied, as the same may be tried again
+        results = [replace(one) for one in checkpoint.results]
     if pipeline.tune:
-        with stage(WEIGHTS):
-            _tune(bench, _promising(results))
+        states = () if checkpoint is None else states_from_bytes(checkpoint.states, bench.device)
+        try:
+            with stage(WEIGHTS):
+                _tune(bench, _promising(results), states)
+        except TuningPaused as pause:
+            paused = Checkpoint(states_to_bytes(pause.states), results)
+            raise ScreeningPaused(paused) from None
     if pipeline.reject:
         with stage(REJECTION):
             _reject_hopeless(bench, _promising(results))
@@ -78,19 +138,34 @@ def screen(bench: Workbench, losses: Sequence[MetaLoss], pipeline: Pipeline) -> 
     return results
 
 
+def _prescreened(bench: Workbench, losses: Sequence[MetaLoss]) -> list[Screening]:
+    """The losses before their tuning; the rejection protocol on them, if the settings say so."""
+    results = [Screening(loss) for loss in losses]
+    settings = bench.settings
+    if isinstance(settings, EvaluationSettings) and settings.prescreen:
+        with stage(REJECTION):
+            _reject_hopeless(bench, results)
+    return results
+
+
 def _promising(results: Sequence[Screening]) -> list[Screening]:
     return [result for result in results if result.verdict == "promising"]
 
 
-def _tune(bench: Workbench, results: Sequence[Screening]) -> None:
-    """Apply Algorithm 1 to the losses."""
+def _tune(bench: Workbench, results: Sequence[Screening], states: Sequence[TuningState]) -> None:
+    """Algorithm 1 on the losses, from the states on if they are of these losses."""
     if not results:
         return
+    if [state.phi.shape for state in states] != [result.loss.phi.shape for result in results]:
+        states = ()
     start = time.perf_counter()
-    weights = engine_on(bench).tune([result.loss for result in results])
-    seconds = (time.perf_counter() - start) / len(results)
+    try:
+        weights = engine_on(bench).tune([result.loss for result in results], states)
+    finally:
+        seconds = (time.perf_counter() - start) / len(results)
+        for result in results:
+            result.seconds += StageSeconds(tuning=seconds)
     for result, phi in zip(results, weights, strict=True):
-        _add_seconds(result, "local_search", seconds)
         if isinstance(phi, Tensor):
             result.loss = result.loss.with_phi(phi)
         else:
@@ -103,13 +178,14 @@ def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
         return
     start = time.perf_counter()
     found = correlations(bench, [result.loss for result in results])
+    seconds = (time.perf_counter() - start) / len(results)
     for result, one in zip(results, found, strict=True):
         result.correlation = one.g
         if one.diverged:
             result.verdict, result.reason = "diverged", diverged(REJECTION)
         elif one.rejects:
             result.verdict = "rejected"
-        _add_seconds(result, "filters", (time.perf_counter() - start) / len(results))
+        result.seconds += StageSeconds(filters=seconds)
 
 
 def _find_key(bench: Workbench, result: Screening) -> None:
@@ -119,8 +195,4 @@ def _find_key(bench: Workbench, result: Screening) -> None:
         result.gradient_key = gradient_key(bench, result.loss)
     except DivergedError as error:
         result.verdict, result.reason = "diverged", diverged(EQUIVALENCE, error)
-    _add_seconds(result, "filters", time.perf_counter() - start)
-
-
-def _add_seconds(result: Screening, stage: str, seconds: float) -> None:
-    result.seconds[stage] = result.seconds.get(stage, 0.0) + seconds
+    result.seconds += StageSeconds(filters=time.perf_counter() - start)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-from evomal.training.numerics import DivergedError
+if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is quick
+    from evomal.training.numerics import DivergedError
 
 WEIGHTS = "optimising its weights"
 REJECTION = "the rejection protocol"
@@ -13,6 +16,39 @@ EQUIVALENCE = "gradient equivalence"
 TRAINING = "its training"
 
 _NOTE = "in the stage: "
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Wall-clock time that a candidate took; None for a stage that it did not go through.
+
+    Attributes
+    ----------
+    tuning
+        Algorithm 1.
+    filters
+        The rejection protocol and gradient equivalence.
+    training
+        Partial training, on all tasks.
+    """
+
+    tuning: float | None = None
+    filters: float | None = None
+    training: float | None = None
+
+    @property
+    def total(self) -> float:
+        """Of all stages."""
+        return sum(part for part in (self.tuning, self.filters, self.training) if part is not None)
+
+    def __add__(self, other: StageSeconds) -> StageSeconds:
+        """The sum by stage."""
+        total = {}
+        for field in fields(self):
+            parts = [getattr(self, field.name), getattr(other, field.name)]
+            known = [part for part in parts if part is not None]
+            total[field.name] = sum(known) if known else None
+        return StageSeconds(**total)
 
 
 @contextmanager

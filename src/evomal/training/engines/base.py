@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -11,9 +12,12 @@ from torch import Tensor
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.task import Task
 from evomal.training.halving import LearningCurve
+from evomal.training.meta_training import Tuning, first_state
 from evomal.training.numerics import DivergedError, is_out_of_memory
+from evomal.training.tuning_state import TuningPaused, TuningState
 from evomal.training.workbench import Workbench
 
+S = TypeVar("S")
 T = TypeVar("T")
 EngineName = Literal["loop", "batched", "stacked"]
 
@@ -73,12 +77,41 @@ class Engine(ABC):
         `size` is the maximum; None means a single group.
         """
 
-    @abstractmethod
-    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
-        """φ of every loss after Algorithm 1, or the error if it diverged.
+    def tune(
+        self, losses: Sequence[MetaLoss], states: Sequence[TuningState] = ()
+    ) -> list[Tensor | DivergedError]:
+        """φ of every loss after Algorithm 1, or that it diverged.
 
-        The result does not depend on the other losses in the group, up to rounding.
+        It is the same, up to rounding, whichever losses are in the group; and to the last bit,
+        however often it pauses.
+
+        Parameters
+        ----------
+        losses
+            The losses to tune.
+        states
+            Where to go on, for every loss; by default at the start.
+
+        Raises
+        ------
+        TuningPaused
+            If it is time to pause (`evomal.training.numerics.pausing`).
         """
+        before = list(states) or [first_state(self.bench, loss) for loss in losses]
+        after: list[TuningState | DivergedError] = []
+        # A group that did not fit in the memory pauses with its parts at different steps.
+        tunings = zip(losses, before, strict=True)
+        for _, part in groupby(tunings, key=lambda tuning: tuning[1].step):
+            after += halved_if_too_large(self._advance, list(part))
+        last = self.bench.tuning.meta_steps
+        if any(isinstance(one, TuningState) and one.step < last for one in after):
+            pairs = zip(before, after, strict=True)
+            raise TuningPaused([b if isinstance(a, DivergedError) else a for b, a in pairs])
+        return [one if isinstance(one, DivergedError) else one.phi for one in after]
+
+    @abstractmethod
+    def _advance(self, tunings: Sequence[Tuning]) -> list[TuningState | DivergedError]:
+        """Algorithm 1 on losses after the same number of meta steps, to its end or a pause."""
 
     @abstractmethod
     def train(
@@ -90,15 +123,13 @@ class Engine(ABC):
         """
 
 
-def halved_if_too_large(
-    work: Callable[[Sequence[MetaLoss]], list[T]], losses: Sequence[MetaLoss]
-) -> list[T]:
+def halved_if_too_large(work: Callable[[Sequence[S]], list[T]], group: Sequence[S]) -> list[T]:
     """Process a group; if it does not fit in memory, process it in two halves."""
     try:
-        return work(losses)
+        return work(group)
     except (RuntimeError, MemoryError) as error:
-        if len(losses) == 1 or not is_out_of_memory(error):
+        if len(group) == 1 or not is_out_of_memory(error):
             raise
-    middle = len(losses) // 2  # outside the handler, whose traceback keeps all tensors alive
-    halves = losses[:middle], losses[middle:]
+    middle = len(group) // 2  # outside the handler, whose traceback holds all tensors
+    halves = group[:middle], group[middle:]
     return [one for half in halves for one in halved_if_too_large(work, half)]

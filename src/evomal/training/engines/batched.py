@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import ClassVar, final
-
-from torch import Tensor
 
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.task import Task
-from evomal.training.engines.base import Engine, EngineName, Training, halved_if_too_large
+from evomal.training.engines.base import Engine, EngineName, Training
 from evomal.training.engines.loop import trained_in_turn
-from evomal.training.meta_training import optimize_weights_of_group
+from evomal.training.meta_training import Tuning, tune_group
 from evomal.training.numerics import DivergedError
 from evomal.training.support import group_problem
+from evomal.training.tuning_state import TuningState
 
 TAPER = 3
 """A group has at most one in this many of the remaining losses, so that workers do not wait long
@@ -43,13 +41,12 @@ class BatchedEngine(Engine):
             count -= sizes[-1]
         return sizes
 
-    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
-        """Tune all losses together."""
-        work = partial(optimize_weights_of_group, self.bench, stacked=False)
-        return halved_if_too_large(work, losses)
-
     def train(
         self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
         """Train one loss at a time."""
         return trained_in_turn(self.bench, losses, index, bars)
+
+    def _advance(self, tunings: Sequence[Tuning]) -> list[TuningState | DivergedError]:
+        """Tune all losses together."""
+        return tune_group(self.bench, tunings, stacked=False)

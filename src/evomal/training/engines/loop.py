@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, final
 
-from torch import Tensor
-
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.task import Task
 from evomal.training.engines.base import Engine, EngineName, Training
 from evomal.training.loop import halved_training, partial_training
-from evomal.training.meta_training import optimize_weights
+from evomal.training.meta_training import Tuning, tune_alone
 from evomal.training.numerics import DivergedError
 from evomal.training.stages import TRAINING, diverged
+from evomal.training.tuning_state import TuningState
 from evomal.training.workbench import Workbench
 
 
@@ -36,19 +35,19 @@ class LoopEngine(Engine):
         """Groups of one."""
         return [1] * count
 
-    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
-        """Tune one loss at a time."""
-        return [self._tuned(loss) for loss in losses]
-
     def train(
         self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
         """Train one loss at a time."""
         return trained_in_turn(self.bench, losses, index, bars)
 
-    def _tuned(self, loss: MetaLoss) -> Tensor | DivergedError:
+    def _advance(self, tunings: Sequence[Tuning]) -> list[TuningState | DivergedError]:
+        """Tune one loss at a time."""
+        return [self._tuned(tuning) for tuning in tunings]
+
+    def _tuned(self, tuning: Tuning) -> TuningState | DivergedError:
         try:
-            return optimize_weights(self.bench, loss)
+            return tune_alone(self.bench, tuning)
         except DivergedError as error:
             return error.with_traceback(None)  # because it keeps tensors alive
 

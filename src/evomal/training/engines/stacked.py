@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import ClassVar, final
-
-from torch import Tensor
 
 from evomal.losses.meta import MetaLoss
 from evomal.tasks.task import Task
 from evomal.training.engines.base import Engine, EngineName, Training, halved_if_too_large
 from evomal.training.engines.loop import trained_in_turn
 from evomal.training.halving import LearningCurve
-from evomal.training.meta_training import optimize_weights_of_group
+from evomal.training.meta_training import Tuning, tune_group
 from evomal.training.numerics import DivergedError
 from evomal.training.stack import stacked_training
 from evomal.training.support import group_problem
+from evomal.training.tuning_state import TuningState
 
 
 @final
@@ -38,11 +36,6 @@ class StackedEngine(Engine):
         size = size or max(count, 1)
         return [min(size, count - start) for start in range(0, count, size)]
 
-    def tune(self, losses: Sequence[MetaLoss]) -> list[Tensor | DivergedError]:
-        """Tune all losses together."""
-        work = partial(optimize_weights_of_group, self.bench, stacked=True)
-        return halved_if_too_large(work, losses)
-
     def train(
         self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
@@ -57,3 +50,7 @@ class StackedEngine(Engine):
             return stacked_training(task, group, steps, bench.seed, bars)
 
         return [Training(curve) for curve in halved_if_too_large(work, own)]
+
+    def _advance(self, tunings: Sequence[Tuning]) -> list[TuningState | DivergedError]:
+        """Tune all losses together."""
+        return tune_group(self.bench, tunings, stacked=True)

@@ -150,7 +150,7 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
 
     def note(name: str, layer: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
         if args:  # not called by keyword
-            calls[name].append(_Call(args[0], outputs, outputs._version))
+            calls[name].append(_Call(args[0], outputs, outputs.grad_fn))
 
     hooks = [
         layer.register_forward_hook(partial(note, name), prepend=True)
@@ -168,7 +168,7 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
             continue
         (call,) = calls[name]
         types = {call.inputs.dtype, call.outputs.dtype, theta[own[0]].dtype}
-        if call.outputs._version != call.version or len(types) > 1:
+        if call.outputs.grad_fn is not call.origin or len(types) > 1:  # changed in place
             continue
         if _is_all(output, u, call.outputs, [theta[one] for one in own]):
             low_rank = isinstance(layer, nn.Linear) and _pays(layer, call.inputs, len(u), rows)
@@ -182,8 +182,8 @@ def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
 class _Call:
     inputs: Tensor
     outputs: Tensor
-    version: int
-    """Version counter of the outputs, which grows if they are changed in place."""
+    origin: Any
+    """``grad_fn`` of the outputs when they were made; another one if they are changed in place."""
 
 
 def _is_plain(layer: nn.Module) -> bool:
