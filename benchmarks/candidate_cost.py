@@ -1,16 +1,16 @@
-"""What a candidate costs at paper settings: ours on all workers against the naive peer, in pairs.
+"""The cost of a candidate at paper settings: ours on all workers against the naive peer, in pairs.
 
 Run: EVOMAL_DATA=… python benchmarks/candidate_cost.py [--tasks diabetes/mlp mnist/lenet5] [--n 5]
 
-Every stage is timed in pieces of `--steps` steps, ours and the peer's in turn, once to warm up and
-then n times, and multiplied up to the paper's 250 meta steps, the task's rejection steps and 500
-training steps. Ours works as a search does, with one thread on each of `--workers` processes (on a
-GPU: in this process); the time of a piece divided by the candidates done in it is what one costs.
-The peer (`naive_peer.py`) has all cores as threads. The losses are four of 4 to 13 nodes.
+Every stage is timed in pieces of `--steps` steps, ours and the peer's alternately, once to warm up
+and then n times, and scaled to the paper's 250 meta steps, the task's rejection steps and 500
+training steps. Ours works like a search, with one thread in each of `--workers` processes (on a
+GPU: in this process); the cost of a candidate is the time of a piece divided by its candidates. The
+peer (`naive_peer.py`) uses all cores as threads. There are four losses of 4 to 13 nodes.
 
-The last lines put the stages together: for a candidate that passes all of them, and for the mean
-candidate of a generation in which the share `--promising` is promising, without and with
-`--prescreen`. Prints hardware, versions, n, medians, spreads and ratios from the one run.
+The last lines combine the stages: for a candidate that passes all of them, and for the mean
+candidate of a generation of which the fraction `--promising` is promising, without and with
+`--prescreen`. Prints hardware, versions, n, medians, spreads and ratios from one run.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def ours(executor: Executor, losses: Losses) -> dict[str, Piece]:
 
 
 def peers(task: Task, losses: Losses, steps: int) -> dict[str, Piece]:
-    """The same of the naive peer: one candidate, the losses in turn."""
+    """The same for the naive peer: one candidate, alternating the losses."""
     import naive_peer
 
     learner = naive_peer.new_learner(task)
@@ -183,7 +183,7 @@ def main() -> None:
 
 
 def pairs(first: Piece, second: Piece, n: int) -> list[tuple[float, float]]:
-    """Seconds per piece of both, n times in turn after one to warm up."""
+    """Seconds per piece of both, n times alternately after a warm-up."""
     return [(first(), second()) for _ in range(n + 1)][1:]
 
 
@@ -218,9 +218,9 @@ def row(label: str, own: float, peer: float, more: str = "") -> None:
 
 
 def print_floor(task: Task, workers: int, group: int | None) -> None:
-    """Print what the arithmetic of a meta step and of a training step takes, at that of products.
+    """Print the time of the arithmetic of a meta step and a training step, at the rate of products.
 
-    A meta step has the forward pass that its group shares, and the equivalent of seven more:
+    A meta step has the forward pass shared by its group, and the equivalent of seven more:
     pull-back 2, forward at the updated parameters 1, its gradient 2, forward-mode product 2.
     """
     size = 2048
@@ -252,7 +252,7 @@ def print_machine(more: str) -> None:
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system provides it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

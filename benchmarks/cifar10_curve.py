@@ -1,9 +1,9 @@
-"""How a network learns CIFAR-10 in a few minutes: test error at every half epoch.
+"""Training of a network on CIFAR-10 for a few minutes: test error at every half epoch.
 
 Run: EVOMAL_DATA=… python benchmarks/cifar10_curve.py [--task cifar10/allcnnc] [--minutes 10]
 
-The settings are the task's own (paper, section 4.2), and the loss is cross-entropy. The minutes are
-those of training; the evaluations come on top.
+The settings are the task's (paper, section 4.2), and the loss is cross-entropy. The minutes are for
+training only, without evaluations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import evomal
 from evomal.training.loop import performance, train
 
 MOST_EPOCHS = 100
-"""After which it ends before the time is up."""
+"""Maximum number of epochs."""
 
 
 def main() -> None:

@@ -1,17 +1,17 @@
-"""How busy a cluster is: replays the recorded durations of a run on 1 to 10 000 simulated workers.
+"""Utilisation of a cluster: replays recorded durations of a run on 1 to 10 000 simulated workers.
 
 Run: python benchmarks/cluster_simulation.py RUN [--generations 20] [--workers 1 2 5 …]
 
 RUN is the directory of a finished run; its candidates' seconds are drawn with replacement,
 generation by generation. Two ways to use the workers are simulated:
 
-- one run: generations as evomal schedules them. A candidate is screened, then decided when all
-  before it in the population are, then trained; the next generation begins when all are done.
+- one run: generations as scheduled by evomal. A candidate is screened, then decided after all
+  earlier ones in the population, then trained; the next generation begins when all are done.
 - many runs: independent runs (other seeds, tasks, methods) share the workers, one run for every
-  `--share` of them. Every run's result is what it would be alone.
+  `--share` of them. Every run gives the same result as alone.
 
-Busy share: seconds of work ÷ (workers × seconds until the last is done). Speed-up: work done per
-second, relative to one worker.
+Busy: seconds of work ÷ (workers × seconds until the last is done). Speed-up: work done per second,
+relative to one worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from evomal.runs.run import Run
 
 @dataclass(frozen=True)
 class Durations:
-    """Seconds of a candidate's screening and of its training; 0 for what it does not go through."""
+    """Seconds of a candidate's screening and training; 0 for skipped stages."""
 
     screening: float
     training: float
@@ -50,7 +50,7 @@ def recorded(run_dir: Path) -> list[list[Durations]]:
 
 @dataclass
 class SimulatedRun:
-    """One run: what it could start now, and what it waits for."""
+    """One run: the work that it can start now, and the work in progress."""
 
     record: Sequence[Sequence[Durations]]
     generations: int
@@ -76,7 +76,7 @@ class SimulatedRun:
         return None
 
     def finish(self, stage: str, index: int) -> None:
-        """Take note that a piece of work is done."""
+        """Record that a piece of work is done."""
         if stage == "training":
             self.unfinished -= 1
             return
@@ -96,7 +96,7 @@ class SimulatedRun:
         self._decide()
 
     def _decide(self) -> None:
-        """Decide in population order, as the schedule of evomal does."""
+        """Decide in population order, like evomal."""
         while self.decided < len(self.candidates) and self.decided in self.screened:
             if self.candidates[self.decided].training:
                 self.to_train.append(self.decided)

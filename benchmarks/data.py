@@ -1,8 +1,8 @@
-"""What data costs: loading CIFAR-10, holding it, augmenting a batch.
+"""The cost of data: loading CIFAR-10, its memory, augmenting a batch.
 
 Run: EVOMAL_DATA=… python benchmarks/data.py [--n 50] [--device cpu]
 
-On a GPU the share of augmentation in a training step of resnet18 is printed, too.
+On a GPU, the fraction of augmentation in a training step of resnet18 is printed, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evomal.tasks.pixels import crop_and_flip
 
 
 def milliseconds(work: Callable[[], object], n: int, device: torch.device) -> list[float]:
-    """Times of n calls, after a few to warm up."""
+    """Times of n calls, after a warm-up."""
     times = []
     for call in range(n + 5):
         start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""What `--halving` saves, and which losses it stops that would have ended among the best.
+"""The savings of `--halving`, and the number of good losses that it stops.
 
 Run: EVOMAL_DATA=… python benchmarks/halving.py [--tasks diabetes/mlp mnist/lenet5] [--n 60]
 
-Trains promising losses of generation 0, with all weights 1, to the end at paper settings and takes
-L_P at the rungs on the way. Then replays on these curves what halving would have stopped, in
-generations of 6 trained losses, the first of which sets the first bars.
+Trains promising losses of generation 0, with all weights 1, to the end at paper settings and
+records L_P at the rungs. Then replays the halving decisions on these curves, in generations of 6
+trained losses, the first of which sets the first bars.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GENERATION = 6  # a quarter of 25, as many as are promising
 
 
 def full_curves(task: evomal.Task, count: int, steps: int, workers: int) -> list[LearningCurve]:
-    """Of that many promising losses whose trainings do not diverge."""
+    """Curves of this many promising losses whose trainings do not diverge."""
     settings = EvoMALSettings(testing_steps=steps)
     losses = candidates(task.form, 6 * count)
     executor = LocalProcesses([task], settings, 0, workers)
@@ -51,7 +51,7 @@ def full_curves(task: evomal.Task, count: int, steps: int, workers: int) -> list
 
 
 def replay(curves: Sequence[LearningCurve], steps: int) -> list[int]:
-    """After how many steps each training would have ended."""
+    """Number of steps after which each training would have ended."""
     shown: list[LearningCurve] = []
     ends = []
     for start in range(0, len(curves), GENERATION):

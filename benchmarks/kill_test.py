@@ -49,7 +49,7 @@ SETTINGS = {
 LONGER = {"baseline": {"testing-steps": 3000}, "ml3": {"meta-steps": 400, "restarts": 3}}
 """Settings of methods that have few candidates, for runs of some seconds."""
 KINDS = ("coordinator", "power loss", "worker", "ctrl-c")
-PATIENCE = 60.0  # seconds that something may take which must happen
+PATIENCE = 60.0  # timeout in seconds for expected events
 
 
 @dataclass
@@ -71,7 +71,7 @@ def evomal(*arguments: str) -> list[str]:
 
 
 def start(run_dir: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """Begin the run, or resume it if there is something to resume."""
+    """Start the run, or resume it if it exists."""
     execution = ["--workers", str(options.workers), "--executor", options.executor, "--quiet"]
     if (run_dir / "run.sqlite").exists():
         command = evomal("resume", str(run_dir), *execution)
@@ -86,7 +86,7 @@ def start(run_dir: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]
 
 
 def result(run_dir: Path) -> dict[str, Any]:
-    """What the run came to, without times and places."""
+    """The result of the run, without times and paths."""
     output = subprocess.run(
         evomal("show", str(run_dir), "--json"), check=True, capture_output=True
     ).stdout
@@ -100,7 +100,7 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         commands = {int(c): Path(f"/proc/{c}/cmdline").read_bytes() for c in children}
-    except OSError:  # it ended meanwhile
+    except OSError:  # it has ended in the meantime
         return []
     return [pid for pid, command in commands.items() if b"spawn_main" in command]
 
@@ -117,7 +117,7 @@ def committed(run_dir: Path) -> int:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not just waiting to be reaped."""
+    """Whether a process is running and not a zombie."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -125,7 +125,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until_gone(pids: list[int]) -> int:
-    """How many processes do not end by themselves."""
+    """Number of processes that do not exit."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and any(map(is_running, pids)):
         time.sleep(0.05)
@@ -133,7 +133,7 @@ def wait_until_gone(pids: list[int]) -> int:
 
 
 def kill(process: subprocess.Popen[bytes], kind: str, run_dir: Path, rng: random.Random) -> int:
-    """Do it; the number of workers that outlive their coordinator."""
+    """Kill; return the number of workers that outlive their coordinator."""
     workers = workers_of(process)
     process.send_signal(signal.SIGINT if kind == "ctrl-c" else signal.SIGKILL)
     process.wait(PATIENCE)
@@ -148,7 +148,7 @@ def kill(process: subprocess.Popen[bytes], kind: str, run_dir: Path, rng: random
 def one_run(
     run_dir: Path, options: argparse.Namespace, rng: random.Random, longest: float, report: Report
 ) -> Counter[str]:
-    """Kill and resume a run until it finishes or enough was killed; what was done to it."""
+    """Kill and resume a run until it finishes or the kills are used up; return the kills."""
     done: Counter[str] = Counter()
     while True:
         process = start(run_dir, options)
@@ -165,7 +165,7 @@ def one_run(
                     report.kills[kind] += 1
                     done[kind] += 1
                 wants = report.kills.total() < options.n
-                try:  # once a session: a candidate that loses its worker twice is failed
+                try:  # once per session: a candidate that loses its worker twice is failed
                     process.wait(rng.uniform(0.0, longest / 2) if wants else None)
                 except subprocess.TimeoutExpired:
                     kind = "coordinator"

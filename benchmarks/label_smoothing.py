@@ -1,13 +1,13 @@
-"""What label smoothing costs by number of classes C: dense, sparse, none (paper, figure 14).
+"""The cost of label smoothing by number of classes C: dense, sparse, none (paper, figure 14).
 
 Run: python benchmarks/label_smoothing.py [--n 200] [--compile] [--figure PATH]
 
 Forward time of a batch of 100, with log-softmax and, as in the right half of the figure, from
 given log-probabilities: cross-entropy, torch's dense label smoothing and sparse label smoothing.
 Then forward and backward time from logits of torch's losses and all of ours, as ratios to torch's
-plain cross-entropy, eager and with `--compile` compiled; and for logits too many for the caches the
-share of the memory's bandwidth that forward and backward together reach, if they had only to read
-the logits and to write their gradient. The losses take turns; prints hardware, versions, n,
+plain cross-entropy, eager and with `--compile` compiled; and for logits larger than the caches, the
+fraction of memory bandwidth reached by forward and backward together, counting only reading the
+logits and writing their gradient. The losses are timed alternately; prints hardware, versions, n,
 medians, and quartiles as the spread.
 """
 
@@ -34,7 +34,7 @@ BLOCK, SETTLE, WARM_UP = 20, 2e-3, 1
 CLASSES = (3, 10, 30, 100, 300, 1000, 2000, 3000, 5000, 7000, 10_000)
 RATIO_CLASSES = (10, 10_000)
 BANDWIDTH_CLASSES = (10_000, 30_000)
-BANDWIDTH_LOGITS = {"cpu": 2**24, "cuda": 2**27}  # which no cache holds
+BANDWIDTH_LOGITS = {"cpu": 2**24, "cuda": 2**27}  # larger than any cache
 NAMES = ("cross-entropy", "label smoothing", "sparse")
 
 Work = Callable[[], object]
@@ -43,10 +43,10 @@ Times = dict[str, list[float]]
 
 
 def in_turn(work: Mapping[str, Work], n: int, device: torch.device) -> Times:
-    """Microseconds of n calls of each, in blocks that take turns.
+    """Microseconds of n calls of each, in alternating blocks.
 
-    The first call of a block is left out, and all in its first milliseconds, so that none pays for
-    the caches and the clock rate as its neighbour left them.
+    The first call of a block and all calls in its first milliseconds are left out, so that the
+    caches and the clock rate do not depend on the previous block.
     """
     times: Times = {name: [] for name in work}
     for _ in range(WARM_UP + -(-n // BLOCK)):
@@ -64,14 +64,14 @@ def in_turn(work: Mapping[str, Work], n: int, device: torch.device) -> Times:
 
 
 def dense_of_log_probabilities(log_f: Tensor, target: Tensor) -> Tensor:
-    """What torch's label smoothing does after log-softmax (equation 40)."""
+    """Torch's label smoothing after log-softmax (equation 40)."""
     smooth = -log_f.sum(dim=1).mean()
     nll = functional.nll_loss(log_f, target)
     return (1 - SMOOTHING) * nll + SMOOTHING / log_f.shape[1] * smooth
 
 
 def sparse_of_log_probabilities(log_f: Tensor, target: Tensor) -> Tensor:
-    """What sparse label smoothing does after log-softmax (equation 49)."""
+    """Sparse label smoothing after log-softmax (equation 49)."""
     log_p = -functional.nll_loss(log_f, target, reduction="none")
     return SPARSE.curve(log_p, log_f.shape[1]).mean()
 
@@ -183,7 +183,7 @@ def ratios(n: int, device: torch.device, compiled: bool) -> None:
 
 
 def bandwidth(n: int, device: torch.device) -> None:
-    """Print forward and backward times beside that of a copy, which moves as much at the least."""
+    """Print forward and backward times, and that of a copy, which moves the minimum of data."""
     for C in BANDWIDTH_CLASSES:
         pred, target = batch(C, device, BANDWIDTH_LOGITS[device.type] // C)
         losses = {name: TRAINED[name] for name in BANDWIDTH_LOSSES}
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="where to save figure 14")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # else it is chance which loss's tensors the system takes away in between
+    keep_freed_memory()  # otherwise it is random which loss's tensors return to the system
     device = torch.device(options.device)
     more = f"{device}, {options.threads} threads, batch {BATCH}, ξ = {SMOOTHING}, n = {options.n}"
     print_machine(f"{more}; freed memory kept; medians, quartiles in brackets")

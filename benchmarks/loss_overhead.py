@@ -1,10 +1,10 @@
-"""What a learned loss costs beside cross-entropy: in a training step, and alone.
+"""The cost of a learned loss compared with cross-entropy: in a training step, and alone.
 
 Run: EVOMAL_DATA=… python benchmarks/loss_overhead.py [--tasks mnist/lenet5 mnist/mlp] [--n 300]
 
-A training step (forward, loss, backward, fused SGD on one batch of 128) under a learned loss of 10
-nodes and one under the built-in loss are timed in turn, and so are both losses alone, forward and
-backward on the same logits. Prints hardware, versions, n, medians, quartiles and ratios.
+A training step (forward, loss, backward, fused SGD on one batch of 128) with a learned loss of 10
+nodes and one with the built-in loss are timed alternately, and so are both losses alone, forward
+and backward on the same logits. Prints hardware, versions, n, medians, quartiles and ratios.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def synchronize(task: Task) -> None:
 
 
 def compare(label: str, timed: Callable[[Loss], float], losses: tuple[Loss, Loss], n: int) -> None:
-    """Time both in turn, the first one first in every other pair; print."""
+    """Time both alternately, changing the order in every pair; print."""
     pairs = []
     for count in range(n + 20):
         order = (0, 1) if count % 2 else (1, 0)

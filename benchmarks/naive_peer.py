@@ -1,12 +1,12 @@
-"""EvoMAL's work on one candidate as ordinary research code does it: a peer to compare ours with.
+"""EvoMAL's work on one candidate in the style of ordinary research code, for comparison.
 
-`candidate_cost.py` times it. Needs ``higher`` (extra `bench`). One candidate at a time: `higher`
-differentiates through the
-training step, a shuffling DataLoader collates sample by sample, every step draws what it needs from
-torch's global generator, the loss is a recursive walk over the tree with one weight per edge. The
-steps, rates and batch sizes are the paper's. Images are standardised once, ahead of everything, so
-that no time goes to decoding; augmentation is done in whole batches. Not a second implementation:
-it takes losses of `y` and `f` and the built-in metrics, and checks nothing for divergence.
+Timed by `candidate_cost.py`. Needs ``higher`` (extra `bench`). One candidate at a time: `higher`
+differentiates through the training step, a shuffling DataLoader collates sample by sample, every
+step draws from torch's global generator, the loss is a recursive walk over the tree with one weight
+per edge. The steps, rates and batch sizes are the paper's. Images are standardised once in advance,
+so that no time is spent on decoding; augmentation works on whole batches. Not a second
+implementation: it supports only losses of `y` and `f` and the built-in metrics, and does not check
+for divergence.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MetaLossNetwork(nn.Module):
         self.phi = nn.Parameter(phi.clone())
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The mean over the batch; of the sums over the classes if there are any."""
+        """The mean over the batch, after summing over classes if there are any."""
         if self.link == "softmax":
             y = functional.one_hot(target, pred.shape[1]).to(pred.dtype)
             return self._value(0, y, torch.softmax(pred, dim=1)).sum(dim=1).mean()
@@ -113,7 +113,7 @@ def validation_batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def new_learner(task: Task) -> nn.Module:
-    """A fresh base learner; LeNet-5 with its activations before the pooling, as it is written."""
+    """A fresh base learner; LeNet-5 in its usual form, with activations before the pooling."""
     learner = task.model().to(task.device)
     if isinstance(learner, LeNet5):
         first, pool, relu, second, *_ = learner.features
@@ -155,7 +155,7 @@ def meta_backward(
     training: tuple[Tensor, Tensor],
     judging: tuple[Tensor, Tensor],
 ) -> None:
-    """Leave the gradient of L_T after one training step under `loss` in ``loss.phi.grad``."""
+    """Store the gradient of L_T after one training step with `loss` in ``loss.phi.grad``."""
     with higher.innerloop_ctx(
         learner,
         base_optimizer(task, learner),
@@ -169,7 +169,7 @@ def meta_backward(
 
 
 def rejection(task: Task, expression: Expression, phi: Tensor, steps: int) -> float:
-    """g: how much the metric falls when raw outputs are optimised instead (section 3.5.2)."""
+    """g: the decrease of the metric when raw outputs are optimised instead (section 3.5.2)."""
     loss = MetaLossNetwork(expression, task.link, phi).requires_grad_(False)
     inputs, targets = next(training_batches(task, REJECTION_BATCH))
     with torch.no_grad():
@@ -184,7 +184,7 @@ def rejection(task: Task, expression: Expression, phi: Tensor, steps: int) -> fl
 
 
 def metric(link: Link, pred: Tensor, target: Tensor) -> float:
-    """Mean squared error, or the share of wrong predictions, counted sample by sample."""
+    """Mean squared error, or the fraction of wrong predictions, counted sample by sample."""
     if link == "identity":
         return functional.mse_loss(pred, target).item()
     guesses = pred.argmax(dim=1) if link == "softmax" else (pred > 0).to(target.dtype).flatten()

@@ -1,9 +1,9 @@
-"""How often the rejection protocol says the same before and after the weights are optimised.
+"""Agreement of the rejection protocol before and after the weights are optimised.
 
 Run: EVOMAL_DATA=… python benchmarks/prescreen.py [--tasks diabetes/mlp mnist/lenet5] [--n 200]
 
-The candidates are those of generation 0 at paper settings, no two alike. Prints how the verdicts
-before (unit weights) and after go together, and what share of the time `--prescreen` saves on them.
+The candidates are distinct ones of generation 0 at paper settings. Prints the verdicts before (unit
+weights) and after as a table, and the fraction of time that `--prescreen` saves on them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def candidates(form: Form, count: int) -> list[SymbolicLoss]:
 
 
 def verdict(bench: Workbench, loss: SymbolicLoss) -> str:
-    """What the rejection protocol says."""
+    """The verdict of the rejection protocol."""
     try:
         return "rejected" if correlation(bench, loss) <= 0 else "promising"
     except DivergedError:

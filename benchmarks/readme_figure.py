@@ -21,7 +21,7 @@ LEARNED, OWN = "#d1495b", "#30638e"
 
 
 def draw_search(axes: Axes, run: evomal.Run) -> None:
-    """Best fitness so far by generation, and what the task loss scores."""
+    """Best fitness so far by generation, and the fitness of the task loss."""
     best = [generation.best for generation in run.generations]
     numbers = range(1, len(best) + 1)
     axes.plot(numbers, np.array(best, dtype=float), "o-", color=LEARNED, label="best learned loss")
@@ -32,7 +32,7 @@ def draw_search(axes: Axes, run: evomal.Run) -> None:
 
 
 def draw_loss(axes: Axes, run: evomal.Run) -> None:
-    """The learned loss for a target of 0, beside squared error."""
+    """The learned loss for a target of 0, and squared error."""
     f = torch.linspace(-2.5, 2.5, 401)
     y = torch.zeros_like(f)
     learned = run.best.loss.elementwise(y, f, run.best.loss.phi)

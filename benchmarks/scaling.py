@@ -1,11 +1,11 @@
-"""Whether two workers do twice the work, and what the coordinator costs in a long run.
+"""The speed-up of two workers, and the cost of the coordinator in a long run.
 
 Run: EVOMAL_DATA=… python benchmarks/scaling.py [--task mnist/lenet5] [--pairs 3]
 
 1. Candidates per minute with one and with two workers, one thread each, in pairs of the same search
-   (no start-up counted); the ratio of every pair.
-2. Coordinator: a search of 10 000 candidates whose work takes no time, so that all time is the
-   coordinator's; the time per candidate at the end, and the time from `resume` to the first work.
+   (without start-up); the ratio of every pair.
+2. Coordinator: a search of 10 000 candidates whose work takes no time, so that only the coordinator
+   is timed; the time per candidate at the end, and the time from `resume` to the first work.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PIECE: dict[str, Any] = {
 
 
 class Clock(evomal.Callback):
-    """When the run began, and when every candidate was finished."""
+    """Records the start of the run and the time of every finished candidate."""
 
     def __init__(self) -> None:
         self.start = 0.0
@@ -95,7 +95,7 @@ class Instant:
     def submit(
         self, function: Callable[..., Any], *args: Any, timeout: float | None = None
     ) -> Future[Any]:
-        """Make something up."""
+        """Return made-up results."""
         self.starts.append(time.perf_counter())
         future: Future[Any] = Future()
         if function is screen_candidates:

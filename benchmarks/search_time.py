@@ -1,10 +1,10 @@
-"""How long a whole search takes, projected from its first generations.
+"""The time of a whole search, projected from its first generations.
 
 Run: EVOMAL_DATA=… python benchmarks/search_time.py [--tasks diabetes/mlp mnist/lenet5]
 
-Runs the first generations of a search on all workers. The first one holds hardly any duplicates, so
-the projection takes the mean of the others for those still to come; with `--whole` the search is
-run to its end. Prints hardware, versions, seconds per generation and the projection.
+Runs the first generations of a search on all workers. The first one has hardly any duplicates, so
+the projection uses the mean of the others; with `--whole` the search is run to its end. Prints
+hardware, versions, seconds per generation and the projection.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import evomal
 
 
 class Classifier(nn.Module):
-    """Any module will do; this one returns one logit per row."""
+    """Any module works; this one returns one logit per row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def balanced_error(pred: torch.Tensor, target: torch.Tensor) -> float:
 
 
 def main() -> None:
-    """Search, save the loss, use it in a training loop of your own."""
+    """Search, save the loss, use it in your own training loop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run-dir", default=None)
     parser.add_argument("--generations", type=int, default=12)

@@ -1,4 +1,4 @@
-"""What the last hidden layer makes of test rows, by loss (paper, A.6, A.11, figures 12 and 18).
+"""Representations of test rows in the last hidden layer, by loss (paper, A.6, A.11, figs 12, 18).
 
 Run: python examples/representations.py mnist/lenet5 --figure tsne.png
 
@@ -66,14 +66,14 @@ def weighted_layers(learner: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def representations(task: evomal.Task, learner: nn.Module, data: Data) -> Tensor:
-    """What enters the last linear or convolutional layer to run, (rows, features), in eval mode.
+    """The inputs of the last linear or convolutional layer, (rows, features), in eval mode.
 
-    Maps of features are averaged over their positions, as is done behind a last convolution.
+    Feature maps are averaged over their positions, as after a last convolution.
     """
     entered: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered[:] = inputs[:1]  # a later layer's take the place of an earlier one's
+        entered[:] = inputs[:1]  # later layers overwrite earlier ones
 
     hooks = [layer.register_forward_pre_hook(keep) for layer in weighted_layers(learner)]
     pieces: list[Tensor] = []
@@ -173,7 +173,7 @@ def parsed_options() -> argparse.Namespace:
     add("task", help="name of a task with classes; `evomal tasks` lists them")
     add("--losses", nargs="+", metavar="LOSS", default=list(LOSSES), help=LOSS_HELP)
     add("--steps", type=number, default=2000, help="training steps (2000)")
-    add("--seed", type=int, default=0, help="of initial weights and batches (0)")
+    add("--seed", type=int, default=0, help="seed of initial weights and batches (0)")
     add("--rows", type=number, default=1000, help="test rows to represent (1000)")
     add("--figure", type=Path, help="where to save the t-SNE, as PNG, PDF or SVG")
     add("--workers", type=number, default=available_cores(), help="processes (one per core)")
@@ -185,13 +185,13 @@ def report(options: argparse.Namespace) -> None:
     """Train, print and save."""
     require_figure(options.figure)
     if options.rows < LEAST_ROWS:
-        raise evomal.InputError(f"--rows must be at least {LEAST_ROWS}, but is {options.rows}.")
+        raise evomal.InputError(f"--rows must be at least {LEAST_ROWS}, got {options.rows}.")
     task = classification_task(options.task, options.device)
     assert task.test is not None
     if len(weighted_layers(task.new_model(seed=0))) < 2:
         raise evomal.InputError(
-            f"The model of {task.name!r} has no hidden layer whose representations could differ; "
-            "choose another, such as mnist/lenet5."
+            f"The model of {task.name!r} has no hidden layer with representations; "
+            "choose another task, such as mnist/lenet5."
         )
     losses = list(dict.fromkeys(options.losses))
     for name in losses:
@@ -204,9 +204,9 @@ def report(options: argparse.Namespace) -> None:
     print(f"{title}, {features} features of {len(data)} test rows\n")
     print_table(found, classes)
     print(
-        "\nSilhouette score of the representations by true class, from -1 to 1: the higher, the "
-        "tighter the classes\nand the farther apart. It does not depend on their scale. There is "
-        "one training per loss, so that small\ndifferences can be chance; try other seeds."
+        "\nSilhouette score of the representations by true class, from -1 to 1: higher means "
+        "tighter and better\nseparated classes. It does not depend on scale. There is one training "
+        "per loss, so small\ndifferences can be due to chance; try other seeds."
     )
     if options.figure is not None:
         draw(found, classes, title).savefig(options.figure, dpi=120)

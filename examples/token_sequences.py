@@ -1,7 +1,7 @@
-"""Learn a loss for a small transformer on token ids: tell the module that a line of code is from.
+"""Learn a loss for a small transformer on token ids that classifies lines of code by module.
 
-The lines are those of four modules of Python's standard library, which are on every machine; a
-token is a character. Run: python examples/token_sequences.py
+The lines are from four modules of Python's standard library, available on every machine; a token is
+a character. Run: python examples/token_sequences.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOKENS = 128  # ASCII
 
 
 class Transformer(nn.Module):
-    """One encoder layer over the tokens, the mean over those that are no padding, logits."""
+    """One encoder layer over the tokens, the mean over tokens that are not padding, logits."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
 
 def lines_of(module: str) -> list[str]:
-    """The different lines of a module's source that are long enough to tell something."""
+    """The distinct lines of a module's source that are long enough to classify."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -76,7 +76,7 @@ def make_task() -> evomal.Task:
         link="softmax",
         optimizer=evomal.SGD(learning_rate=0.1, momentum=0.9, weight_decay=0.0),
         batch_size=64,
-        loss_inputs={"t": "progress"},  # the loss may change as the training goes on
+        loss_inputs={"t": "progress"},  # the loss may change during training
         testing_steps=1000,
         name="lines-of-code",
     )

@@ -2,8 +2,8 @@
 
 Run: python examples/training_curves.py mnist/lenet5 --figure curves.png
 
-With one seed all losses start from the same initial weights and see the same batches, so that their
-test errors are compared in pairs: among others, sparse label smoothing with label smoothing.
+For each seed, all losses start from the same initial weights and see the same batches, so test
+errors can be compared in pairs, such as sparse label smoothing with label smoothing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Curve:
 
 
 def classification_task(name: str, device: str = "cpu") -> evomal.Task:
-    """A built-in task, or an `InputError` if its outputs are no classes."""
+    """A built-in task, or an `InputError` if it is not a classification task."""
     task = evomal.load_task(name, device=device)
     if task.link != "softmax":
         raise evomal.InputError(
@@ -98,12 +98,12 @@ def classification_task(name: str, device: str = "cpu") -> evomal.Task:
 
 
 def named_loss(text: str, task: evomal.Task) -> Loss:
-    """The loss that a user names, with parameters after a colon if it is a handcrafted one.
+    """A loss given by the user, with parameters after a colon for handcrafted ones.
 
     Raises
     ------
     InputError
-        If there is no such loss or parameter, or the loss does not fit the task.
+        If there is no such loss or parameter, or the loss does not match the task.
     """
     name, colon, settings = text.partition(":")
     if colon and name in HANDCRAFTED_LOSSES:
@@ -131,7 +131,7 @@ def named_loss(text: str, task: evomal.Task) -> Loss:
 
 
 def some_rows(data: Data, count: int, *stream: str) -> Data:
-    """At most that many rows, always the same ones; a copy, which no task augments."""
+    """At most `count` rows, always the same ones; a copy, which is not augmented."""
     rows = derive_generator(*stream).permutation(len(data))[:count]
     rows.sort()
     return Data(data.inputs[rows], data.targets[rows])
@@ -194,7 +194,7 @@ def differences(curves: Sequence[Curve], reference: Sequence[Curve]) -> list[flo
 
 
 def signs(values: Sequence[float]) -> str:
-    """How many values are negative, zero and positive."""
+    """Numbers of negative, zero and positive values."""
     counts = (sum(v < 0 for v in values), sum(v == 0 for v in values), sum(v > 0 for v in values))
     return " / ".join(map(str, counts))
 
@@ -223,7 +223,7 @@ def print_table(curves: dict[str, list[Curve]], reference: str, seeds: int) -> N
 
 
 def caveats(task: evomal.Task, seeds: int) -> list[str]:
-    """What the table does and does not say."""
+    """Notes on the table."""
     lines = [
         "A difference is between trainings with the same seed, so the same initial weights and "
         "batches; lower / same / higher counts seeds.",
@@ -231,7 +231,7 @@ def caveats(task: evomal.Task, seeds: int) -> list[str]:
         "tuned for none of them.",
     ]
     if seeds == 1:
-        return [*lines, "One seed cannot tell a difference between losses from chance."]
+        return [*lines, "With one seed, a difference between losses can be due to chance."]
     factor = student_t.ppf(0.975, seeds - 1) / math.sqrt(seeds)
     return [
         f"± is the sample standard deviation over {seeds} seeds.",
@@ -301,7 +301,7 @@ def at_least_one(text: str) -> int:
     """A whole number, for argparse."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
 
 

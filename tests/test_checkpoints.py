@@ -278,7 +278,7 @@ def test_a_tuning_whose_time_is_up_goes_on_where_it_was(
             StopConditions, "seconds_left", lambda self: 0.0 if len(steps_made) == 5 else 99.0
         )
         run = search(regression_task(), run_dir=tmp_path / "late", max_time=99, **ML3)
-    assert (run.facts.status, run.facts.stop_reason) == ("stopped", "max_time of 99 s is up")
+    assert (run.facts.status, run.facts.stop_reason) == ("stopped", "max_time of 99 s exceeded")
     assert same(resume(run.run_dir, regression_task()), whole)
     assert steps_made == list(range(9))
 

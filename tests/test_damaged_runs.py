@@ -166,7 +166,7 @@ AREAS: dict[str, Callable[[bytes, Path], Iterator[Damage]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:The run was begun with")
+@pytest.mark.filterwarnings("ignore:The run was started with")
 @pytest.mark.parametrize(
     ("area", "kind"),
     [*((area, "interrupted") for area in AREAS), ("settings", "finished")],
@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a group size below 0": (SETTING.format("group_size", -1), "group_size"),
     "a size that is a text": (SETTING.format("population_size", "'5'"), "is '5', not a whole"),
     "half a step": (SETTING.format("meta_steps", 1.5), "is 1.5, not a whole number"),
-    "an unknown setting": (SETTING.format("speed", 9), "holds 'speed', which this evomal does"),
+    "an unknown setting": (SETTING.format("speed", 9), "has the unknown field 'speed'"),
     "a removed setting": (
         "UPDATE facts SET value = json_remove(value, '$.halving') WHERE name = 'settings'",
         "the settings lacks 'halving'",
@@ -222,7 +222,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "the method 'magic' is unknown",
     ),
     "a missing fact": ("DELETE FROM facts WHERE name = 'seed'", "the fact 'seed' is missing"),
-    "no JSON": ("UPDATE facts SET value = 'abc' WHERE name = 'form'", "which is no JSON text"),
+    "no JSON": ("UPDATE facts SET value = 'abc' WHERE name = 'form'", "which is not JSON"),
     "a dropped table": ("DROP TABLE printed_forms", "no such table: printed_forms"),
     "a generator of another kind": (
         "UPDATE generations SET state = "
@@ -240,7 +240,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "an expression without f": (
         "UPDATE generations SET state = json_set(state, '$.method.population[0].expression', 'y')",
-        "is none that the method could have made",
+        "is not one that the method can propose",
     ),
     "a member too few": (
         "UPDATE generations SET state = json_remove(state, '$.method.population[0]')",
@@ -248,16 +248,16 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "other counts than candidates": (
         "UPDATE generations SET state = json_set(state, '$.candidates', 6)",
-        "does not go with the finished candidates",
+        "is inconsistent with the finished candidates",
     ),
     "a candidate that is missing": (
         "DELETE FROM candidates WHERE number = 4",
-        "generation 0 counts other candidates than there are",
+        "the counts of generation 0 do not match",
     ),
-    "a generation that is missing": ("DELETE FROM generations", "a wrong generation"),
+    "a generation that is missing": ("DELETE FROM generations", "the wrong generation"),
     "a candidate never asked for": (
         "UPDATE candidates SET number = 50 WHERE number = 6",
-        "candidate 50 is not one that",
+        "candidate 50 is not the one that",
     ),
     "an unknown status": (
         "UPDATE candidates SET status = 'magic' WHERE number = 1",
@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "a source after the candidate": (
         "UPDATE candidates SET status = 'duplicate', source = 3 WHERE number = 1",
-        "candidate 3, which is not before it",
+        "candidate 3, which is not an earlier one",
     ),
     "an evaluated one without fitness": (
         "UPDATE candidates SET status = 'evaluated', fitness = NULL, source = NULL "
@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "proposed = json_set(proposed, '$.expression', 'add(y, f)', '$.phi', json('[1,1]')),"
         "loss = json_set(loss, '$.expression', 'add(y, f)', '$.phi', json('[1,1]')) "
         "WHERE number = 6",
-        "candidate 6 is not one that this evomal would try next",
+        "candidate 6 is not the one that this evomal would propose",
     ),
 }
 

@@ -142,8 +142,8 @@ def test_the_engine_follows_a_fixed_rule(monkeypatch: pytest.MonkeyPatch) -> Non
     assert chosen(plain) == ("batched", 4, on_cpu)
     assert chosen(image_task()) == ("batched", 4, on_cpu)
     assert chosen(plain, group_size=7) == ("batched", 7, on_cpu)
-    assert chosen(plain, engine="batched") == ("batched", 4, "as asked")
-    assert chosen(plain, engine="loop", group_size=7) == ("loop", 1, "as asked")
+    assert chosen(plain, engine="batched") == ("batched", 4, "as requested")
+    assert chosen(plain, engine="loop", group_size=7) == ("loop", 1, "as requested")
     several = "more than one base step is differentiated"
     assert chosen(plain, base_steps=2) == ("loop", 1, several)
     assert chosen(plain, tunes=False) == ("loop", 1, "the method does not tune weights")

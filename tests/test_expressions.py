@@ -216,9 +216,9 @@ def test_structure_agrees_with_a_recursive_tree(expression: Expression, graft: E
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ((), "lacks 1 argument"),
-        (("add",), "lacks 2 arguments"),
-        (("add", "y"), "lacks 1 argument"),
+        ((), "is missing 1 argument"),
+        (("add",), "is missing 2 arguments"),
+        (("add", "y"), "is missing 1 argument"),
         (("y", "f"), "complete before 'f'"),
         (("square", "y", "abs", "f"), "complete before 'abs'"),
         (("cosh", "y"), "complete before 'y'"),

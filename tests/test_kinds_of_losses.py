@@ -91,7 +91,7 @@ def test_regression_is_analysed_too() -> None:
 
 def test_a_network_is_analysed_with_fewer_classes() -> None:
     most = MOST_CLASSES_OF_A_NETWORK
-    with pytest.raises(InputError, match=f"at most {most}, but is {most + 1}"):
+    with pytest.raises(InputError, match=f"at most {most}, got {most + 1}"):
         analyze(NeuralLoss(link="softmax"), most + 1)
 
 

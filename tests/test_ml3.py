@@ -107,8 +107,8 @@ def test_tuning_betters_the_metric(task: Task, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"hidden": ()}, "1 to 16 hidden layers, but 0"),
-        ({"hidden": (0,)}, "whole number from 1 to 10000, but is 0"),
-        ({"hidden": 50}, "hidden widths are a list"),
+        ({"hidden": (0,)}, "whole number from 1 to 10000, got 0"),
+        ({"hidden": 50}, "hidden widths must be a list"),
         ({"restarts": 0}, "restarts must be a whole number from 1"),
     ],
 )

@@ -81,19 +81,19 @@ def nested(start: str, levels: int) -> str:
 def test_deeper_text_is_refused_with_the_limit_and_the_place(levels: int) -> None:
     with pytest.raises(InputError) as caught:
         parse(nested("abs(", levels))
-    assert f"may have {MOST_EDGES} edges" in str(caught.value)
+    assert f"at most {MOST_EDGES} edges" in str(caught.value)
     assert f"at position {4 * MOST_EDGES + 1} of '…" in str(caught.value)
 
 
 def test_longer_text_is_refused_with_the_limit() -> None:
     longest = "y".ljust(MOST_CHARACTERS)
     assert parse(longest).nodes == ("y",)
-    with pytest.raises(InputError, match=f"at most {MOST_CHARACTERS} are read"):
+    with pytest.raises(InputError, match=f"at most {MOST_CHARACTERS} are allowed"):
         parse(longest + " ")
 
 
 def test_what_is_no_text_is_refused() -> None:
-    with pytest.raises(InputError, match="but this is a list"):
+    with pytest.raises(InputError, match="not a list"):
         parse(["add", "y", "f"])  # type: ignore[arg-type]
     assert parse("mul(w, f)", ["w"]).inputs == ("w",)
 

@@ -24,7 +24,7 @@ from run_helpers import TINY, known_to, new_candidate, new_outcome, tiny_setting
 from tasks_for_tests import regression_task
 
 TASK = regression_task()
-BEGUN = begin_facts([TASK], "evomal", tiny_settings(engine="loop"), "as asked", 0)
+BEGUN = begin_facts([TASK], "evomal", tiny_settings(engine="loop"), "as requested", 0)
 FACTS = read_facts(json.loads(json.dumps({"started": "2026-01-01", **BEGUN})))
 LONG = "add(y, " * 9 + "f" + ")" * 9
 

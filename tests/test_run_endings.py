@@ -173,7 +173,7 @@ def test_the_clock_starts_with_the_call(tmp_path: Path, monkeypatch: pytest.Monk
     def set_up(settings: Any, *_: Any, **__: Any) -> Any:
         nonlocal now
         now += 100.0
-        return settings, "as asked"
+        return settings, "as requested"
 
     monkeypatch.setattr("evomal.runs.search.with_engine", set_up)
     run = search(
@@ -321,7 +321,7 @@ def test_the_command_line_refuses_an_empty_run_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["search", "diabetes/mlp", "--run-dir", ""]) == 2
-    assert "empty text" in capsys.readouterr().err
+    assert "directory is empty" in capsys.readouterr().err
     assert contents(tmp_path) == {}
 
 

@@ -114,7 +114,7 @@ class Doubled(FocalLoss):
 def test_a_curve_of_its_own_is_what_counts() -> None:
     pred, target = draw(5, 3), classes(5, count=3)
     torch.testing.assert_close(Doubled(2.0)(pred, target), 2 * FocalLoss(2.0)(pred, target))
-    with pytest.raises(NotImplementedError, match="neither terms nor a curve"):
+    with pytest.raises(NotImplementedError, match="neither coefficients nor a curve"):
         TargetLoss()(pred, target)
 
 

@@ -133,7 +133,7 @@ class Flaky:
 def test_a_search_goes_on_while_mlflow_is_away(tmp_path: Path, uri: str) -> None:
     tracker = MLflowTracker(uri)
     tracker._client = Flaky(tracker._client, 2)
-    with pytest.warns(UserWarning, match="MLflow does not answer: .*away; the search goes on"):
+    with pytest.warns(UserWarning, match="MLflow does not respond: .*away; the search continues"):
         run = search(regression_task(), run_dir=tmp_path / "run", callbacks=[tracker], **SEARCH)
     assert run.facts.status == "finished"
     assert in_mlflow(uri)[1] == expected(run)

@@ -58,7 +58,7 @@ class Methods:
             print_json([{"name": n, "description": m.description} for n, m in METHODS.items()])
             return 0
         cells = [[name, method.description] for name, method in METHODS.items()]
-        new_console().print(simple_table(["method", "what it searches"], cells))
+        new_console().print(simple_table(["method", "description"], cells))
         return 0
 
 
@@ -88,7 +88,7 @@ class Losses:
             print_json([dict(zip(names, row, strict=True)) for row in rows])
             return 0
         cells = [[name, link or "any", what, text or ""] for name, link, what, text in rows]
-        table = simple_table(["loss", "link", "what it is", "expression"], cells)
+        table = simple_table(["loss", "link", "description", "expression"], cells)
         table.columns[0].no_wrap = True
         new_console().print(table)
         return 0

@@ -90,7 +90,7 @@ class Train:
         """Train and compare."""
         import torch
 
-        from evomal.cli.tables import comparison_report, number_text
+        from evomal.cli.tables import comparison_report, format_number
         from evomal.losses.names import resolve_loss
         from evomal.tasks.functions import function_name
         from evomal.training.meta_testing import compare
@@ -106,7 +106,7 @@ class Train:
 
         def report(name: str, seed: int, value: float | None) -> None:
             if not (self.quiet or self.json_output):
-                outcome = "diverged" if value is None else number_text(value)
+                outcome = "diverged" if value is None else format_number(value)
                 console.print(f"{name}, seed {seed}: {outcome}")
 
         comparison = compare(

@@ -76,7 +76,7 @@ def _score(run: Run) -> str:
     if not run.facts.has_own_fitness:
         return "has not been trained yet"
     own = run.task_loss_fitness
-    return "diverges" if own is None else f"scores {number_text(own)}"
+    return "diverges" if own is None else f"scores {format_number(own)}"
 
 
 def _verdict(run: Run) -> str:
@@ -85,7 +85,7 @@ def _verdict(run: Run) -> str:
     assert own is not None
     if best == own:
         return (
-            f"The best loss is no better than the task loss: both score {number_text(own)}. If a "
+            f"The best loss is no better than the task loss: both score {format_number(own)}. If a "
             "constant prediction scores the same, neither has learned: raise --testing-steps, or "
             "choose a finer metric. Otherwise, search longer or with another seed."
         )
@@ -138,7 +138,7 @@ def leaderboard(entries: Sequence[BestLoss]) -> Table:
     table.add_column("formula", overflow="fold")
     for entry in pareto_front(entries)[:_LEADERS]:
         table.add_row(
-            number_text(entry.fitness), str(entry.size), line(entry.formula or _shape(entry))
+            format_number(entry.fitness), str(entry.size), line(entry.formula or _shape(entry))
         )
     return table
 
@@ -166,7 +166,7 @@ def _written(name: str, value: Any) -> str:
         return ", ".join(f"{weight:.6g}" for weight in value)
     if isinstance(value, Mapping):
         return ", ".join(f"{parameter} {of}" for parameter, of in value.items())
-    return number_text(value) if name == "fitness" else str(value)
+    return format_number(value) if name == "fitness" else str(value)
 
 
 def comparison_report(comparison: Comparison, metric: str, split: str) -> Group:
@@ -201,9 +201,9 @@ def _comparison_table(comparison: Comparison, metric: str) -> Table:
             table.add_row(
                 name,
                 f"{sample.learning_rate:g}",
-                number_text(sample.mean),
-                number_text(sample.std),
-                " ".join(number_text(value) for value in sample.values),
+                format_number(sample.mean),
+                format_number(sample.std),
+                " ".join(format_number(value) for value in sample.values),
             )
     return table
 
@@ -218,6 +218,6 @@ def simple_table(columns: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
-def number_text(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """A metric with four significant digits; a dash for none."""
     return "-" if value is None else f"{value:.4g}"

@@ -225,7 +225,7 @@ class GeneticProgramming(Method):
             raise InputError(f"the expression of {what} is damaged: {error}") from error
         require(
             expression.uses_both_arguments() and expression.height <= self.settings.max_height,
-            f"the expression of {what} is none that the method could have made",
+            f"the expression of {what} is not one that the method can propose",
         )
         require(
             0 <= stored.number < self._candidates, f"{what} is candidate {quoted(stored.number)}"

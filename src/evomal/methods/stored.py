@@ -37,7 +37,7 @@ def from_json(text: object, what: str) -> Any:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{what} is {quoted(text)}, which is no JSON text") from error
+        raise InputError(f"{what} is {quoted(text)}, which is not JSON") from error
 
 
 def typed(kind: Any, value: Any, what: str) -> Any:
@@ -107,7 +107,7 @@ def _record(kind: Any, fields: Mapping[str, Any], what: str) -> Any:
     missing = next((name for name in names if name not in fields), None)
     require(missing is None, f"{what} lacks {missing!r}")
     unknown = next((name for name in fields if name not in names), None)
-    require(unknown is None, f"{what} holds {quoted(unknown)}, which this evomal does not know")
+    require(unknown is None, f"{what} has the unknown field {quoted(unknown)}")
     return kind(**{name: typed(hints[name], fields[name], f"{what}, {name!r}") for name in names})
 
 

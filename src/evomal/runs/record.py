@@ -169,17 +169,17 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     kind = METHODS[method].settings_type
     settings: SearchSettings = typed(kind, fact(Any, "settings"), "the settings")
     settings.validate(form.inputs)
-    require(settings.engine != "auto", "the engine is 'auto', not the one that was chosen")
+    require(settings.engine != "auto", "the engine is 'auto' instead of the chosen one")
     tasks = [_task(task, form) for task in fact(tuple[Mapping[str, Any], ...], "tasks")]
     require(bool(tasks), "the run has no task")
     names = [task.name for task in tasks]
-    require(len(set(names)) == len(names), "two tasks have one name")
+    require(len(set(names)) == len(names), "two tasks have the same name")
     for name, values in {"task": names, "split": [task.split for task in tasks]}.items():
         expected = common(values)
         require(fact(Any, name) == expected, f"the fact {name!r} is not {quoted(expected)}")
     metrics = fact(str | tuple[str, ...], "metric")
     metrics = (metrics,) * len(tasks) if isinstance(metrics, str) else metrics
-    require(len(metrics) == len(tasks), "there are not as many metrics as tasks")
+    require(len(metrics) == len(tasks), "the numbers of metrics and tasks differ")
     seconds = optional(float | None, "seconds", None)
     require(seconds is None or seconds >= 0, f"the fact 'seconds' is {seconds}")
     versions = fact(Mapping[str, str], "versions")
@@ -242,13 +242,13 @@ def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> N
     require(
         method.state_dict()["candidates"] == before
         and len(record.generations) == method.generation >= last,
-        "the state of the method does not go with the finished candidates",
+        "the state of the method is inconsistent with the finished candidates",
     )
     asked = {} if method.finished else {c.number: c.identity for c in method.ask()}
     for candidate in (outcome.candidate for outcome in outcomes[before:]):
         require(
             asked.get(candidate.number) == candidate.identity,
-            f"candidate {candidate.number} is not one that this evomal would try next",
+            f"candidate {candidate.number} is not the one that this evomal would propose",
         )
 
 
@@ -270,7 +270,7 @@ def _task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
     for name, kind in (*_DESCRIPTION.items(), ("origin", Origin | None)):
         require(name in stored, f"a task lacks {name!r}")
         typed(kind, stored[name], f"a task's {name!r}")
-    require(typed(Form, stored["form"], "a task's form") == form, "a task has another form")
+    require(typed(Form, stored["form"], "a task's form") == form, "the tasks have different forms")
     require("learning_rate" in stored["optimizer"], "a task's optimizer lacks 'learning_rate'")
     description = {name: value for name, value in stored.items() if name != "origin"}
     origin = typed(Origin | None, stored["origin"], "a task's origin")
@@ -303,7 +303,9 @@ def _require_whole(
         f"the run is {facts.status} with {done} of {wanted} generations",
     )
     of = [outcome.candidate.generation for outcome in outcomes]
-    require(of == sorted(of) and max(of, default=0) <= done, "a candidate is in a wrong generation")
+    require(
+        of == sorted(of) and max(of, default=0) <= done, "a candidate is in the wrong generation"
+    )
     before = sum(generation < done for generation in of)
     first = [outcome.candidate.number for outcome in outcomes[:before]]
     require(first == list(range(before)), "a candidate of a finished generation is missing")
@@ -314,7 +316,7 @@ def _require_whole(
         require(
             counted[generation.number]
             == {status: n for status, n in generation.counts.items() if n},
-            f"generation {generation.number} counts other candidates than there are",
+            f"the counts of generation {generation.number} do not match its candidates",
         )
 
 
@@ -337,5 +339,5 @@ def _require_curves(facts: RunFacts, outcomes: Sequence[Outcome]) -> None:
         require(
             len(outcome.curves) == (len(facts.tasks) if trained else 0)
             and all(len(curve) <= most for curve in outcome.curves),
-            f"the curves of candidate {outcome.candidate.number} do not go with the settings",
+            f"the curves of candidate {outcome.candidate.number} do not match the settings",
         )

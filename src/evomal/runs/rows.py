@@ -123,11 +123,11 @@ def _require_sense(outcome: Outcome, what: str) -> None:
     status, source = outcome.status, outcome.source
     require(
         (source is not None) == (status in _INHERITED),
-        f"{what} is {status}, which does not go with its source",
+        f"{what} is {status}, which does not match its source",
     )
     require(
         source is None or 0 <= source < outcome.candidate.number,
-        f"{what} has its fitness from candidate {source}, which is not before it",
+        f"{what} has its fitness from candidate {source}, which is not an earlier one",
     )
     finite = math.isfinite(outcome.fitness)
     require(
@@ -137,11 +137,11 @@ def _require_sense(outcome: Outcome, what: str) -> None:
     require(not (finite and status in _UNTRAINED), f"{what} is {status}, but has a fitness")
     require(
         (status == "halted") <= outcome.halted and not (status == "evaluated" and outcome.halted),
-        f"{what} is {status}, which does not go with its halted training",
+        f"{what} is {status}, which does not match its halted training",
     )
     require(
         (outcome.loss is None) == (outcome.candidate.loss is None),
-        f"{what} has a loss before its work or after it, but not both",
+        f"{what} has a proposed or a final loss, but not both",
     )
 
 
@@ -181,7 +181,7 @@ def _flag(value: object, what: str) -> bool:
 def _curves(text: object, what: str) -> tuple[LearningCurve, ...]:
     infinity = Literal["Infinity"]
     curves = typed(tuple[tuple[float | infinity, ...], ...], from_json(text, what), what)
-    require(all(curves), f"{what} hold one without values")
+    require(all(curves), f"{what} have one without values")
     return tuple(tuple(map(float, curve)) for curve in curves)
 
 

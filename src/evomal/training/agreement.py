@@ -1,7 +1,7 @@
-"""Whether a fast way with a base learner agrees, in numbers, with the plain one.
+"""Numerical comparison of a fast method for a base learner with its reference.
 
-The plain way of a meta step is ordinary training steps and double backward; that of stacked
-trainings is each learner by itself.
+The reference for a meta step is ordinary training steps and double backward; for stacked trainings,
+it is training each learner separately.
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ from evomal.training.hypergradient.reverse import reverse_hypergradient
 from evomal.training.hypergradient.step import MetaStep, first_step
 from evomal.training.numerics import quiet_vmap
 from evomal.training.stack import stacked_outputs
-from evomal.training.trial import Failed, few_rows, kept, no_weights, probe_step, told, tried
+from evomal.training.trial import (
+    Failed,
+    as_input_error,
+    few_rows,
+    kept,
+    no_weights,
+    probe_step,
+    tried,
+)
 
 DRAWS = 8
-"""How often one that draws, as dropout does, is tried: on few rows two masks can be the same."""
+"""Number of trials for random learners, such as with dropout: on few rows, masks can coincide."""
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""How far two ways may be apart, relative to the norm; in other types `COARSE`."""
+"""Tolerance relative to the norm; `COARSE` for other dtypes."""
 COARSE = 0.1
 _TINY = 1e-12
 
@@ -40,7 +48,7 @@ _LOSSES = {
 
 @dataclass(frozen=True)
 class Results:
-    """Outputs (B, …) at θ₀; for every loss L_T(θ₁), (P,), and its gradient, None if not known."""
+    """Outputs (B, …) at θ₀; for every loss L_T(θ₁), (P,), and its gradient, None if unknown."""
 
     output: Tensor
     judgements: Tensor
@@ -51,19 +59,19 @@ MetaWay = Callable[[MetaStep, Sequence[MetaLoss], Sequence[Tensor]], Results]
 
 
 def difference(task: Task, way: MetaWay) -> str | None:
-    """Where a way of taking a meta step fails or differs from the plain one; None if nowhere.
+    """Where a method for meta steps fails or differs from the reference; None if nowhere.
 
-    What differs in single precision is tried again in double: deep networks make much of rounding.
+    Differences in single precision are checked in double: deep networks amplify rounding errors.
 
     Raises
     ------
     InputError
         If an ordinary training step fails.
     """
-    with told(partial(no_weights, task)):
+    with as_input_error(partial(no_weights, task)):
         draws = DRAWS if _draws(task) else 1
     for seed in range(draws):
-        with told(partial(no_weights, task)):
+        with as_input_error(partial(no_weights, task)):
             step = probe_step(task, seed)
             plain = _first_order(step)
         found = _difference_at(step, plain, way)
@@ -87,9 +95,9 @@ def _first_order(step: MetaStep) -> tuple[Tensor, Tensor]:
 def _difference_at(
     step: MetaStep, plain: tuple[Tensor, Tensor], way: MetaWay
 ) -> str | Failed | None:
-    """Where the numbers differ, or the error that is raised; None if neither.
+    """Where the numbers differ, or the error raised; None if neither.
 
-    `plain` are the outputs and judgements of ordinary steps.
+    `plain` are the outputs and task losses of ordinary steps.
     """
     losses, phis = _losses_and_phis(step)
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):
@@ -115,7 +123,7 @@ def _losses_and_phis(step: MetaStep) -> tuple[list[SymbolicLoss], list[Tensor]]:
 
 
 def probe_losses(step: MetaStep) -> list[tuple[SymbolicLoss, Tensor]]:
-    """Losses to try it with, and their weights φ."""
+    """Losses for the comparison, and their weights φ."""
     dtype = torch.float64 if _dtype(step) == torch.float64 else torch.float32
     return [
         (
@@ -129,7 +137,7 @@ def probe_losses(step: MetaStep) -> list[tuple[SymbolicLoss, Tensor]]:
 def _plain_gradients(
     step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """By double backward, or central differences where a learner does not support that."""
+    """Gradients by double backward, or by central differences if it is not supported."""
     gradients: list[Tensor | None] = []
     for loss, phi in zip(losses, phis, strict=True):
         found = tried(partial(reverse_hypergradient, loss, phi, step))
@@ -143,7 +151,7 @@ def _plain_gradients(
 def first_order(
     step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Outputs at θ₀, and L_T after one training step under every loss, without a gradient."""
+    """Outputs at θ₀, and L_T after one training step with every loss, without a gradient."""
     theta, (batch,) = step.parameters(), step.training
     judgements = []
     for loss, phi in zip(losses, phis, strict=True):
@@ -160,7 +168,7 @@ def first_order(
 
 
 def _central_differences(step: MetaStep, loss: MetaLoss, phi: Tensor) -> Tensor | None:
-    """∂L_T(θ₁)/∂φ from first derivatives alone; None if not in double precision."""
+    """∂L_T(θ₁)/∂φ from first derivatives only; None if not in double precision."""
     if phi.dtype != torch.float64:
         return None
     width = 1e-5
@@ -202,10 +210,10 @@ def stacked_training_difference(task: Task) -> str | None:
             f"{len(few_rows(task, task.train))} of its training rows ({problem}); fix the model."
         )
 
-    with told(message):
+    with as_input_error(message):
         draws = DRAWS if _draws(task) else 1
     for seed in range(draws):
-        with told(message):
+        with as_input_error(message):
             step = probe_step(task, seed)
             alone = _alone(step)
         same = tried(partial(_stacks_alike, step, alone))
@@ -218,11 +226,11 @@ def stacked_training_difference(task: Task) -> str | None:
     return None
 
 
-_SCALES = 1.0, 0.9  # of the parameters of the learners that are tried in a stack
+_SCALES = 1.0, 0.9  # scales of the parameters of stacked learners in the trial
 
 
 def _passes(step: MetaStep, learner: nn.Module, call: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Outputs in train mode, twice, as dropout goes on from where it was, then in eval mode."""
+    """Outputs in train mode, twice, because dropout continues its stream, then in eval mode."""
     (batch,) = step.training
     with step.rng("training"):
         outputs = [call(batch.inputs.clone()) for _ in range(2)]
@@ -234,7 +242,7 @@ def _passes(step: MetaStep, learner: nn.Module, call: Callable[[Tensor], Tensor]
 
 
 def _alone(step: MetaStep) -> list[tuple[list[Tensor], Tensor]]:
-    """Outputs and gradients of each learner by itself."""
+    """Outputs and gradients of each learner separately."""
     found = []
     for scale in _SCALES:
         learner = step.task.new_model(seed=0).to(_dtype(step))
@@ -250,7 +258,7 @@ def _alone(step: MetaStep) -> list[tuple[list[Tensor], Tensor]]:
 
 
 def _stacks_alike(step: MetaStep, alone: Sequence[tuple[list[Tensor], Tensor]]) -> bool:
-    """Whether outputs and gradients of two stacked learners are those of each alone."""
+    """Whether outputs and gradients of two stacked learners equal those of separate ones."""
     learner = step.learner
     both = {
         name: torch.stack([scale * p.detach() for scale in _SCALES]).requires_grad_()
@@ -275,7 +283,7 @@ def _stacks_alike_in_double(step: MetaStep) -> bool:
 
 
 def _one_vector(tensors: Sequence[Tensor]) -> Tensor:
-    """All elements: where a gradient should be 0, its rounding is small only beside the others."""
+    """All elements in one vector, relative to which rounding errors of zero gradients are small."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 

@@ -21,18 +21,18 @@ from evomal.training.raw_outputs import metric_on_few
 from evomal.training.workbench import Workbench
 
 PROGRESS_IN_KEY = (0.0, 0.5, 1.0)
-"""Where the gradients are compared of losses that depend on the progress of the training."""
+"""Progress at which gradients of losses that depend on it are compared."""
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """What the rejection protocol found for a loss.
+    """The result of the rejection protocol for a loss.
 
     Attributes
     ----------
     g
-        How much L_P falls when the raw outputs themselves are optimised; None if it diverged, or
-        if no task's metric is defined on these few rows, which is no verdict.
+        Decrease of L_P when the raw outputs themselves are optimised; None if it diverged, or if no
+        task's metric is defined on these few rows, so that nothing can be decided.
     diverged
         Whether an optimised output is not finite.
     """
@@ -47,10 +47,10 @@ class Correlation:
 
 
 def correlation(bench: Workbench, loss: Loss) -> float:
-    """g: how much L_P falls when the raw outputs themselves are optimised (eqs. 10 and 11).
+    """g: the decrease of L_P when the raw outputs themselves are optimised (eqs. 10 and 11).
 
-    The mean over the tasks whose metric is defined on the raw outputs before and after; NaN
-    without any. A loss with g ≤ 0 is rejected.
+    The mean over the tasks whose metric is defined on the raw outputs before and after; NaN if
+    there are none. A loss with g ≤ 0 is rejected.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def correlation(bench: Workbench, loss: Loss) -> float:
 
 
 def correlations(bench: Workbench, losses: Sequence[Loss]) -> list[Correlation]:
-    """`correlation` of every loss of a group, all optimised side by side."""
+    """`correlation` of every loss of a group, optimised in parallel."""
     falls: list[list[float]] = [[] for _ in losses]
     diverged = [False] * len(losses)
     parts = zip(bench.tasks, bench.raw_outputs, bench.metrics_before, strict=True)
@@ -98,7 +98,7 @@ def _optimize_outputs(
             loss(own, outputs.targets, **inputs)
             for loss, own in zip(losses, pred.unbind(), strict=True)
         ]
-        total = torch.stack(values).sum()  # one that is not finite leaves the others' slopes alone
+        total = torch.stack(values).sum()  # non-finite values do not affect the others' gradients
         (pred.grad,) = torch.autograd.grad(total, pred, materialize_grads=True)
         optimizer.step()
     return pred.detach().unbind()

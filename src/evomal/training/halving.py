@@ -1,8 +1,8 @@
-"""Successive halving of partial trainings: at each rung, what is worse than the median stops.
+"""Successive halving of partial trainings: at each rung, those worse than the median stop.
 
-The medians are of trainings that ended before, so that no training waits for another one, and a
-run that is resumed decides as one that was never stopped (Li et al. 2020, "A system for massively
-parallel hyperparameter tuning", has the same rungs, but decides by whatever has come back).
+The medians are over earlier trainings, so that trainings do not wait for each other, and a resumed
+run decides like an uninterrupted one (Li et al. 2020, "A system for massively parallel
+hyperparameter tuning", use the same rungs, but decide with all results available).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import statistics
 from collections.abc import Sequence
 
 LearningCurve = tuple[float, ...]
-"""L_P on validation data at the rungs that a training has reached, and at its end if it has."""
+"""L_P on validation data at the rungs reached by a training, and at its end if it was completed."""
 
 SHARES = (0.25, 0.5)
 
 
 def rungs(steps: int) -> list[int]:
-    """After which of a training's steps it is judged: a quarter and a half of them."""
+    """The steps at which a training is evaluated: a quarter and a half of all steps."""
     return sorted({math.ceil(share * steps) for share in SHARES} - {steps})
 
 
 def bars(curves: Sequence[LearningCurve], steps: int) -> LearningCurve:
-    """The worst L_P with which a training goes on at each rung: the median of those in `curves`.
+    """The worst L_P with which a training continues at each rung: the median over `curves`.
 
-    Infinite where none of them has come so far.
+    Infinite for rungs that none of them has reached.
     """
     reached = [[curve[i] for curve in curves if len(curve) > i] for i in range(len(rungs(steps)))]
     return tuple(statistics.median(values) if values else math.inf for values in reached)

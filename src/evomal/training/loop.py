@@ -30,7 +30,7 @@ from evomal.training.numerics import (
 )
 
 Observer = Callable[[nn.Module], bool | None]
-"""Looks at a base learner during its training, which ends there if it returns False."""
+"""Observes a base learner during its training; returning False ends the training."""
 
 NO_OBSERVERS: Mapping[int, Observer] = MappingProxyType({})
 
@@ -41,16 +41,16 @@ _EVALUATION_ROWS = {"cpu": 64, "cuda": 512}  # per forward pass when a metric is
 def take_steps(
     task: Task, steps: int, stream: Sequence[int | str], step: Callable[[int, Data], bool]
 ) -> None:
-    """Hand one training batch after the other to `step`, with its number from 1: the training loop.
+    """The training loop: call `step` with every training batch and its number, from 1.
 
     Parameters
     ----------
     task
-        Its training data.
+        The task with the training data.
     steps
-        At most so many.
+        Maximum number of steps.
     stream
-        Names the random stream of batches and of what layers draw.
+        Name of the random stream of batches and layers.
     step
         Takes an optimiser step; the loop ends when it returns False.
     """
@@ -73,7 +73,7 @@ def train(
     milestones: Sequence[float] = (),
     observers: Mapping[int, Observer] = NO_OBSERVERS,
 ) -> nn.Module:
-    """Train a fresh base learner for `steps` steps under `loss`.
+    """Train a fresh base learner for `steps` steps with `loss`.
 
     Parameters
     ----------
@@ -84,14 +84,14 @@ def train(
     steps
         Number of optimiser steps.
     stream
-        Names the random stream of θ₀, batches and dropout: equal streams train alike.
+        Name of the random stream of θ₀, batches and dropout: equal streams give equal trainings.
     optimizer
-        Instead of the task's own settings.
+        Replaces the task's settings.
     milestones
-        Shares of the steps after which the learning rate falls to a tenth.
+        Fractions of the steps at which the learning rate is divided by 10.
     observers
-        By the number of steps after which each is called, 0 for before the first. It may leave the
-        base learner in eval mode.
+        Observers by the number of steps after which each is called, 0 for before the first. They
+        may leave the base learner in eval mode.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def train(
         if number % _CHECK_EVERY == 0 or number == steps or number in observers:
             if not finite:
                 raise DivergedError("a prediction or the loss")
-            require_finite(parameters, "a weight of the model")  # or a gradient before
+            require_finite(parameters, "a weight of the model")  # or an earlier gradient
         return goes_on(number)
 
     if goes_on(0):
@@ -157,7 +157,7 @@ def new_sgd(parameters: Sequence[Tensor], settings: SGD) -> torch.optim.SGD:
 
 
 def can_be_fused(parameters: Sequence[Tensor]) -> bool:
-    """Whether torch's fused optimisers are to be used: on CPUs they skip 16-bit numbers."""
+    """Whether to use torch's fused optimisers: on CPUs they do not update 16-bit parameters."""
     return all(
         p.device.type == "cuda"
         or (p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64))
@@ -168,7 +168,7 @@ def can_be_fused(parameters: Sequence[Tensor]) -> bool:
 def own_inputs(
     task: Task, loss: TensorLoss, batch: Data, progress: float
 ) -> dict[str, Tensor | float]:
-    """What a loss takes beside prediction and target; nothing if it is not one of evomal's."""
+    """The extra inputs of a loss; none if it is not an evomal loss."""
     if not isinstance(loss, Loss):
         return {}
     given = task.loss_inputs(batch, progress)
@@ -197,16 +197,16 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
 
 
 def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
-    """The rows of one forward pass after the other, for a metric on a whole data split."""
+    """Slices of rows per forward pass, for a metric on a whole data split."""
     count = _EVALUATION_ROWS[task.device.type]
     for start in range(0, len(data), count):
         yield slice(start, start + count)
 
 
 def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
-    """L_P of raw outputs; a metric that draws sees the same draws at every call.
+    """L_P of raw outputs; a random metric gets the same draws at every call.
 
-    It is given copies, as it may work in place.
+    It receives copies, because it may work in place.
 
     Raises
     ------
@@ -223,12 +223,12 @@ def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:
 def partial_training(task: Task, loss: TensorLoss, steps: int, seed: int) -> float:
     """L_P on validation data after partial training (Algorithm 2); lower is better.
 
-    The mean over a run's tasks is a loss's fitness.
+    The fitness of a loss is the mean over the tasks of a run.
 
     Parameters
     ----------
     task
-        Its base learner starts from one θ₀ and sees one sequence of batches in the whole run.
+        The task; θ₀ and the sequence of batches are the same in the whole run.
     loss
         Any function of (pred, target).
     steps
@@ -248,20 +248,20 @@ def partial_training(task: Task, loss: TensorLoss, steps: int, seed: int) -> flo
 def halved_training(
     task: Task, loss: TensorLoss, steps: int, seed: int, bars: Sequence[float]
 ) -> LearningCurve:
-    """`partial_training` that is judged at its rungs, and stopped where L_P is above the bar.
+    """`partial_training` with evaluations at its rungs; stopped if L_P is above the bar.
 
     Parameters
     ----------
     task, loss, steps, seed
         As in `partial_training`.
     bars
-        Of every rung, as `evomal.training.halving.bars` finds them.
+        One per rung, from `evomal.training.halving.bars`.
 
     Returns
     -------
     LearningCurve
         L_P at every rung reached, infinite if the metric there is not finite, and at the end if it
-        got there: the same as without rungs.
+        was completed, which is the same as without rungs.
 
     Raises
     ------

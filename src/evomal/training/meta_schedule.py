@@ -1,4 +1,4 @@
-"""The meta steps of a run: which base learner and which batches each of them has."""
+"""The meta steps of a run: their base learners and batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evomal.training.trial import spoils_inputs
 
 
 class MetaSchedule:
-    """The meta steps of one task, their batches drawn ahead from (run seed, task)."""
+    """The meta steps of one task, with batches drawn ahead from (run seed, task)."""
 
     def __init__(self, task: Task, settings: TuningSettings, seed: int) -> None:
         self._task = task
@@ -44,7 +44,7 @@ class MetaSchedule:
 
     @cached_property
     def hypergradient(self) -> Callable[[MetaLoss, Tensor, MetaStep], Tensor]:
-        """The fast way where the base learner supports it, else the plain one."""
+        """The fast method if the base learner supports it, otherwise the reference."""
         fast = self._base_steps == 1 and forward_mode_problem(self._task) is None
         return forward_hypergradient if fast else reverse_hypergradient
 

@@ -1,4 +1,4 @@
-"""Meta-testing: a finished loss beside the task's own, on rows that no search has seen."""
+"""Meta-testing: comparison of a loss with the task loss on rows that no search has seen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evomal.training.loop import performance, train
 from evomal.training.numerics import DivergedError
 
 LEARNING_RATE_FACTORS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""What the base learning rate is multiplied with when it is tuned."""
+"""Factors of the base learning rate to try when tuning it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sample:
     values
         One per seed.
     learning_rate
-        Of the base optimiser.
+        Learning rate of the base optimiser.
     """
 
     values: Sequence[float | None]
@@ -64,7 +64,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A learned loss, the task loss, and the task loss with a tuned learning rate if asked for."""
+    """A learned loss, the task loss, and optionally the task loss with a tuned learning rate."""
 
     learned: Sample
     task_loss: Sample
@@ -89,32 +89,32 @@ def compare(
     tune_baseline: bool = False,
     report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
 ) -> Comparison:
-    """Train fresh base learners under a loss and under the task loss; test metric of each.
+    """Train fresh base learners with a loss and with the task loss, and compare test metrics.
 
-    With equal seed both start from the same θ₀ and see the same batches. No random stream is
+    With equal seeds, both start from the same θ₀ and see the same batches. No random stream is
     shared with a search.
 
     Parameters
     ----------
     task
-        Needs test data.
+        A task with test data.
     loss
         The loss to test.
     seeds
         One training per loss and seed.
     steps
-        Training steps; default the task's own number.
+        Training steps; default the task's number.
     tune_baseline
-        Also train under the task loss with the learning rate that gives the best validation
-        metric among `LEARNING_RATE_FACTORS` times the task's. A learned loss can act as nothing
-        but another learning rate (paper, section 5.5); this tells such a gain from others.
+        Also train with the task loss and the learning rate that gives the best validation metric
+        among `LEARNING_RATE_FACTORS` times the task's. A learned loss can merely act as a different
+        learning rate (paper, section 5.5); this distinguishes such a gain from others.
     report
         Called with the name of the loss, the seed and the metric after every training.
 
     Raises
     ------
     InputError
-        If the task has no test data, the loss does not fit the task, or there is nothing to do.
+        If the task has no test data, the loss does not match the task, or there are no seeds.
     """
     require_task(task)
     if task.test is None:
@@ -150,7 +150,7 @@ def tune_learning_rate(
     steps: int,
     report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
 ) -> float:
-    """The base learning rate with the best validation metric under the task loss.
+    """The base learning rate with the best validation metric for the task loss.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What every stage needs: batches drawn ahead, the test for divergence, the deadline, pauses."""
+"""Functions for all stages: batches drawn ahead, divergence tests, deadlines, pauses."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor
 
 
 class DivergedError(ArithmeticError):
-    """A stage met a value that is NaN or infinite; the message says which kind of value."""
+    """A stage produced NaN or infinity; the message names the value."""
 
     def __init__(self, what: str = "a value") -> None:
         super().__init__(f"{what} became NaN or infinite")
 
 
 METRIC = "the metric"
-"""How a `DivergedError` names a fitness."""
+"""Name of a fitness in a `DivergedError`."""
 
 
 class DeadlineError(TimeoutError):
-    """A stage ran past the `deadline` that it was given."""
+    """A stage exceeded its `deadline`."""
 
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
@@ -35,10 +35,10 @@ _pause: ContextVar[float] = ContextVar("pause", default=math.inf)
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Let the stages inside the block raise `DeadlineError` after that many seconds; None: never.
+    """Let stages inside the block raise `DeadlineError` after this many seconds; None means never.
 
-    For work in this process, which nothing can end from outside. A stage looks at the clock at
-    every step, so a step that hangs is not ended.
+    For work in this process, which cannot be ended from outside. Stages check the clock at every
+    step, so a step that hangs is not ended.
     """
     with _from_now(_deadline, seconds):
         yield
@@ -65,9 +65,9 @@ def _from_now(moment: ContextVar[float], seconds: float | None) -> Iterator[None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the CPU's or a GPU's memory is used up.
+    """Whether an error means that the memory of the CPU or a GPU is exhausted.
 
-    Of the CPU's, torch tells only in the words of a plain ``RuntimeError``.
+    For the CPU, torch raises a plain ``RuntimeError``, recognisable only by its message.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -87,7 +87,7 @@ def is_time_to_pause() -> bool:
 
 @contextmanager
 def quiet_vmap() -> Iterator[None]:
-    """No warning where ``torch.vmap`` does a small operation one by one, as in adaptive pooling."""
+    """Suppress the warning of ``torch.vmap`` about operations without batching, such as pooling."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
@@ -98,7 +98,7 @@ def draw_batches(
 ) -> Tensor:
     """Row indices of `steps` batches, shape (steps, min(batch_size, rows)), int64.
 
-    Every batch holds distinct rows, drawn afresh; batch i does not depend on `steps`.
+    Every batch has distinct, independently drawn rows; batch i does not depend on `steps`.
     """
     size = min(batch_size, rows)
     batches = np.empty((steps, size), dtype=np.int64)
@@ -111,7 +111,7 @@ def draw_batches(
 def require_finite(tensors: Iterable[Tensor], *names: str) -> None:
     """Raise `DivergedError` if an element is NaN or infinite.
 
-    `names` say what the tensors are, in their order; the last one stands for all that follow.
+    `names` are the names of the tensors in order; the last one applies to all following ones.
     """
     tensors = list(tensors)
     if all_finite(tensors):
@@ -121,18 +121,18 @@ def require_finite(tensors: Iterable[Tensor], *names: str) -> None:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether no element is NaN or infinite: a tensor (), so that nobody waits for a GPU here."""
+    """Whether no element is NaN or infinite: a tensor (), to avoid synchronising a GPU."""
     tensors = [tensor.detach() for tensor in tensors]
     if not tensors[0].is_cpu:
         return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
-    # A finite sum proves all its terms finite, and is the cheapest pass over large gradients; the
-    # sum of large finite terms can overflow, so that a non-finite one proves nothing.
+    # A finite sum proves that all terms are finite, and is the cheapest pass over large gradients;
+    # the sum of large finite terms can overflow, so a non-finite sum proves nothing.
     total = torch.stack([tensor.sum() for tensor in tensors]).sum()
     finite = bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
     return torch.tensor(finite)
 
 
 def finite_rows(tensors: Sequence[Tensor]) -> Tensor:
-    """Which rows of all tensors (P, …) hold finite numbers only, shape (P,)."""
+    """Mask of rows with only finite numbers in all tensors (P, …), shape (P,)."""
     rows = [tensor.detach().reshape(len(tensor), -1).isfinite().all(dim=1) for tensor in tensors]
     return torch.stack(rows).all(dim=0)

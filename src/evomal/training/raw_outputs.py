@@ -20,10 +20,10 @@ from evomal.training.numerics import draw_batches, is_out_of_memory
 def raw_outputs(task: Task, count: int, seed: int) -> Data:
     """ŷ: raw outputs of an untrained base learner for `count` training rows, with their targets.
 
-    Fixed for a run. The rows are a random sample, but for a few of every class
-    (`evomal.tasks.classes.with_every_class`), without which many a metric is undefined. The
-    learner is in train mode; it is discarded, statistics and all. Outputs and targets of 16 bits
-    are given in single precision: steps of Adam are lost in 16.
+    Fixed for a run. The rows are a random sample that includes a few of every class
+    (`evomal.tasks.classes.with_every_class`), because many metrics are undefined otherwise. The
+    learner is in train mode and discarded afterwards. 16-bit outputs and targets are converted to
+    single precision, because Adam's steps would be lost in 16 bits.
     """
     stream = (seed, "raw-outputs", task.name)
     rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
@@ -38,7 +38,7 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
 
 
 def metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
-    """L_P; NaN where it is undefined or fails, as many a metric is on a few rows."""
+    """L_P; NaN if it is undefined or fails, like many metrics on a few rows."""
     try:
         return finite_metric(task, pred, target)
     except OWN_CODE_ERRORS as error:

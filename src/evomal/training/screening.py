@@ -1,4 +1,4 @@
-"""Everything about one candidate that needs no other: its weights and the filters' verdict."""
+"""Screening of a candidate, independently of others: tuning its weights and the filters."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Screening:
     Attributes
     ----------
     loss
-        With the optimised weights; with its first ones if it was rejected or diverged before.
+        The loss with optimised weights, or initial ones if it was rejected or diverged before.
     verdict
-        Whether it deserves a training, or why not.
+        Whether to train it, or why not.
     correlation, gradient_key
-        g of the rejection protocol and the key of gradient equivalence, once known; no g where no
+        g of the rejection protocol and the key of gradient equivalence, if known; no g if no
         metric is defined on the rows of the protocol.
     seconds
         Wall-clock time by stage.
@@ -103,11 +103,11 @@ def screen(
     Parameters
     ----------
     bench
-        What the run fixes.
+        The workbench of the run.
     losses
-        The candidates; as many as the run's engine has in a group.
+        The candidates; as many as in a group of the run's engine.
     pipeline
-        Which stages apply.
+        The stages to apply.
     checkpoint
         Where to go on; by default at the start.
 
@@ -173,7 +173,7 @@ def _tune(bench: Workbench, results: Sequence[Screening], states: Sequence[Tunin
 
 
 def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
-    """The rejection protocol on the losses as they are now."""
+    """Apply the rejection protocol to the losses with their current weights."""
     if not results:
         return
     start = time.perf_counter()
@@ -189,7 +189,7 @@ def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:
 
 
 def _find_key(bench: Workbench, result: Screening) -> None:
-    """Gradient equivalence."""
+    """Compute the keys of gradient equivalence."""
     start = time.perf_counter()
     try:
         result.gradient_key = gradient_key(bench, result.loss)

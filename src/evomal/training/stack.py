@@ -1,8 +1,8 @@
-"""Partial training of several learners in one pass: for GPUs, which one small network leaves idle.
+"""Partial training of several learners in one pass: for GPUs, which a small network leaves idle.
 
-The learners differ in their parameters and buffers only, so these are stacked along a first
-dimension, and ``torch.vmap`` runs the one network on all of them. All see the same batches and, in
-dropout, the same masks, as one after the other would. `train` is the plain reference.
+The learners differ only in their parameters and buffers, so these are stacked along a first
+dimension, and ``torch.vmap`` runs the network on all of them. They see the same batches and dropout
+masks as in separate trainings. `train` is the reference.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def stacked_training(
 ) -> list[LearningCurve]:
     """`partial_training` of every loss, up to rounding; infinite for a training that diverges.
 
-    With `bars`, each is judged at its rungs as in `halved_training`, and what is stopped leaves the
-    stack.
+    With `bars`, each is evaluated at its rungs as in `halved_training`, and stopped trainings leave
+    the stack.
     """
     with quiet_vmap():
         return Stack(task, losses, seed).train(steps, bars)
@@ -63,9 +63,9 @@ class Stack:
         self.finite = torch.ones(count, dtype=torch.bool, device=task.device)
 
     def train(self, steps: int, bars: Sequence[float] | None) -> list[LearningCurve]:
-        """The curve of every learner."""
+        """Train; return the curve of every learner."""
         curves: list[list[float]] = [[] for _ in self.losses]
-        places = list(range(len(curves)))  # of the learners in the stack
+        places = list(range(len(curves)))  # indices of the learners in the stack
         bar_at = {} if bars is None else dict(zip(rungs(steps), bars, strict=True))
 
         def step(number: int, batch: Data) -> bool:
@@ -89,7 +89,7 @@ class Stack:
         return [p for p in self.theta.values() if p.requires_grad]
 
     def _step(self, batch: Data, progress: float) -> None:
-        """One training step of all."""
+        """One training step of all learners."""
         preds = stacked_outputs(self.learner, self.theta, self.buffers, batch.inputs)
         values = torch.stack(
             [
@@ -103,7 +103,7 @@ class Stack:
         self.finite &= finite_rows([preds, values])
 
     def _keep(self, places: Sequence[int]) -> None:
-        """Take all other learners from the stack."""
+        """Remove all other learners from the stack."""
         old, settings = self.sgd, self.task.optimizer
         self.losses = [self.losses[i] for i in places]
         rows = torch.tensor(places, dtype=torch.long, device=self.task.device)

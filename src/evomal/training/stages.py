@@ -1,4 +1,4 @@
-"""The stages that a candidate goes through, as reasons and messages name them."""
+"""The stages of a candidate, as named in reasons and messages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StageSeconds:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Errors that leave the block know the stage, for `stage_of`."""
+    """Attach the stage to errors raised in the block, for `stage_of`."""
     try:
         yield
     except Exception as error:
@@ -62,7 +62,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def stage_of(error: BaseException) -> str | None:
-    """In which stage an error was raised, if that is known."""
+    """The stage in which an error was raised, if known."""
     notes: list[str] = getattr(error, "__notes__", [])
     found = (note.removeprefix(_NOTE) for note in notes if note.startswith(_NOTE))
     return next(found, None)

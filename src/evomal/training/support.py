@@ -1,9 +1,9 @@
-"""What suits a base learner: whether it can be trained at all, and in which engines.
+"""What a base learner supports: whether it can be trained at all, and with which engines.
 
-That nothing raises does not mean that an engine is right: dropout, say, draws its masks in the
-order of the memory, which ``torch.vmap`` can change. So its outputs, the judgement L_T(θ₁) and the
-hypergradient are held, in numbers, to the plain way (`agreement`) before it is used. An error in an
-ordinary step is the user's and raised as an `InputError`; it never makes an engine unsuitable.
+An engine can be wrong without raising: for example, dropout masks depend on the memory layout,
+which ``torch.vmap`` can change. So its outputs, the task loss L_T(θ₁) and the hypergradient are
+compared numerically with the reference (`agreement`) before it is used. An error in an ordinary
+step is a user error and raised as an `InputError`; it never makes an engine unsuitable.
 """
 
 from __future__ import annotations
@@ -35,21 +35,29 @@ from evomal.training.hypergradient.reverse import reverse_hypergradient
 from evomal.training.hypergradient.step import MetaStep
 from evomal.training.loop import new_sgd
 from evomal.training.numerics import DivergedError
-from evomal.training.trial import Failed, few_rows, kept, no_weights, probe_step, told, tried
+from evomal.training.trial import (
+    Failed,
+    as_input_error,
+    few_rows,
+    kept,
+    no_weights,
+    probe_step,
+    tried,
+)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the meta steps of a group are taken.
+    """How the meta steps of a group are computed.
 
     Attributes
     ----------
     layers
-        What is differentiated by hand; nothing under autocast.
+        Layers that are differentiated by hand; none under autocast.
     in_turn
-        Whether the forward-mode products are taken one after the other.
+        Whether the forward-mode products are computed one at a time.
     """
 
     layers: tuple[AffineLayer, ...] = ()
@@ -62,7 +70,7 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
     Parameters
     ----------
     task
-        Its base learner is tried on a few rows.
+        The task, whose base learner is tried on a few rows.
     base_steps
         S_base of Algorithm 1; None if no weights are learned.
 
@@ -78,7 +86,7 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
             f"{len(few_rows(task, task.train))} of its training rows ({problem}); fix the model."
         )
 
-    with told(message):
+    with as_input_error(message):
         _train(task)
     if base_steps is None:
         return
@@ -88,7 +96,7 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
 
 
 def forward_mode_problem(task: Task) -> str | None:
-    """Why `forward_hypergradient` is not what double backward gives; None if it is."""
+    """Why `forward_hypergradient` differs from double backward; None if it does not."""
 
     def forward(step: MetaStep, losses: Sequence[MetaLoss], phis: Sequence[Tensor]) -> Results:
         both = zip(losses, phis, strict=True)
@@ -99,22 +107,22 @@ def forward_mode_problem(task: Task) -> str | None:
 
 
 def group_problem(task: Task, *, stacked: bool) -> str | None:
-    """Why a base learner cannot be worked on for several losses at once; None if it can.
+    """Why a base learner does not support groups of losses; None if it does.
 
-    It needs forward-mode rules; to be stacked, all of it has to work under ``torch.vmap``, in
-    ordinary training as well.
+    It needs forward-mode rules; to be stacked, it also has to work under ``torch.vmap``, including
+    ordinary training.
     """
     way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
     return way.reason if isinstance(way, Failed) else None
 
 
 def group_way(task: Task, *, stacked: bool) -> Way:
-    """How the meta steps of a group are taken with a task's base learner.
+    """How the meta steps of a group are computed with a task's base learner.
 
     Raises
     ------
     InputError
-        If it cannot be worked on in groups, see `group_problem`.
+        If it does not support groups; see `group_problem`.
     """
     way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
     if isinstance(way, Failed):
@@ -123,7 +131,7 @@ def group_way(task: Task, *, stacked: bool) -> Way:
 
 
 def unsuitable(task: Task, engine: str, problem: str) -> InputError:
-    """What to tell if an engine is asked for that does not suit a base learner."""
+    """The error for a requested engine that a base learner does not support."""
     return InputError(
         f"The base learner of {task.name!r} does not support the engine {engine} ({problem}); use "
         "the engine loop."
@@ -131,13 +139,13 @@ def unsuitable(task: Task, engine: str, problem: str) -> InputError:
 
 
 def _found(task: Task, find: Callable[[], T], *what: object) -> T:
-    """What is known about a task's base learner on this device, or is found out now."""
+    """A cached or new result about a task's base learner on this device."""
     key = (*what, task.precision, task.device.type)
     return kept(task, key, find)
 
 
 def _train(task: Task) -> None:
-    """One ordinary training step under the task loss."""
+    """One ordinary training step with the task loss."""
     learner, batch = task.new_model(seed=0), few_rows(task, task.train)
     sgd = new_sgd([p for p in learner.parameters() if p.requires_grad], task.optimizer)
     with isolated_rng(task.device, 0):
@@ -155,7 +163,7 @@ def _differentiate(task: Task) -> None:
 
 
 def _find_way(task: Task, *, stacked: bool) -> Way | Failed:
-    """The fastest way that is right."""
+    """The fastest correct way."""
     rows = min(task.batch_size, len(task.train))
     layers: tuple[AffineLayer, ...] | Failed = ()
     if task.precision != "bfloat16":

@@ -1,8 +1,8 @@
-"""Trying something with a base learner on a few rows.
+"""Trials of a base learner on a few rows.
 
-An error in an ordinary step is the user's, and `told` to them; only what is tried beside it may
-fail (`tried`). What is found out is kept in `Task.findings`, which copies of a task share, and
-which go with it to workers.
+An error in an ordinary step is a user error (`as_input_error`); other trials may fail (`tried`).
+Results are cached in `Task.findings`, which copies of a task share, and which are sent to workers
+with it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from evomal.training.numerics import DivergedError, is_out_of_memory
 T = TypeVar("T")
 
 ROWS = 4
-"""Rows of a batch on which a base learner is tried."""
+"""Number of rows in a trial of a base learner."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What was tried raised an error, or gave something else than it should."""
+    """A trial raised an error or gave a wrong result."""
 
     reason: str
 
@@ -49,9 +49,9 @@ def spoils_inputs(task: Task) -> bool:
 
 
 def probe_step(task: Task, seed: int = 0) -> MetaStep:
-    """A meta step on a few training rows, judged on a few validation rows.
+    """A meta step on a few training rows, evaluated on a few validation rows.
 
-    `seed` is that of the learner's own randomness.
+    `seed` is the seed of the learner's randomness.
     """
     training, judging = (few_rows(task, data) for data in (task.train, task.validation))
     learner = task.new_model(seed=0)
@@ -59,7 +59,7 @@ def probe_step(task: Task, seed: int = 0) -> MetaStep:
 
 
 def few_rows(task: Task, data: Data) -> Data:
-    """Rows from the whole of a split."""
+    """A few rows, spread over a whole split."""
     count = min(ROWS, task.batch_size, len(data))
     rows = torch.linspace(0, len(data) - 1, count, device=task.device).long()
     with isolated_rng(task.device, 0):
@@ -67,7 +67,7 @@ def few_rows(task: Task, data: Data) -> Data:
 
 
 def kept(task: Task, key: object, find: Callable[[], T]) -> T:
-    """What is known about a task's base learner, or is found out now."""
+    """A cached or new result about a task's base learner."""
     if key not in task.findings:
         task.findings[key] = find()
     value: T = task.findings[key]
@@ -75,18 +75,18 @@ def kept(task: Task, key: object, find: Callable[[], T]) -> T:
 
 
 @contextmanager
-def told(say: Callable[[str], str]) -> Iterator[None]:
-    """Tell an error of a base learner, task loss or data set as the user's own.
+def as_input_error(say: Callable[[str], str]) -> Iterator[None]:
+    """Raise an `InputError` for errors of a base learner, task loss or data set.
 
     Parameters
     ----------
     say
-        The message, from what went wrong.
+        Function from a description of the error to the message.
 
     Raises
     ------
     InputError
-        Instead of what the block raised; but that memory runs out is nobody's error.
+        Instead of errors in the block, except out-of-memory errors.
     """
     try:
         yield
@@ -99,9 +99,9 @@ def told(say: Callable[[str], str]) -> Iterator[None]:
 
 
 def tried(function: Callable[[], T]) -> T | Failed:
-    """What something gives that a learner need not support, or why it does not.
+    """The result of a function that a learner need not support, or the reason why it fails.
 
-    What the learner has to do in any case is done before, outside: `told`.
+    Required operations are tested before, with `as_input_error`.
     """
     try:
         return function()
@@ -114,7 +114,7 @@ def tried(function: Callable[[], T]) -> T | Failed:
 
 
 def no_weights(task: Task, problem: str) -> str:
-    """What to say if no meta step can be taken with a base learner."""
+    """The message if a base learner does not support meta steps."""
     return (
         f"The weights of losses cannot be learned with the base learner of {task.name!r}: "
         f"differentiating through a training step fails on {len(few_rows(task, task.train))} "

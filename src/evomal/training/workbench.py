@@ -1,4 +1,4 @@
-"""What a run fixes, for all its candidates alike: found once, where the work is done."""
+"""The data shared by all candidates of a run, computed once per worker."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from evomal.training.settings import FilterSettings, TrainingSettings, TuningSet
 
 
 class Workbench:
-    """The tasks of a run and what follows from them, its settings and its seed; one per worker.
+    """The tasks, settings and seed of a run, and data derived from them; one per worker.
 
-    Each part is made when it is first needed. Base learners are not kept, only what makes them
-    again; what they support is kept by the tasks themselves.
+    Each part is computed when it is first needed. Base learners are recreated, not stored; what
+    they support is cached by the tasks.
 
     Parameters
     ----------
     tasks
-        The tasks, on the device where the work is done.
+        The tasks, on the device of the worker.
     settings
         The run's settings.
     seed
@@ -37,7 +37,7 @@ class Workbench:
 
     @property
     def device(self) -> torch.device:
-        """Where the work is done."""
+        """The device of the worker."""
         return self.tasks[0].device
 
     @property
@@ -48,23 +48,23 @@ class Workbench:
 
     @property
     def filtering(self) -> FilterSettings:
-        """The settings of a method that filters."""
+        """The settings of a method with filters."""
         assert isinstance(self.settings, FilterSettings)
         return self.settings
 
     @cached_property
     def schedules(self) -> list[MetaSchedule]:
-        """By task, the meta steps of Algorithm 1."""
+        """The meta steps of Algorithm 1 for each task."""
         return [MetaSchedule(task, self.tuning, self.seed) for task in self.tasks]
 
     @cached_property
     def raw_outputs(self) -> list[Data]:
-        """By task, ŷ of the filters, with targets; not to be changed in place."""
+        """ŷ of the filters for each task, with targets; not to be changed in place."""
         count = self.filtering.rejection_batch
         return [raw_outputs(task, count, self.seed) for task in self.tasks]
 
     @cached_property
     def metrics_before(self) -> list[float]:
-        """By task, L_P of these raw outputs; NaN where it is undefined."""
+        """L_P of these raw outputs for each task; NaN if undefined."""
         pairs = zip(self.tasks, self.raw_outputs, strict=True)
         return [metric_on_few(task, outputs.inputs, outputs.targets) for task, outputs in pairs]

@@ -1,1 +1,1 @@
-"""Ways of working on the candidates of a run: one by one, or in groups that share what they can."""
+"""Engines: they process candidates one at a time, or in groups that share computations."""

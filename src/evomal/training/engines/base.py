@@ -1,4 +1,4 @@
-"""What an engine is: the way in which losses are tuned and trained on a worker."""
+"""The engine interface: how losses are tuned and trained on a worker."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Training(NamedTuple):
     Attributes
     ----------
     curve
-        L_P at its rungs, if it had any, and at its end, if it was not stopped before; the last one
-        is infinite if it diverged.
+        L_P at its rungs, if any, and at its end, if it was not stopped before; the last value is
+        infinite if it diverged.
     seconds
         Wall-clock time.
     reason
-        Why it diverged, if that is known.
+        Why it diverged, if known.
     """
 
     curve: LearningCurve
@@ -42,24 +42,24 @@ class Training(NamedTuple):
 
 
 class Engine(ABC):
-    """Tunes and trains the losses of a run, on one worker.
+    """Tunes and trains the losses of a run on one worker.
 
-    What the class itself says holds for every run, and can be asked where there is no worker.
+    Class attributes and methods apply to all runs and do not need a worker.
 
     Parameters
     ----------
     bench
-        What the run fixes.
+        The workbench of the run.
     """
 
     name: ClassVar[EngineName]
-    """In settings."""
+    """Name in settings."""
 
     tunes_in_groups: ClassVar[bool]
     """Whether several losses are tuned in one piece of work."""
 
     trains_together: ClassVar[bool]
-    """Whether several losses are trained in one piece of work, as well."""
+    """Whether several losses are also trained in one piece of work."""
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
@@ -67,14 +67,14 @@ class Engine(ABC):
     @staticmethod
     @abstractmethod
     def problem(task: Task) -> str | None:
-        """Why it does not suit a task's base learner; None if it does."""
+        """Why a task's base learner is not supported; None if it is."""
 
     @staticmethod
     @abstractmethod
     def group_sizes(count: int, size: int | None) -> list[int]:
-        """How many of `count` losses are in each group, one after the other.
+        """The sizes of consecutive groups of `count` losses.
 
-        `size` is how many at most; None for all of them.
+        `size` is the maximum; None means a single group.
         """
 
     def tune(
@@ -117,14 +117,14 @@ class Engine(ABC):
     def train(
         self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
-        """The partial training of every loss, None being the task's own, on the task `index`.
+        """The partial training with every loss on the task `index`; None means the task loss.
 
-        With `bars`, it is judged at its rungs (`evomal.training.halving`).
+        With `bars`, it is evaluated at its rungs (`evomal.training.halving`).
         """
 
 
 def halved_if_too_large(work: Callable[[Sequence[S]], list[T]], group: Sequence[S]) -> list[T]:
-    """Work on a group; one that does not fit in the memory is worked on in two halves."""
+    """Process a group; if it does not fit in memory, process it in two halves."""
     try:
         return work(group)
     except (RuntimeError, MemoryError) as error:

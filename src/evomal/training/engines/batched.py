@@ -1,4 +1,4 @@
-"""Losses tuned in groups, which share the meta steps; trained one after the other: for CPUs."""
+"""The batched engine, for CPUs: groups share meta steps; losses are trained one at a time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from evomal.training.support import group_problem
 from evomal.training.tuning_state import TuningState
 
 TAPER = 3
-"""A group has at most this share of the losses that are left, one in so many, so that no worker
-waits for another's for long."""
+"""A group has at most one in this many of the remaining losses, so that workers do not wait long
+for each other."""
 
 
 @final
@@ -29,12 +29,12 @@ class BatchedEngine(Engine):
 
     @staticmethod
     def problem(task: Task) -> str | None:
-        """Why there is no forward-mode product through its base learner."""
+        """Why forward-mode products are not supported by the base learner."""
         return group_problem(task, stacked=False)
 
     @staticmethod
     def group_sizes(count: int, size: int | None) -> list[int]:
-        """Groups of that size, the last ones smaller."""
+        """Groups of this size, the last ones smaller."""
         sizes: list[int] = []
         while count:
             sizes.append(min(size or count, -(-count // TAPER)))
@@ -44,9 +44,9 @@ class BatchedEngine(Engine):
     def train(
         self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
-        """One after the other."""
+        """Train one loss at a time."""
         return trained_in_turn(self.bench, losses, index, bars)
 
     def _advance(self, tunings: Sequence[Tuning]) -> list[TuningState | DivergedError]:
-        """All in one."""
+        """Tune all losses together."""
         return tune_group(self.bench, tunings, stacked=False)

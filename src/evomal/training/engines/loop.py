@@ -1,4 +1,4 @@
-"""One loss after the other: the plain reference of the other engines."""
+"""The loop engine: one loss at a time, the reference for the other engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evomal.training.workbench import Workbench
 
 @final
 class LoopEngine(Engine):
-    """Every loss by itself; it suits every base learner that can be trained."""
+    """One loss at a time; supports every base learner that can be trained."""
 
     name: ClassVar[EngineName] = "loop"
     tunes_in_groups: ClassVar[bool] = False
@@ -28,7 +28,7 @@ class LoopEngine(Engine):
 
     @staticmethod
     def problem(task: Task) -> None:
-        """None, as it needs nothing but ordinary steps."""
+        """None, because it needs only ordinary steps."""
 
     @staticmethod
     def group_sizes(count: int, size: int | None) -> list[int]:
@@ -38,24 +38,24 @@ class LoopEngine(Engine):
     def train(
         self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
-        """One after the other."""
+        """Train one loss at a time."""
         return trained_in_turn(self.bench, losses, index, bars)
 
     def _advance(self, tunings: Sequence[Tuning]) -> list[TuningState | DivergedError]:
-        """One after the other."""
+        """Tune one loss at a time."""
         return [self._tuned(tuning) for tuning in tunings]
 
     def _tuned(self, tuning: Tuning) -> TuningState | DivergedError:
         try:
             return tune_alone(self.bench, tuning)
         except DivergedError as error:
-            return error.with_traceback(None)  # which holds the tensors
+            return error.with_traceback(None)  # because it keeps tensors alive
 
 
 def trained_in_turn(
     bench: Workbench, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None
 ) -> list[Training]:
-    """The partial training of every loss, None being the task's own, one after the other."""
+    """The partial training with every loss, one at a time; None means the task loss."""
     task = bench.tasks[index]
     return [_trained(bench, task, loss or task.task_loss, bars) for loss in losses]
 

@@ -1,4 +1,4 @@
-"""All base learners of a group in one pass, in tuning and in training: for GPUs."""
+"""The stacked engine, for GPUs: all base learners of a group in one pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evomal.training.tuning_state import TuningState
 
 @final
 class StackedEngine(Engine):
-    """The base learners of a group are one with a further dimension, under ``torch.vmap``."""
+    """The base learners of a group are stacked along a dimension, under ``torch.vmap``."""
 
     name: ClassVar[EngineName] = "stacked"
     tunes_in_groups: ClassVar[bool] = True
@@ -27,19 +27,19 @@ class StackedEngine(Engine):
 
     @staticmethod
     def problem(task: Task) -> str | None:
-        """Why its base learner has no forward-mode product, or does not work under vmap."""
+        """Why forward-mode products or vmap are not supported by the base learner."""
         return group_problem(task, stacked=True)
 
     @staticmethod
     def group_sizes(count: int, size: int | None) -> list[int]:
-        """Groups of that size, and what is left."""
+        """Groups of this size, and the remainder."""
         size = size or max(count, 1)
         return [min(size, count - start) for start in range(0, count, size)]
 
     def train(
         self, losses: Sequence[MetaLoss | None], index: int, bars: Sequence[float] | None = None
     ) -> list[Training]:
-        """All in one, the task's own loss by itself."""
+        """Train with all losses together, with the task loss separately."""
         own = [loss for loss in losses if loss is not None]
         if len(own) < len(losses):
             return trained_in_turn(self.bench, losses, index, bars)
@@ -52,5 +52,5 @@ class StackedEngine(Engine):
         return [Training(curve) for curve in halved_if_too_large(work, own)]
 
     def _advance(self, tunings: Sequence[Tuning]) -> list[TuningState | DivergedError]:
-        """All in one."""
+        """Tune all losses together."""
         return tune_group(self.bench, tunings, stacked=True)

@@ -1,9 +1,9 @@
-"""Layers z = W h + b, differentiated by hand: most of the arithmetic of Algorithm 1 is in them.
+"""Layers z = W h + b, differentiated by hand: they take most of the arithmetic of Algorithm 1.
 
-All candidates of a meta step share the inputs h and the outputs z of such a layer at θ₀. And over a
-batch of B rows the gradient of W is δᵀh, with δ the gradient of z: a matrix of rank at most B. So
-where W is large compared with the batch, neither that gradient nor the updated W - αδᵀh is ever
-put together. With h' the inputs of the layer in the updated learner,
+All candidates of a meta step share the inputs h and the outputs z of such a layer at θ₀. Over a
+batch of B rows, the gradient of W is δᵀh, with δ the gradient of z: a matrix of rank at most B. So
+if W is large compared with the batch, neither that gradient nor the updated W - αδᵀh is ever
+materialised. With h' the inputs of the layer in the updated learner,
 
     z' = W h' + b' - α(h'hᵀ)δ,
 
@@ -32,16 +32,16 @@ Forward = Callable[[str, nn.Module, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class AffineLayer:
-    """A layer of a base learner that is used once in a forward pass, W and b nowhere else.
+    """A layer of a base learner that is used once per forward pass, with unshared W and b.
 
     Attributes
     ----------
     name
         Its name in the learner.
     low_rank
-        Whether its update is not put together.
+        Whether its update is kept in low-rank form.
     parameters
-        The names of W and, if it has one, b among the learner's parameters.
+        The names of W and, if present, b among the learner's parameters.
     """
 
     name: str
@@ -51,14 +51,14 @@ class AffineLayer:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a layer met in one forward pass: inputs h without, outputs z with their graph."""
+    """Inputs h (detached) and outputs z (with their graph) of a layer in one forward pass."""
 
     inputs: Tensor
     outputs: Tensor
 
 
 def product(layer: nn.Module, inputs: Tensor, weight: Any, bias: Any = None) -> Tensor:
-    """W h + b, with a layer's settings but any W and b, None for no b."""
+    """W h + b, with a layer's settings and the given W and b; None for no b."""
     if isinstance(layer, nn.Conv2d):
         return functional.conv2d(
             inputs, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups
@@ -67,18 +67,18 @@ def product(layer: nn.Module, inputs: Tensor, weight: Any, bias: Any = None) -> 
 
 
 def pushed_forward(layer: nn.Module, inputs: Tensor, z: Tensor, shift: Tensor) -> Tensor:
-    """Outputs z with their change in forward mode, without computing z again.
+    """Outputs z with their forward-mode tangent, without computing z again.
 
     Parameters
     ----------
     layer
-        Holds the W of θ₀, which has no tangent.
+        The layer with W at θ₀, which has no tangent.
     inputs
         h, with a tangent if it changes.
     z
         The outputs.
     shift
-        That part of their change which comes from W and b.
+        The part of the tangent from W and b.
     """
     change = forward_ad.unpack_dual(inputs).tangent  # type: ignore[no-untyped-call]
     if change is not None:
@@ -89,7 +89,7 @@ def pushed_forward(layer: nn.Module, inputs: Tensor, z: Tensor, shift: Tensor) -
 
 @contextmanager
 def intercepted(learner: nn.Module, names: Sequence[str], forward: Forward) -> Iterator[None]:
-    """Let ``forward(name, layer, inputs)`` stand in for the forward pass of some layers.
+    """Replace the forward pass of some layers by ``forward(name, layer, inputs)``.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def intercepted(learner: nn.Module, names: Sequence[str], forward: Forward) -> I
 
 @contextmanager
 def passes_of(learner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Pass]]:
-    """Collects what some layers meet in a forward pass; without those that are not called."""
+    """Records the inputs and outputs of layers that are called in a forward pass."""
     passes: dict[str, Pass] = {}
 
     def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
@@ -132,17 +132,17 @@ def passes_of(learner: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Pa
 
 
 def affine_layers(step: MetaStep, rows: int) -> tuple[AffineLayer, ...]:
-    """The layers of a base learner that can be differentiated by hand, found by trying.
+    """The layers of a base learner that can be differentiated by hand, determined by trial.
 
-    Each must be called once, its outputs must be left as they are, and the gradients that it gives
-    its parameters must be all of theirs.
+    Each must be called once, its outputs must not be modified, and its parameters must get all of
+    their gradients from it.
 
     Parameters
     ----------
     step
-        A meta step of a few rows; its learner is left as it was.
+        A meta step on a few rows; its learner is not changed.
     rows
-        Rows of a real batch, on which it depends whether an update of low rank pays.
+        Rows of a real batch, which determine whether low-rank updates pay off.
     """
     plain = {name: layer for name, layer in step.learner.named_modules() if _is_plain(layer)}
     theta = step.parameters()
@@ -187,12 +187,12 @@ class _Call:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is affine, all its parameters are trained, and it is not made into more."""
+    """Whether a layer is affine, without additions, and all its parameters are trained."""
     if type(layer) not in (nn.Linear, nn.Conv2d) or "forward" in vars(layer):
         return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return False
-    own = dict(layer.named_parameters())  # `weight_norm` and others put more in, or replace W
+    own = dict(layer.named_parameters())  # `weight_norm` and others add parameters, or replace W
     return set(own) == set(_parameters(layer)) and all(p.requires_grad for p in own.values())
 
 
@@ -217,7 +217,7 @@ def _is_all(output: Tensor, u: Tensor, outputs: Tensor, parameters: list[Tensor]
 
 
 def _are_hidden(step: MetaStep, layers: Sequence[AffineLayer]) -> bool:
-    """Whether nothing but the layers themselves reads their parameters: NaN would come through."""
+    """Whether only the layers themselves read their parameters; NaN would propagate otherwise."""
     theta = step.parameters()
     own = {name for layer in layers for name in layer.parameters}
     spoilt = {name: torch.full_like(theta[name], torch.nan) for name in own}
@@ -234,7 +234,7 @@ def _are_hidden(step: MetaStep, layers: Sequence[AffineLayer]) -> bool:
 def _pays(layer: nn.Linear, inputs: Tensor, batch: int, rows: int) -> bool:
     """Whether products with h'hᵀ are smaller than those that they replace.
 
-    Only for one row per sample: what else there is may depend on the data.
+    Only for one row per sample, because other shapes may depend on the data.
     """
     into, out = layer.in_features, layer.out_features
     return inputs.ndim == 2 and len(inputs) == batch and into * out > rows * (into + out)

@@ -2,7 +2,7 @@
 
 With u(φ) = ∂M_φ/∂f at θ₀ and the Jacobian J of the network there, θ₁ = θ₀ - α Jᵀu(φ), so with
 v = ∂L_T/∂θ₁ the gradient is -α ∂/∂φ ⟨u(φ), J v⟩: one forward-mode product through the network, and
-a derivative of the small loss alone.
+a derivative of the small loss only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def forward_hypergradient(loss: MetaLoss, phi: Tensor, step: MetaStep) -> Tensor
     Raises
     ------
     DivergedError
-        If a loss, prediction or gradient on the way is non-finite.
+        If an intermediate loss, prediction or gradient is non-finite.
     """
     (batch,) = step.training
     theta, buffers = step.parameters(), step.buffers()

@@ -1,15 +1,15 @@
 """∂L_T(θ₁)/∂φ for every loss of a group, in one meta step.
 
 All candidates of a meta step share θ₀ and the training batch, so the network and its Jacobian J
-there are the same for all of them, and only what J is applied to differs. For P losses this takes
+there are the same for all of them; only the vectors multiplied by J differ. For P losses this takes
 
 - one forward pass at θ₀;
-- P pull-backs Jᵀu of the losses' slopes and P updated learners θ₁, each judged: in one pass or one
-  after the other;
-- P forward-mode products J v, as one batched product where that is right, which computes the
-  network's own values once.
+- P pull-backs Jᵀu of the losses' slopes and P evaluations of updated learners θ₁: in one pass or
+  one at a time;
+- P forward-mode products J v, as one batched product if that is correct, which computes the
+  network's primal values once.
 
-Affine layers, which hold most of the arithmetic, are done by hand (`affine`).
+Affine layers, which take most of the arithmetic, are differentiated by hand (`affine`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from evomal.training.numerics import finite_rows
 
 @dataclass(frozen=True)
 class GroupGradients:
-    """What a meta step of P losses gives.
+    """The results of a meta step of P losses.
 
     Attributes
     ----------
     gradients
         ∂L_T(θ₁)/∂φ of every loss.
     finite
-        Whether all that led to it was finite, (P,).
+        Whether all intermediate values were finite, (P,).
     output
         The learner's outputs at θ₀, (B, …).
     judgements
@@ -67,11 +67,11 @@ def group_hypergradients(
     step
         The meta step, with one training batch.
     layers
-        Layers that are differentiated by hand, of `affine_layers`.
+        Layers that are differentiated by hand, from `affine_layers`.
     stacked
-        Whether the updated learners are worked on in one pass.
+        Whether the updated learners are evaluated in one pass.
     in_turn
-        Whether the forward-mode products are taken one after the other, not as one.
+        Whether the forward-mode products are computed one at a time instead of batched.
     """
     (batch,) = step.training
     shared = SharedPass(step, layers)
@@ -88,7 +88,7 @@ def group_hypergradients(
     products = [(slope * tangent).sum() for slope, tangent in zip(slopes, tangents, strict=True)]
     gradients = [torch.zeros_like(phi) for phi in phis]
     known = [p for p, product in enumerate(products) if product.requires_grad]
-    if known:  # the others are linear in f with slopes free of φ, or flat
+    if known:  # the others are linear in f with slopes independent of φ, or flat
         total = torch.stack([products[p] for p in known]).sum()
         derivatives = torch.autograd.grad(total, phis, materialize_grads=True)
         gradients = [-alpha * derivative for derivative in derivatives]

@@ -1,4 +1,4 @@
-"""∂L_T(θ_S)/∂φ by double backward, through any number of steps: the plain reference."""
+"""∂L_T(θ_S)/∂φ by double backward, through any number of steps: the reference."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from evomal.training.numerics import require_finite
 
 
 def reverse_hypergradient(loss: MetaLoss, phi: Tensor, step: MetaStep) -> Tensor:
-    """∂L_T(θ_S)/∂φ by differentiating through S ≥ 1 optimiser steps: the plain reference.
+    """∂L_T(θ_S)/∂φ by differentiating through S ≥ 1 optimiser steps: the reference.
 
     Raises
     ------
     DivergedError
-        If a loss, prediction or gradient on the way is non-finite.
+        If an intermediate loss, prediction or gradient is non-finite.
     """
     theta = step.parameters()
     names, values = list(theta), list(theta.values())

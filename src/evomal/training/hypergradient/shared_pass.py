@@ -1,7 +1,7 @@
-"""What the losses of a group share in one meta step: the pass at θ₀, and what is made of it.
+"""The computations shared by a group of losses in one meta step: the forward pass at θ₀.
 
 All candidates of a meta step share θ₀ and the training batch, so the network and its Jacobian J
-there are the same for all of them, and only what J is applied to differs.
+there are the same for all of them; only the vectors multiplied by J differ.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from evomal.training.numerics import all_finite, finite_rows
 
 @dataclass(frozen=True)
 class Updated:
-    """What the updated learners of a group gave.
+    """The results of the updated learners of a group.
 
     Attributes
     ----------
     judgements
         L_T(θ₁) of every loss, (P,).
     v
-        Its gradients by parameter, (P, …), without the weights of layers of low rank.
+        Its gradients by parameter, (P, …), without the weights of low-rank layers.
     shifts
-        By such a layer, what the change of its weight along v does to its outputs at θ₀, (P, …).
+        For each low-rank layer, the change of its outputs at θ₀ along v of its weight, (P, …).
     finite
-        Whether all on the way was, (P,).
+        Whether all intermediate values were finite, (P,).
     """
 
     judgements: Tensor
@@ -48,7 +48,7 @@ class Updated:
 
 
 class SharedPass:
-    """What all losses of a group share in a meta step: the forward pass at θ₀, and that θ₀."""
+    """The forward pass at θ₀ shared by all losses of a group in a meta step, and θ₀."""
 
     def __init__(self, step: MetaStep, layers: Sequence[AffineLayer]) -> None:
         self.step = step
@@ -73,16 +73,16 @@ class SharedPass:
         deltas: dict[str, Tensor],
         probes: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Outputs of an updated learner, and the inputs of its layers of low rank.
+        """Outputs of an updated learner, and the inputs of its low-rank layers.
 
         Parameters
         ----------
         updated, buffers
-            The learner's parameters, but for the weights of layers of low rank, and buffers.
+            The learner's parameters, except the weights of low-rank layers, and buffers.
         deltas
-            By layer of low rank, the gradients of its outputs at θ₀.
+            For each low-rank layer, the gradients of its outputs at θ₀.
         probes
-            Zeros of the shapes of these layers' outputs, to have the gradients of these.
+            Zeros with the shapes of these layers' outputs, to obtain their gradients.
         """
         met: dict[str, Tensor] = {}
 
@@ -97,7 +97,7 @@ class SharedPass:
         return judged, met
 
     def probes(self, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Zeros of the shapes of the outputs that layers of low rank have in updated learners."""
+        """Zeros with the shapes of the outputs of low-rank layers in updated learners."""
         rows = len(self.step.judging)
         return {
             name: delta.new_zeros(*delta.shape[:-2], rows, delta.shape[-1]).requires_grad_()
@@ -105,14 +105,14 @@ class SharedPass:
         }
 
     def shift(self, name: str, inputs: Tensor, epsilon: Tensor) -> Tensor:
-        """(h h'ᵀ)ε: what W's change along v does to a layer's outputs; all may have rows (P, …)."""
+        """(h h'ᵀ)ε: the change of a layer's outputs along v of W; all may have rows (P, …)."""
         return (inputs @ self.passes[name].inputs.mT).mT @ epsilon
 
     def updated(self, u: Tensor, *, stacked: bool) -> Updated:
-        """Pull the losses' slopes `u` (P, *outputs) back, update the learners and judge them.
+        """Pull the losses' slopes `u` (P, *outputs) back, update the learners and evaluate L_T.
 
-        In one pass if `stacked`, or if what one pass shares is most of the work: the products with
-        the weights of layers of low rank, which are the same for all learners.
+        In one pass if `stacked`, or if the shared work dominates: the products with the weights of
+        low-rank layers, which are the same for all learners.
         """
         learner = self.step.learner
         shared = sum(weight.numel() for weight in self.decayed.values())
@@ -192,10 +192,10 @@ class SharedPass:
         return Updated(judgements.detach(), v, shifts, finite & finite_rows([judged]))
 
     def tangents(self, updated: Updated, *, in_turn: bool) -> Tensor:
-        """J v for every loss, shape (P, *outputs): one forward-mode pass for all of them, or each.
+        """J v for every loss, shape (P, *outputs), in one forward-mode pass or one per loss.
 
-        In one pass dropout can draw other masks than at θ₀, as ``torch.vmap`` changes the order of
-        the memory, and a layer may have no rule.
+        In one pass, dropout can draw other masks than at θ₀, because ``torch.vmap`` changes the
+        memory layout, and a layer may lack a batching rule.
         """
         own = {name for layer in self.layers.values() for name in layer.parameters}
         fixed = {name: value.detach() for name, value in self.theta.items()}

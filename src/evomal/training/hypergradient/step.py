@@ -19,15 +19,15 @@ from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 
 ON_THE_WAY = "a prediction", "the loss", "a gradient"
-"""How a `DivergedError` names what a training step of a meta step computes."""
+"""Names in a `DivergedError` of values in a training step of a meta step."""
 
 JUDGED = "a prediction after the step", "the task loss after the step", "the hypergradient"
-"""How it names what comes after."""
+"""Names of later values."""
 
 
 @dataclass(frozen=True)
 class MetaStep:
-    """What one task contributes to one meta step, the same for every candidate.
+    """The part of a meta step that belongs to one task, the same for every candidate.
 
     Attributes
     ----------
@@ -36,15 +36,15 @@ class MetaStep:
     training
         One preprocessed batch (inputs, targets) per base step.
     judging
-        The batch on which L_T judges the updated learner.
+        The batch on which L_T evaluates the updated learner.
     seed
-        Seeds the learner's own randomness, such as dropout.
+        Seed of the learner's randomness, such as dropout.
     progress
-        Share of the training that is done, for losses that depend on it. Drawn afresh for every
-        meta step: a learner is new in each, so that its own progress would always be 0.
+        Fraction of the training completed, for losses that depend on it. Drawn for every meta
+        step, because learners are new in each, so that their own progress would always be 0.
     spoils_inputs
-        Whether the learner changes its inputs in place, so that `call` must hand it a copy: a
-        batch is read more than once.
+        Whether the learner changes its inputs in place, so that `call` must pass a copy: batches
+        are read more than once.
     """
 
     task: Task
@@ -66,11 +66,11 @@ class MetaStep:
 
     @cached_property
     def _theta(self) -> dict[str, Tensor]:
-        # Taken once: ``functional_call`` leaves a module that occurs twice with what it was given.
+        # Copied once: ``functional_call`` does not restore a module that occurs twice.
         return {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
 
     def buffers(self) -> dict[str, Tensor]:
-        """Copies of the learner's buffers by name, for `call` to change."""
+        """Copies of the learner's buffers by name, which `call` may change."""
         return {name: b.clone() for name, b in self.learner.named_buffers()}
 
     def call(
@@ -82,9 +82,9 @@ class MetaStep:
         return out
 
     def judgement(self, pred: Tensor) -> Tensor:
-        """L_T of an updated learner's outputs for the batch that judges it.
+        """L_T of an updated learner's outputs for the evaluation batch.
 
-        It is given a copy of the targets, as it may work in place and they judge others, too.
+        It receives a copy of the targets, because it may work in place and they are used again.
         """
         with self.rng("task loss"):
             return self.task.task_loss(pred, self.judging.targets.clone())
@@ -92,14 +92,14 @@ class MetaStep:
     def rng(
         self, part: Literal["training", "judging", "task loss"]
     ) -> AbstractContextManager[None]:
-        """Seeds what draws in one part of the meta step: the learner, or a user's task loss."""
+        """Seeds random draws in one part of the meta step: the learner, or a user's task loss."""
         return isolated_rng(self.task.device, derive_seed(self.seed, part))
 
 
 def first_step(
     optimizer: SGD, theta: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> list[Tensor]:
-    """θ₁ after the first step of SGD, as new leaves; gradients may have further dimensions before.
+    """θ₁ after the first step of SGD, as new leaves; gradients may have extra leading dimensions.
 
     Parameters may share a gradient's memory.
     """
@@ -114,10 +114,10 @@ def first_step(
 
 
 def first_step_size(optimizer: SGD) -> float:
-    """How far the first optimiser step moves θ per unit of gradient.
+    """The step size of the first optimiser step per unit of gradient.
 
-    Plain momentum leaves α as it is, Nesterov makes it α(1 + μ); weight decay and dampening do
-    not touch the share of M_φ.
+    It is α with plain momentum and α(1 + μ) with Nesterov momentum; weight decay and dampening do
+    not affect the contribution of M_φ.
     """
     factor = 1 + optimizer.momentum if optimizer.nesterov else 1
     return optimizer.learning_rate * factor
