@@ -40,11 +40,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"population_size": 20, "meta_steps": 10, "rejection_steps": 20},
     "taylorglo": {"population_size": 20},
     "glo": {"population_size": 20, "structure_generations": 4},
-    "ml3": {"meta_steps": 3000, "restarts": 3},
+    "ml3": {"meta_steps": 500, "base_steps": 20},
 }
 """Of every method; that of the evaluations ends the searches of all but ml3."""
 
 TESTING_STEPS = 50
+FIRST_SEED = 2
+"""Those before it served to choose the settings of ml3: with base_steps of 1, 1000 meta steps did
+well and 3000 did not, as they learn the best first step of a training of 50."""
 
 
 def task(seed: int) -> evomal.Task:
@@ -114,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--evaluations", type=int, default=200)
     options = parser.parse_args()
     print_machine(f"{options.evaluations} evaluations of {TESTING_STEPS} steps")
@@ -122,7 +126,7 @@ def main() -> None:
     print("seed  task loss" + "".join(f"  {name:^29}" for name in methods))
     results: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
     taken: dict[str, list[int]] = {name: [] for name in (*methods, "random")}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         with tempfile.TemporaryDirectory() as place:
             control = search("random", seed, options.evaluations, Path(place))
             taken["random"].append(steps_by_outcome(control)[-1])
@@ -140,6 +144,8 @@ def main() -> None:
     print("training steps: " + ", ".join(f"{n} {sum(t) // len(t)}" for n, t in taken.items()))
     for name in methods:
         for column, cost in enumerate(("evaluations", "steps"), start=1):
+            if (name, cost) == ("ml3", "evaluations"):
+                continue  # it has one
             wins = sum(result[0] < result[column] for result in results[name])
             losses = sum(result[0] > result[column] for result in results[name])
             p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
