@@ -180,8 +180,9 @@ def test_tasks_and_methods_are_listed(evomal: Evomal, data_dir: Path) -> None:
     (Path.cwd() / "empty").mkdir()
     absent = json.loads(evomal("tasks", "--json", "--data-dir", "empty")[1])
     assert {row["data"] for row in absent if "diabetes" not in row["name"]} == {"absent"}
-    assert all(name in evomal("tasks")[1] for name in TASKS)
-    assert all(name in evomal("methods")[1] for name in METHODS)
+    tasks, methods = evomal("tasks")[1], evomal("methods")[1]
+    assert all(name in tasks for name in TASKS)
+    assert all(name in methods for name in METHODS)
 
 
 def test_show_describes_a_loss(evomal: Evomal) -> None:

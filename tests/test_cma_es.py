@@ -325,7 +325,7 @@ def everything(run: Run) -> Any:
     return without_timing(run.summary()), outcomes, (run.run_dir / "best.json").read_bytes()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_again_and_again_ends_as_the_whole_one(
     whole: Run, workers: int, tmp_path: Path
 ) -> None:

@@ -116,15 +116,13 @@ def test_engines_conform_on_varied_base_learners(name: str, task: str) -> None:
     check_engine(ENGINES[name], tasks)
 
 
-EXECUTORS: dict[str, Any] = {
-    "in process": InProcess,
-    "processes": partial(LocalProcesses, workers=2),
-}
+def test_work_in_this_process_conforms() -> None:
+    check_executor(InProcess)
 
 
-@pytest.mark.parametrize("name", EXECUTORS)
-def test_every_executor_conforms(name: str) -> None:
-    check_executor(EXECUTORS[name])
+@pytest.mark.slow
+def test_local_processes_conform() -> None:
+    check_executor(partial(LocalProcesses, workers=2))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 
 import evomal
 from evomal import SymbolicLoss, Task
+from evomal.cli import main
 from evomal.runs.work import screen_candidates, train_candidates
 from evomal.tasks.precision import Precision, float32_precisions, products_in
 from evomal.training import settings as settings_module
@@ -85,7 +86,9 @@ def test_candidates_are_worked_on_in_the_precision_of_the_settings(engine: Any) 
         torch.testing.assert_close(one.loss.phi, other.loss.phi, rtol=0, atol=0.01)
 
 
-def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(tmp_path: Path) -> None:
+def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [
         evomal.search(
             regression_task(),
@@ -97,7 +100,10 @@ def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(tmp_path: Path)
     ]
     best = {name: run.best.fitness for name, run in zip(get_args(Precision), runs, strict=True)}
     assert best["full"] == best["tf32"] != best["bfloat16"]  # a CPU has no TensorFloat-32
-    shown = [run_python("-m", "evomal.cli", "show", str(run.run_dir))[1] for run in runs]
+    shown = []
+    for run in runs:
+        assert main(["show", str(run.run_dir)]) == 0
+        shown.append(" ".join(capsys.readouterr().out.split()))
     assert [f"precision {name}" in text for name, text in zip(best, shown, strict=True)] == [
         False,
         True,
