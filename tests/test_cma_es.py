@@ -128,10 +128,10 @@ def test_every_size_is_possible(size: int, count: int) -> None:
 DAMAGED: dict[str, tuple[Any, str]] = {
     "nothing": (None, "the state is None, not an object"),
     "a field": ({"restarts": 0}, "the state lacks 'orders'"),
-    "an order": ({"restarts": 0, "orders": [[0, 1, 2, 2]]}, "is not what it was after 1"),
-    "a point": ({"restarts": 0, "orders": [[0, 1, 2]]}, "is not what it was after 1"),
-    "a generation": ({"restarts": 0, "orders": []}, "is not what it was after 1"),
-    "restarts": ({"restarts": -1, "orders": []}, "is not what it was after 1"),
+    "an order": ({"restarts": 0, "orders": [[0, 1, 2, 2]]}, "does not match 1"),
+    "a point": ({"restarts": 0, "orders": [[0, 1, 2]]}, "does not match 1"),
+    "a generation": ({"restarts": 0, "orders": []}, "does not match 1"),
+    "restarts": ({"restarts": -1, "orders": []}, "does not match 1"),
     "a number": ({"restarts": 0, "orders": [[0.5, 1, 2, 3]]}, "is 0.5, not a whole number"),
 }
 
@@ -151,7 +151,7 @@ def test_a_state_that_goes_on_after_its_end_is_refused() -> None:
     while search.state()["restarts"] == 0:
         search.tell([sphere(point) for point in search.ask()])
         orders = [*search.state()["orders"]] or [*orders, [0, 1, 2, 3]]
-    with pytest.raises(InputError, match="goes on after its end"):
+    with pytest.raises(InputError, match="continues after a restart"):
         search.load({"restarts": 0, "orders": orders * 9}, 9 * len(orders), "the state")
 
 
@@ -245,15 +245,15 @@ def damage_structure(state: dict[str, Any], text: str) -> None:
 
 
 DAMAGED_GLO: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "no searches": (lambda s: s["method"]["searches"].clear(), "is none after 4 generations"),
+    "no searches": (lambda s: s["method"]["searches"].clear(), "does not match 4 generations"),
     "a search twice": (
         lambda s: s["method"]["searches"].append(s["method"]["searches"][0]),
-        "is none after 4 generations",
+        "does not match 4 generations",
     ),
-    "another generation": (lambda s: s.update(generation=5), "is not what it was after 2"),
-    "too early": (lambda s: s.update(generation=2), "is none after 2 generations"),
+    "another generation": (lambda s: s.update(generation=5), "does not match 2"),
+    "too early": (lambda s: s.update(generation=2), "does not match 2 generations"),
     "malformed": (lambda s: damage_structure(s, "sub(y"), "a structure of the method is damaged"),
-    "without f": (lambda s: damage_structure(s, "abs(y)"), "is none that it could have made"),
+    "without f": (lambda s: damage_structure(s, "abs(y)"), "is not one that it could have made"),
     "no evolution": (lambda s: s["method"].pop("evolution"), "lacks 'evolution'"),
 }
 

@@ -1,4 +1,4 @@
-"""CMA-ES, which a run can take up again: the `cmaes` library, asked and told once a generation."""
+"""Resumable CMA-ES: the `cmaes` library, asked and told once per generation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEWEST_POINTS = 4
 
 
 def by_weights(loss: MetaLoss | None, number: int) -> str:
-    """Losses are the same whose weights are equal too, where a method searches for those."""
+    """Losses are the same if their weights are equal, too: for methods that search for weights."""
     same = by_structure(loss, number)
     return same if loss is None else f"{same} {loss.phi.tolist()}"
 
@@ -30,12 +30,12 @@ def by_weights(loss: MetaLoss | None, number: int) -> str:
 class CMAES:
     """Covariance matrix adaptation evolution strategy (Hansen, 2016).
 
-    It learns from the order of the points alone, so that infinite fitness, or fitness taken at
-    different steps, does no harm. A search that has converged or grown without bounds, as the
-    library judges, begins anew with another seed.
+    It uses only the order of the points, so infinite fitness, or the fitness of a halted training,
+    is not a problem. A search that has converged or diverged, as the library judges, restarts with
+    another seed.
 
-    It is a deterministic function of its arguments and of what it was told: the orders are its
-    state, and loading plays them again.
+    It is a deterministic function of its arguments and of the orders that it was told. These
+    orders are its state, and loading replays them.
 
     Parameters
     ----------
@@ -62,29 +62,32 @@ class CMAES:
         self._search = self._new_search()
 
     def ask(self) -> list[list[float]]:
-        """The points of the next generation; call it once before every `tell`."""
+        """Return the points of the next generation; call it once before each `tell`."""
         self._points = [self._search.ask() for _ in range(self._population_size)]
         return [point.tolist() for point in self._points]
 
     def tell(self, ranks: Sequence[Rank | float]) -> None:
-        """Take what sorts the points that `ask` returned, the best first."""
+        """Take the sort keys of the points that `ask` returned, smallest for the best."""
         self._tell(sorted(range(len(ranks)), key=ranks.__getitem__))
 
     def _tell(self, order: Sequence[int]) -> None:
-        """Take the places of the points, from the best to the worst."""
+        """Take the indices of the points, from best to worst."""
         self._search.tell([(self._points[place], float(i)) for i, place in enumerate(order)])
         self._orders.append(list(order))
         if self._search.should_stop():
             self._begin_again(self._restarts + 1)
 
     def state(self) -> dict[str, Any]:
-        """What was told since it last began, as JSON values."""
+        """The orders told since the last restart, as JSON values."""
         return {"restarts": self._restarts, "orders": list(self._orders)}
 
     def load(self, state: Any, generations: int, what: str) -> None:
-        """Restore what `state` returned after that many generations.
+        """Restore what `state` returned after a number of generations.
 
-        An `InputError` for anything else, which `what` names.
+        Raises
+        ------
+        InputError
+            If the state is damaged; `what` names it.
         """
         stored: _Stored = typed(_Stored, state, what)
         places, told = list(range(self._population_size)), len(stored.orders)
@@ -92,13 +95,13 @@ class CMAES:
             all(sorted(order) == places for order in stored.orders)
             and (told == generations if stored.restarts == 0 else 0 <= told < generations)
             and stored.restarts >= 0,
-            f"{what} is not what it was after {generations} generations",
+            f"{what} does not match {generations} generations",
         )
         self._begin_again(stored.restarts)
         for order in stored.orders:
             self.ask()
             self._tell(order)
-        require(self._restarts == stored.restarts, f"{what} goes on after its end")
+        require(self._restarts == stored.restarts, f"{what} continues after a restart")
 
     def _begin_again(self, restarts: int) -> None:
         self._restarts, self._orders = restarts, []

@@ -1,7 +1,7 @@
 """GLO: genetic programming for the structure, then CMA-ES (Gonzalez and Miikkulainen, 2020).
 
-The paper names it as the costly predecessor of TaylorGLO (section 2): every set of coefficients
-that is tried costs a training.
+The paper describes it as the expensive predecessor of TaylorGLO (section 2): each set of
+coefficients costs a training.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class GLOSettings(GeneticSettings):
     """Settings of glo; those of genetic programming are EvoMAL's."""
 
     structure_generations: int | None = None
-    """How many of the generations search for structures, by genetic programming; the others
-    search for coefficients. Default half of them."""
+    """Generations of genetic programming, for structures; the others search for coefficients.
+    Default: half of them."""
 
     structures: int = 3
-    """How many structures get coefficients, the best ones."""
+    """Number of structures, the best ones, whose coefficients are tuned."""
 
     coefficient_population: int = 8
-    """Sets of coefficients that are tried for each structure in a generation."""
+    """Sets of coefficients per structure and generation."""
 
     sigma: float = 0.2
-    """Standard deviation of the first coefficients around 1."""
+    """Initial standard deviation of the coefficients around 1."""
 
     def resolved(self, resolve: Callable[[str], str]) -> Self:
         """With the number of generations for structures, which stays if a run is made longer."""
@@ -77,12 +77,12 @@ class GLOSettings(GeneticSettings):
 
 
 class GLO(Method):
-    """Evolve expressions whose weights are all 1, then give the best of them coefficients.
+    """Evolve expressions whose weights are all 1, then tune the coefficients of the best ones.
 
-    The second phase searches for the weights of several structures at once, each with a CMA-ES of
-    its own around the bare expression. There are no filters, as in the original: sets of
-    coefficients that have nearly converged would count as equivalent in their gradients, and
-    CMA-ES would learn nothing from their fitness.
+    The second phase searches for the weights of several structures at once, each with its own
+    CMA-ES, centred at the bare expression. There are no filters, as in the original: similar sets
+    of coefficients would count as equivalent in their gradients, and CMA-ES would learn nothing
+    from their fitness.
     """
 
     name: ClassVar[str] = "glo"
@@ -163,7 +163,7 @@ class GLO(Method):
             self._evolution.generation == min(self.generation, first)
             and len(set(structures)) == count
             and (1 <= count <= self.settings.structures if begun else count == 0),
-            f"the state of the method is none after {self.generation} generations",
+            f"the state of the method does not match {self.generation} generations",
         )
         self._searches = {}
         self._begin_searches(structures)
@@ -178,7 +178,7 @@ class GLO(Method):
             raise InputError(f"a structure of the method is damaged: {error}") from error
         require(
             structure.uses_both_arguments() and structure.height <= self.settings.max_height,
-            "a structure of the method is none that it could have made",
+            "a structure of the method is not one that it could have made",
         )
         return structure
 

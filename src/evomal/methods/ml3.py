@@ -1,9 +1,8 @@
 """ML³: a network as a loss, its weights learned by gradient descent (paper, section 4.1).
 
-Bechtle et al., "Meta-Learning via Learned Loss", 2021; its supervised variant. The loss is a
-network of (y, f), ReLU between its layers, softplus at its end, so that it is never negative. There
-is no structure to search: Algorithm 1 tunes the weights, and what comes of it is trained once for
-its fitness.
+The supervised variant of Bechtle et al., "Meta-Learning via Learned Loss", 2021. The loss is a
+network of (y, f) with ReLU between its layers and softplus at the output, so it is never negative.
+There is no structure to search: Algorithm 1 tunes the weights, and one training gives the fitness.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class ML3Settings(SearchSettings, TuningSettings):
     """Widths of the hidden layers."""
 
     restarts: int = 1
-    """Networks, each from weights of its own; the best one counts."""
+    """Number of networks, each with its own initial weights; the best one counts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +58,7 @@ class ML3Settings(SearchSettings, TuningSettings):
 
 
 class ML3(Method):
-    """One generation of networks, which differ in the weights that they begin with."""
+    """One generation of networks that differ in their initial weights."""
 
     settings: ML3Settings
 
@@ -77,7 +76,7 @@ class ML3(Method):
 
     @staticmethod
     def identity(loss: MetaLoss | None, number: int) -> str:
-        """No network is like another."""
+        """Every network is different."""
         return f"network {number}"
 
     def _ask(self) -> list[NeuralLoss]:

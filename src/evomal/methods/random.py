@@ -1,4 +1,4 @@
-"""Random search over expressions: the control that every other method has to beat."""
+"""Random search over expressions: the control that every other method must beat."""
 
 from __future__ import annotations
 

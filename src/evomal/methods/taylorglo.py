@@ -1,6 +1,6 @@
 """TaylorGLO: CMA-ES over the coefficients of a Taylor polynomial (Gonzalez and Miikkulainen, 2021).
 
-The paper compares with it (section 4.1): third order, populations and generations as for EvoMAL.
+The paper compares with it (section 4.1): third order, and EvoMAL's population and generations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaylorGLOSettings(PopulationSettings):
-    """Settings of taylorglo; the defaults are the paper's, the step size its own paper's."""
+    """Settings of taylorglo; the defaults are the paper's, and sigma that of TaylorGLO's paper."""
 
     order: int = 3
     """Highest degree of a term of the polynomial, 2 to 5; there are 8 coefficients with 3."""
@@ -46,7 +46,7 @@ class TaylorGLOSettings(PopulationSettings):
 
 
 class TaylorGLO(Method):
-    """Losses differ in their coefficients alone; none is tuned by gradients or filtered out."""
+    """Candidates differ only in their coefficients; there is no gradient descent and no filter."""
 
     name: ClassVar[str] = "taylorglo"
     description: ClassVar[str] = "Taylor polynomials, coefficients by CMA-ES"
