@@ -87,7 +87,7 @@ def test_single_precision_is_as_near() -> None:
     found = group_hypergradients(losses, phis, step, layers, stacked=False)
     for loss, phi, ours in zip(losses, phis, found.gradients, strict=True):
         reference = forward_hypergradient(loss, phi, step)
-        # relative to all of φ, as some of its gradients may be 0 but for rounding
+        # relative to all of φ, as some of its gradients may be 0 up to rounding
         bound = 1e-4 * float(reference.abs().max())
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=bound)
 

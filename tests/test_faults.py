@@ -112,9 +112,9 @@ def test_a_run_in_which_nothing_works_any_more_ends_and_can_be_resumed(tmp_path:
     assert broken.archive.counts["failed"] >= 10
     assert broken.facts.status == "failed"
     metric.mark.unlink()
-    mended = resume(tmp_path / "run", task)
-    assert mended.archive.counts["failed"] == 0
-    found, wanted = (without_timing(run.summary()) for run in (mended, expected))
+    resumed = resume(tmp_path / "run", task)
+    assert resumed.archive.counts["failed"] == 0
+    found, wanted = (without_timing(run.summary()) for run in (resumed, expected))
     assert {**found, "metric": ""} == {**wanted, "metric": ""}
 
 
@@ -174,5 +174,5 @@ def test_a_task_that_cannot_be_trained_at_all_ends_the_run(whole: Run, tmp_path:
     assert isinstance(error.value.__cause__, Exception)
     assert isinstance(error.value.__cause__.__cause__, ValueError)
     assert Run(tmp_path / "run").facts.status == "failed"
-    mended = resume(tmp_path / "run", regression_task(metric=metric))
-    assert without_timing(mended.summary()) == without_timing(whole.summary())
+    resumed = resume(tmp_path / "run", regression_task(metric=metric))
+    assert without_timing(resumed.summary()) == without_timing(whole.summary())

@@ -31,12 +31,12 @@ Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, i
 
 
 class GenerationQueue:
-    """What is to be done for the candidates of one generation, and what is under way.
+    """The pending and running work of one generation.
 
     Parameters
     ----------
     method
-        Its archive knows all earlier generations; this class reads it and adds nothing.
+        Its archive holds all earlier generations; this class only reads it.
     candidates
         In population order.
     dispatcher
@@ -44,12 +44,12 @@ class GenerationQueue:
     tasks
         Number of tasks that a candidate is trained on.
     finished
-        Outcomes of this generation that are known already, in a run that is resumed; the archive
-        knows them too.
+        Outcomes of this generation that are already known, in a resumed run; the archive holds
+        them, too.
     checkpoints
-        By the numbers of a group's candidates, how far their tuning had come when the run ended.
+        Stored tuning states, by the candidate numbers of a group.
     save_checkpoint
-        Called with these numbers and how far it has come now.
+        Called with these numbers and a new state.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class GenerationQueue:
             self._next.extend((group, task) for task in range(self._tasks) if group)
         if self._next:
             group, task = self._next.popleft()
-            done = decisions.outcomes  # a candidate can be trained again for the sake of its group
+            done = decisions.outcomes  # finished candidates are retrained if their group is
             losses = [done.get(c.number, decisions.screening(c)).loss for c in group]
             self._dispatcher.start(
                 ("training", group, task),

@@ -1,7 +1,7 @@
 """Algorithm 1: the weights of meta-loss networks, tuned by gradients through training steps.
 
-A tuning can pause between two meta steps (`evomal.training.numerics.pausing`) and go on later, in
-this process or another one, to the same bits as without the pause.
+Tuning can pause between two meta steps (`evomal.training.numerics.pausing`) and continue later, in
+this process or another one, with bit-identical results.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHECK_EVERY = 25
 """Meta steps; a loss of a group that diverged is left out from the next check on."""
 
 Tuning = tuple[MetaLoss, TuningState]
-"""A loss and where its tuning stands."""
+"""A loss and the state of its tuning."""
 
 Gradients = Callable[[Sequence[MetaLoss], Sequence[Tensor], int], tuple[list[Tensor], Tensor]]
 """∂/∂φ of every loss at a meta step, and which of them are finite; mean over the tasks (eq. 2)."""
@@ -51,7 +51,7 @@ def tune_alone(bench: Workbench, tuning: Tuning) -> TuningState:
     bench
         The run's meta steps; S_meta and η.
     tuning
-        The loss to tune, and where to go on.
+        The loss to tune, and the state to continue from.
 
     Raises
     ------
@@ -76,22 +76,21 @@ def tune_alone(bench: Workbench, tuning: Tuning) -> TuningState:
 def tune_group(
     bench: Workbench, tunings: Sequence[Tuning], *, stacked: bool
 ) -> list[TuningState | DivergedError]:
-    """`tune_alone` for every loss up to rounding, all in one: each meta step is made once.
+    """Tune a group of losses like `tune_alone`, up to rounding, sharing each meta step.
 
     Parameters
     ----------
     bench
         As for `tune_alone`; with S_base = 1.
     tunings
-        The losses, after the same number of meta steps; what one of them becomes depends on the
-        others by rounding alone.
+        The losses, after the same number of meta steps; they affect each other only by rounding.
     stacked
         Whether their updated base learners are worked on in one pass.
 
     Returns
     -------
     list
-        For every loss where it stands, or that it diverged; the latter only at the end.
+        The state of every loss; or, at the end, the error if it diverged.
     """
     with quiet_vmap(), sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward-mode rule
         ways = [group_way(task, stacked=stacked) for task in bench.tasks]
@@ -124,7 +123,7 @@ def tune_group(
 def _advance(
     bench: Workbench, tunings: Sequence[Tuning], gradients: Gradients
 ) -> list[TuningState]:
-    """Meta steps until all are made, or it is time to pause; at least one."""
+    """Take meta steps until the last one or the time to pause; at least one."""
     losses, states = [loss for loss, _ in tunings], [state for _, state in tunings]
     steps, step = bench.tuning.meta_steps, states[0].step
     phis = [state.phi.clone().requires_grad_() for state in states]

@@ -65,11 +65,9 @@ class Checkpoint:
     Attributes
     ----------
     states
-        Where the tuning of the losses stands, those that were rejected before left out: a
-        safetensors file.
+        Tuning states of the losses that were not rejected before: the bytes of a safetensors file.
     results
-        What is known of every candidate; None where this is all that is left of a process. Then
-        it is found again.
+        What is known of every candidate; None after a crash, and then it is computed again.
     """
 
     states: bytes
@@ -82,7 +80,7 @@ class Checkpoint:
 
 
 class ScreeningPaused(Exception):  # noqa: N818 - not an error
-    """A screening came to the time to pause, and goes on from its checkpoint."""
+    """A screening has paused and can continue from its checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
@@ -109,7 +107,7 @@ def screen(
     pipeline
         The stages to apply.
     checkpoint
-        Where to go on; by default at the start.
+        Where to continue; by default, at the start.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where Algorithm 1 stands on a loss: enough to go on from there to the last bit."""
+"""The state of Algorithm 1 on a loss, from which it continues bit-identically."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class TuningState:
     phi, mean, square
         φ, and Adam's running means of its gradient and of the square of that; detached.
     finite
-        Whether all values on the way were finite.
+        Whether all values so far were finite.
     active
-        Whether it is still worked on: a group leaves out what diverged, but looks only now and
-        then.
+        Whether it is still tuned; a group checks for diverged losses only now and then.
     """
 
     step: int
@@ -46,7 +45,7 @@ class TuningPaused(Exception):  # noqa: N818 - not an error
     Attributes
     ----------
     states
-        Where it stands for every loss.
+        The state of every loss.
     """
 
     def __init__(self, states: Sequence[TuningState]) -> None:

@@ -82,15 +82,14 @@ class Engine(ABC):
     ) -> list[Tensor | DivergedError]:
         """φ of every loss after Algorithm 1, or that it diverged.
 
-        It is the same, up to rounding, whichever losses are in the group; and to the last bit,
-        however often it pauses.
+        The other losses of the group change it only by rounding, and pauses do not change it.
 
         Parameters
         ----------
         losses
             The losses to tune.
         states
-            Where to go on, for every loss; by default at the start.
+            The state of every loss to continue from; by default, the start.
 
         Raises
         ------
