@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from evomal.methods.evolution import GeneticProgramming, GeneticSettings
 from evomal.methods.settings import SearchSettings
 from evomal.training.settings import EvaluationSettings, Pipeline
+
+QUICK: Mapping[str, Any] = {
+    "population_size": 20,
+    "generations": 7,
+    "meta_steps": 25,
+    "rejection_steps": 100,
+    "prescreen": True,
+    "testing_steps": 100,
+}
+"""The quick preset of evomal and of its control."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +35,5 @@ class EvoMAL(GeneticProgramming):
     settings_type: ClassVar[type[SearchSettings]] = EvoMALSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
         "paper": EvoMALSettings(),
-        "quick": EvoMALSettings(
-            population_size=20,
-            generations=7,
-            meta_steps=25,
-            rejection_steps=100,
-            prescreen=True,
-            testing_steps=100,
-        ),
+        "quick": EvoMALSettings(**QUICK),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from evomal import losses
 from evomal.methods.base import Method, Outcome
 from evomal.methods.evolution import draw_population
+from evomal.methods.evomal import QUICK
 from evomal.methods.settings import ExpressionSettings, SearchSettings
 from evomal.methods.stored import typed
 from evomal.seeding import derive_generator
@@ -32,14 +33,7 @@ class Random(Method):
     settings_type: ClassVar[type[SearchSettings]] = RandomSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
         "paper": RandomSettings(),
-        "quick": RandomSettings(
-            population_size=20,
-            generations=7,
-            meta_steps=25,
-            rejection_steps=100,
-            prescreen=True,
-            testing_steps=100,
-        ),
+        "quick": RandomSettings(**QUICK),
     }
     settings: RandomSettings
 
