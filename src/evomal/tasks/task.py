@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -28,8 +27,8 @@ from evomal.tasks.checks import (
     runs_channels_last,
 )
 from evomal.tasks.data import Data, Source, read_class_weights, read_extras, read_rows
+from evomal.tasks.description import described, fingerprint
 from evomal.tasks.fit import require_parts_fit
-from evomal.tasks.functions import identity
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.precision import InBfloat16, Precision
@@ -277,40 +276,12 @@ class Task:
         return twin
 
     def description(self) -> dict[str, Any]:
-        """Fields that identify the task on resume, as JSON values.
-
-        The model is identified by the names, shapes and dtypes of its parameters and buffers,
-        functions by their names, the data by a digest of all values.
-        """
-        state = self.new_model(seed=0).state_dict()
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()])
-        return {
-            "name": self.name,
-            "split": self.split,
-            "form": self.form.to_dict(),
-            "progress inputs": list(self.progress_inputs),
-            "metric": identity(self.metric),
-            "task loss": identity(self.task_loss),
-            "preprocess": self.preprocess and identity(self.preprocess),
-            "augment": self.augment and identity(self.augment),
-            "optimizer": dataclasses.asdict(self.optimizer),
-            "batch size": self.batch_size,
-            "rejection steps": self.rejection_steps,
-            "model": hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
-            "data": self.fingerprint(),
-        }
+        """Fields that identify the task on resume, as JSON values."""
+        return described(self)
 
     def fingerprint(self) -> str:
         """A digest of all data, equal if and only if all values are."""
-        digest = hashlib.blake2b(digest_size=16)
-        parts = [data for data in (self.train, self.validation, self.test) if data]
-        for tensor in [t for data in parts for t in data.tensors()]:
-            digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-            values = tensor.cpu().contiguous()
-            flat = values.as_strided((values.numel(),), (1,))  # strides of dimensions of 1 may be 0
-            digest.update(flat.view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return fingerprint([data for data in (self.train, self.validation, self.test) if data])
 
     def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
         return read_rows(source, part, self.form, dtype).to(self.device)
