@@ -180,6 +180,15 @@ def curve(function: Callable[[Any], Any]) -> Curve:
     return Curve(at, np.asarray(function(at), dtype=float) + 0 * at)
 
 
+def test_dips_of_rounding_are_one_minimum() -> None:
+    flat_from_1 = curve(lambda x: np.maximum(1 - x, 0) ** 2)
+    flat_from_1.values[[300, 350, 400]] -= 1e-16
+    (only,) = flat_from_1.minima
+    assert only == (pytest.approx(1.0), math.inf)
+    two = curve(lambda x: (x**2 - 1) ** 2)
+    assert [low for low, _ in two.minima] == pytest.approx([-1.0, 1.0])
+
+
 def test_shapes_of_curves() -> None:
     bowl = curve(lambda x: (x - 0.5031) ** 2)
     assert bowl.lowest_at == pytest.approx(0.5031)
