@@ -17,7 +17,11 @@ if TYPE_CHECKING:
         SparselySmoothedLoss,
     )
     from evomal.losses.symbolic import SymbolicLoss
-    from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+    from evomal.losses.target import (
+        AbsoluteCrossEntropyLoss,
+        FocalLoss,
+        GeneralizedCrossEntropyLoss,
+    )
     from evomal.losses.taylor import TaylorLoss
     from evomal.methods.baseline import BaselineSettings
     from evomal.methods.evomal import EvoMALSettings
@@ -49,10 +53,12 @@ _HOMES = {
     "Expression": "evomal.expressions.expression",
     "FocalLoss": "evomal.losses.target",
     "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
+    "GeneralizedCrossEntropyLoss": "evomal.losses.target",
     "GLOSettings": "evomal.methods.glo",
     "GPLFLSettings": "evomal.methods.gp_lfl",
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",
+    "LogCoshLoss": "evomal.losses.log_cosh",
     "ML3Settings": "evomal.methods.ml3",
     "MLflowTracker": "evomal.runs.trackers",
     "NeuralLoss": "evomal.losses.neural",
@@ -91,8 +97,10 @@ __all__ = [
     "FocalSparseLabelSmoothingLoss",
     "GLOSettings",
     "GPLFLSettings",
+    "GeneralizedCrossEntropyLoss",
     "InputError",
     "LabelSmoothingLoss",
+    "LogCoshLoss",
     "ML3Settings",
     "MLflowTracker",
     "NeuralLoss",
