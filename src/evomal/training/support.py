@@ -33,8 +33,8 @@ from evomal.training.hypergradient.forward import forward_hypergradient
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.hypergradient.reverse import reverse_hypergradient
 from evomal.training.hypergradient.step import MetaStep
-from evomal.training.loop import new_sgd
 from evomal.training.numerics import DivergedError
+from evomal.training.optimizing import new_optimizer
 from evomal.training.trial import (
     Failed,
     as_input_error,
@@ -147,11 +147,11 @@ def _found(task: Task, find: Callable[[], T], *what: object) -> T:
 def _train(task: Task) -> None:
     """One ordinary training step with the task loss."""
     learner, batch = task.new_model(seed=0), few_rows(task, task.train)
-    sgd = new_sgd([p for p in learner.parameters() if p.requires_grad], task.optimizer)
+    optimizer = new_optimizer(task, [p for p in learner.parameters() if p.requires_grad])
     with isolated_rng(task.device, 0):
         value = task.task_loss(learner(batch.inputs), batch.targets)
         value.backward()  # type: ignore[no-untyped-call]
-    sgd.step()
+    optimizer.step()
 
 
 def _differentiate(task: Task) -> None:
