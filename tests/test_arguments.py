@@ -107,7 +107,10 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
         lambda v: make(schedule=v),
         [0.5, "cosine", Cosine, lambda p: None, lambda p: -p, lambda p: 0.0, lambda p: 1 / p],
     ),
-    "clip_norm": (lambda v: make(clip_norm=v), [*(v for v in NO_FINITE_NUMBERS if v), 0, -1]),
+    "clip_norm": (
+        lambda v: make(clip_norm=v),
+        [*(v for v in NO_FINITE_NUMBERS if v is not None), 0, -1],
+    ),
     "warmup": (lambda v: Cosine(warmup=v), [*NO_FINITE_NUMBERS, -0.1, 1, 100]),
     "final": (lambda v: Cosine(final=v), [*NO_FINITE_NUMBERS, -0.1, 1]),
     "factor": (lambda v: Milestones([0.5], factor=v), [*NO_FINITE_NUMBERS, -0.1, 0]),

@@ -92,7 +92,7 @@ def usable_schedule(value: Any) -> Schedule | None:
         If it is not a function of the progress that returns factors, or they are all 0.
     """
     schedule: Schedule | None = arguments.function(value, "schedule", "(progress)")
-    if schedule is not None and not any(factor_at(schedule, point) for point in _POINTS):
+    if schedule is not None and not any(_factors(schedule)):
         raise InputError("The schedule is 0 during the whole training, so nothing would train.")
     return schedule
 
@@ -127,4 +127,8 @@ def schedule_identity(schedule: Any) -> Any:
     if dataclasses.is_dataclass(schedule):
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(schedule).items()}
         return {"class": type(schedule).__name__, **settings}
-    return [*identity(schedule), *(factor_at(schedule, point) for point in _POINTS)]
+    return [*identity(schedule), *_factors(schedule)]
+
+
+def _factors(schedule: Schedule) -> list[float]:
+    return [factor_at(schedule, point) for point in _POINTS]
