@@ -265,6 +265,11 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(optimizer=lambda parameters: torch.optim.SGD(parameters.values(), lr=0.1)),
         "The optimizer function fails with the model's parameters: AttributeError: ",
     ),
+    "a schedule of torch's": (
+        lambda: make(schedule=torch.optim.lr_scheduler.CosineAnnealingLR),
+        "The schedule is torch's CosineAnnealingLR, which belongs to one optimizer; pass "
+        "evomal.Cosine(...), evomal.Milestones(...) or a function of the progress from 0 to 1.",
+    ),
     "a schedule in steps": (
         lambda: make(schedule=lambda step: [1.0, 0.1][step]),
         "The schedule fails at progress 0 (TypeError: ",

@@ -217,16 +217,18 @@ def test_a_schedule_that_fails_later_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "recipe"),
+    ("kind", "name", "steps"),
     [
-        *(("regression", name, recipe) for name in OPTIMISERS for recipe in ("plain", "both")),
+        *(("regression", name, steps) for name in OPTIMISERS for steps in ("plain", "both")),
         ("SharedGradients", "SGD", "both"),
         ("TiedFrozenUnused", "AdamW with amsgrad", "both"),
         ("batch normalisation and dropout", "AdamW", "both"),
     ],
 )
-def test_stacked_trainings_are_ordinary_ones(kind: str, name: str, recipe: str) -> None:
-    task = VARIED_TASKS[kind](optimizer=OPTIMISERS[name][0], **RECIPES[recipe])
+def test_stacked_trainings_are_ordinary_ones(kind: str, name: str, steps: str) -> None:
+    metric = nn.functional.cross_entropy if "batch" in kind else nn.functional.mse_loss
+    recipe = {"optimizer": OPTIMISERS[name][0], "metric": metric, **RECIPES[steps]}
+    task = VARIED_TASKS[kind](**recipe)
     forms = "square(sub(y, f))", "mul(square(sub(y, f)), add(1, 1))", "abs(sub(y, f))"
     losses = [SymbolicLoss(form, link=task.link) for form in forms]
     worst = [halved_training(task, loss, 9, 5, (math.inf, math.inf))[0] for loss in losses]
