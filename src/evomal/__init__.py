@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from evomal.runs.run import Run
     from evomal.runs.search import SearchInterrupted, resume, search
     from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
-    from evomal.tasks.optimizers import SGD
+    from evomal.tasks.optimizers import SGD, Adam, AdamW
     from evomal.tasks.registry import load_task
+    from evomal.tasks.schedules import Cosine, Milestones
     from evomal.tasks.task import Task
     from evomal.training.meta_testing import compare
 
@@ -46,8 +47,11 @@ __version__ = "0.1.0"
 # Imported on first use: importing torch takes seconds, and `evomal --help` does not need it.
 _HOMES = {
     "AbsoluteCrossEntropyLoss": "evomal.losses.target",
+    "Adam": "evomal.tasks.optimizers",
+    "AdamW": "evomal.tasks.optimizers",
     "BaselineSettings": "evomal.methods.baseline",
     "Callback": "evomal.runs.callbacks",
+    "Cosine": "evomal.tasks.schedules",
     "EvoMALSettings": "evomal.methods.evomal",
     "Execution": "evomal.runs.execution",
     "Expression": "evomal.expressions.expression",
@@ -61,6 +65,7 @@ _HOMES = {
     "LogCoshLoss": "evomal.losses.log_cosh",
     "ML3Settings": "evomal.methods.ml3",
     "MLflowTracker": "evomal.runs.trackers",
+    "Milestones": "evomal.tasks.schedules",
     "NeuralLoss": "evomal.losses.neural",
     "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
@@ -88,8 +93,11 @@ _HOMES = {
 __all__ = [
     "SGD",
     "AbsoluteCrossEntropyLoss",
+    "Adam",
+    "AdamW",
     "BaselineSettings",
     "Callback",
+    "Cosine",
     "EvoMALSettings",
     "Execution",
     "Expression",
@@ -103,6 +111,7 @@ __all__ = [
     "LogCoshLoss",
     "ML3Settings",
     "MLflowTracker",
+    "Milestones",
     "NeuralLoss",
     "PlainProgress",
     "Run",
