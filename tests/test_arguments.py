@@ -71,6 +71,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "task_loss": (lambda v: make(task_loss=v), NO_FUNCTIONS),
     "preprocess": (lambda v: make(preprocess=v), NO_FUNCTIONS),
     "augment": (lambda v: make(augment=v), NO_FUNCTIONS),
+    "output": (lambda v: make(output=v), [*NO_FUNCTIONS, 0, b"logits", "logits", "T", nn.Flatten]),
     "model": (lambda v: make(model=v), [*NO_FUNCTIONS, None, SHARED]),
     "link": (lambda v: make(link=v), [*NO_TEXT, "softmx", 1.5, ["softmax"]]),
     "name": (lambda v: make(name=v), NO_TEXT),
@@ -320,7 +321,8 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "preprocess to numpy": (
         lambda: make(preprocess=lambda x: x.numpy()),
-        "The function preprocess must return a tensor, not an object of type ndarray.",
+        "The function preprocess must return a tensor, or a tuple or dict of tensors, not an "
+        "object of type ndarray.",
     ),
     "preprocess to one": (lambda: make(preprocess=lambda x: x.mean()), "but returns shape () for"),
     "preprocess fails": (
@@ -331,7 +333,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(augment=lambda x: torch.cat([x, x])),
         "The function augment must return as many rows as it gets, but returns shape (4, 3)",
     ),
-    "augment in place": (lambda: make(augment=lambda x: None), "must return a tensor, not None"),
+    "augment in place": (lambda: make(augment=lambda x: None), "dict of tensors, not None."),
     "loss inputs": (
         lambda: make(loss_inputs=["w"]),
         "The argument loss_inputs must be a dict, got",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError, first_line, quoted
 from evomal.tasks.functions import function_name
+from evomal.tasks.inputs import Inputs, arguments_of, mapped, tensors_of
 
 OWN_CODE_ERRORS = (
     RuntimeError,
@@ -116,11 +117,13 @@ def channels_last(learner: nn.Module) -> nn.Module:
 
 
 def images_channels_last(images: Tensor) -> Tensor:
-    """The same images (B, C, H, W) in channels-last memory format.
+    """The same images (B, C, H, W) in channels-last memory format; others are left alone.
 
     This includes images with one channel, for which ``torch.contiguous`` leaves channels-first
     strides, so that convolutions would be slow.
     """
+    if images.ndim != 4 or not images.is_floating_point():
+        return images
     height, width = images.shape[2:]
     if images.shape[1] == 1:
         return images.reshape(len(images), height, width, 1).permute(0, 3, 1, 2)
@@ -128,13 +131,13 @@ def images_channels_last(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
+def runs_channels_last(learner: nn.Module, inputs: Inputs) -> bool:
     """Whether a convolutional network can use channels-last images.
 
     Not with dropout, whose masks depend on the memory format, so that engines would differ; nor
     with group normalisation, whose forward-mode rule supports only the default format.
     """
-    is_image = inputs.ndim == 4 and inputs.is_floating_point()
+    is_image = any(one.ndim == 4 and one.is_floating_point() for one in tensors_of(inputs))
     kinds = [type(module) for module in learner.modules()]
     convolves = any(issubclass(kind, nn.Conv2d) for kind in kinds)
     drops = any("Dropout" in kind.__name__ for kind in kinds)
@@ -143,7 +146,8 @@ def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
         return False
     try:
         twin = channels_last(copy.deepcopy(learner))
-        twin.eval()(images_channels_last(inputs))
+        args, kwargs = arguments_of(mapped(images_channels_last, inputs))
+        twin.eval()(*args, **kwargs)
     except RuntimeError:
         return False
     return True

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evomal.tasks.data import Data
 from evomal.tasks.functions import identity
+from evomal.tasks.inputs import labelled
 
 if TYPE_CHECKING:
     from evomal.tasks.task import Task
@@ -35,6 +36,7 @@ def described(task: Task) -> dict[str, Any]:
         "task loss": identity(task.task_loss),
         "preprocess": task.preprocess and identity(task.preprocess),
         "augment": task.augment and identity(task.augment),
+        "output": identity(task.output) if callable(task.output) else task.output,
         "optimizer": dataclasses.asdict(task.optimizer),
         "batch size": task.batch_size,
         "rejection steps": task.rejection_steps,
@@ -46,6 +48,9 @@ def described(task: Task) -> dict[str, Any]:
 def fingerprint(parts: Iterable[Data]) -> str:
     """A digest of data splits, equal if and only if all values are."""
     digest = hashlib.blake2b(digest_size=16)
+    parts = list(parts)
+    names = [label for data in parts for label, _ in labelled(data.inputs) if label]
+    digest.update("".join(names).encode())
     for tensor in [tensor for data in parts for tensor in data.tensors()]:
         digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
         values = tensor.cpu().contiguous()

@@ -149,7 +149,7 @@ def _train(task: Task) -> None:
     learner, batch = task.new_model(seed=0), few_rows(task, task.train)
     sgd = new_sgd([p for p in learner.parameters() if p.requires_grad], task.optimizer)
     with isolated_rng(task.device, 0):
-        value = task.task_loss(learner(batch.inputs), batch.targets)
+        value = task.task_loss(task.call(learner, batch.inputs), batch.targets)
         value.backward()  # type: ignore[no-untyped-call]
     sgd.step()
 
