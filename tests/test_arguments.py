@@ -151,6 +151,12 @@ class Layered(nn.Module):
         super().__init__()
 
 
+class WithUnused(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.LazyLinear(2)
+
+
 def fails() -> nn.Module:
     raise KeyError("width")
 
@@ -198,14 +204,14 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(model=lambda: nn.Sequential(nn.DataParallel(Perceptron()))),
         "wrapped in DataParallel",
     ),
-    "a lazy layer": (
-        lambda: make(model=lambda: nn.LazyLinear(1)),
-        "The model has lazy layers, whose shapes are not known yet; run one batch through it in "
-        "the factory",
+    "a lazy layer that rows do not fit": (
+        lambda: make(model=lambda: nn.LazyConv2d(1, 1)),
+        "The lazy layers of the model cannot take their shapes from two training rows of shape "
+        "(2, 3): RuntimeError",
     ),
-    "a lazy buffer": (
-        lambda: make(model=lambda: nn.Sequential(nn.Linear(3, 1), nn.LazyBatchNorm1d())),
-        "lazy layers",
+    "a lazy layer that is not used": (
+        lambda: make(model=WithUnused),
+        "The model has lazy layers that a batch does not reach in eval mode",
     ),
     "another device": (
         lambda: make(model=lambda: nn.Linear(3, 1, device="meta")),

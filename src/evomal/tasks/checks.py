@@ -9,9 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError, first_line, quoted
+from evomal.errors import InputError, first_line, named, quoted
+from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.functions import function_name
-from evomal.tasks.inputs import Inputs, arguments_of, mapped, tensors_of
+from evomal.tasks.inputs import Inputs, arguments_of, mapped, shapes_of, tensors_of
+
+_CPU = torch.device("cpu")
 
 OWN_CODE_ERRORS = (
     RuntimeError,
@@ -85,16 +88,40 @@ def require_usable(learner: object) -> None:
                 f"The model is wrapped in {type(module).__name__}; return the network itself: "
                 "a search uses several devices through its workers."
             )
-    tensors = [*learner.parameters(), *learner.buffers()]
-    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
-        raise InputError(
-            "The model has lazy layers, whose shapes are not known yet; run one batch through it "
-            "in the factory."
-        )
-    if any(tensor.is_meta for tensor in tensors):
+    if any(tensor.is_meta for tensor in [*learner.parameters(), *learner.buffers()]):
         raise InputError(
             "The model is on the meta device, where parameters have no values; create it on a CPU "
             "or GPU."
+        )
+
+
+def is_lazy(learner: nn.Module) -> bool:
+    """Whether a network has lazy layers, whose shapes are not known yet."""
+    tensors = [*learner.parameters(), *learner.buffers()]
+    return any(nn.parameter.is_lazy(tensor) for tensor in tensors)
+
+
+def materialise(learner: nn.Module, inputs: Inputs, seed: int) -> None:
+    """Give lazy layers their shapes and parameters, with a pass in eval mode on a CPU.
+
+    Raises
+    ------
+    InputError
+        If the pass fails, or does not reach all of them.
+    """
+    args, kwargs = arguments_of(mapped(torch.clone, inputs))
+    try:
+        with torch.no_grad(), isolated_rng(_CPU, derive_seed(seed, "lazy layers")):
+            learner.eval()(*args, **kwargs)
+    except OWN_CODE_ERRORS as error:
+        raise InputError(
+            "The lazy layers of the model cannot take their shapes from two training rows of "
+            f"{shapes_of(inputs)}: {named(error)}"
+        ) from error
+    if is_lazy(learner):
+        raise InputError(
+            "The model has lazy layers that a batch does not reach in eval mode, so that their "
+            "shapes stay unknown; use layers with sizes, such as nn.Linear, for them."
         )
 
 

@@ -27,6 +27,20 @@ _TWO = slice(0, 2)
 _ROWS = 64  # per forward pass on a whole split
 
 
+def require_transforms_fit(task: Task) -> None:
+    """Run two rows of every split through `augment` and `preprocess`.
+
+    Raises
+    ------
+    InputError
+        If one fails or does not return inputs of a model.
+    """
+    with torch.no_grad(), isolated_rng(task.device, 0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of user functions; training shows them
+        for part, data in _parts(task).items():
+            _try_transforms(task, data, part)
+
+
 def require_parts_fit(task: Task, learner: nn.Module) -> None:
     """Run two rows of every split through a learner, and its outputs through all functions.
 
@@ -39,15 +53,16 @@ def require_parts_fit(task: Task, learner: nn.Module) -> None:
     """
     learner.eval()
     with torch.no_grad(), isolated_rng(task.device, 0), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of user functions; training shows them
-        parts = {"training": task.train, "validation": task.validation, "test": task.test}
-        for part, data in parts.items():
-            if data is None:
-                continue
-            _try_transforms(task, data, part)
+        warnings.simplefilter("ignore")
+        for part, data in _parts(task).items():
             _require_targets_fit(task.form, _try_model(task, learner, data, part), data, part)
         _try_task_loss(task, learner)
         _try_metric(task, learner)
+
+
+def _parts(task: Task) -> dict[str, Data]:
+    parts = {"training": task.train, "validation": task.validation, "test": task.test}
+    return {part: data for part, data in parts.items() if data is not None}
 
 
 def _try_transforms(task: Task, data: Data, part: str) -> None:

@@ -22,6 +22,8 @@ from evomal.tasks.checks import (
     available_device,
     channels_last,
     images_channels_last,
+    is_lazy,
+    materialise,
     model_factory,
     require_separate,
     require_usable,
@@ -29,7 +31,7 @@ from evomal.tasks.checks import (
 )
 from evomal.tasks.data import Data, Source, read_class_weights, read_extras, read_rows
 from evomal.tasks.description import described, fingerprint
-from evomal.tasks.fit import require_parts_fit
+from evomal.tasks.fit import require_parts_fit, require_transforms_fit
 from evomal.tasks.inputs import Inputs, mapped, rows_of
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
 from evomal.tasks.optimizers import SGD
@@ -180,6 +182,7 @@ class Task:
         self.device = available_device(device)
         self.precision: Precision = "full"
         self._channels_last = False
+        self._example: Inputs | None = None  # of two rows on a CPU, if there are lazy layers
         self.findings: dict[Any, Any] = {}
         """Results of tests of the base learner, shared by copies of the task."""
         try:
@@ -188,7 +191,6 @@ class Task:
             raise
         except OWN_CODE_ERRORS as error:
             raise InputError(f"The model factory fails: {named(error)}") from error
-        require_separate(learner, other)
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters.")
@@ -198,6 +200,11 @@ class Task:
         self.progress_inputs = tuple(k for k, v in given.items() if isinstance(v, str))
         extras = read_extras(given, self.train, dtype)
         self.train = dataclasses.replace(self.train, extras=extras).to(self.device)
+        require_transforms_fit(self)
+        if is_lazy(learner):
+            self._example = mapped(Tensor.cpu, self.batch(self.train, slice(0, 2)).inputs)
+            learner, other = self.new_model(seed=0), self.new_model(seed=1)
+        require_separate(learner, other)
         require_parts_fit(self, learner)
         # Channels last is faster on CPUs, but some networks `view` their features.
         with isolated_rng(self.device, 0):
@@ -217,6 +224,8 @@ class Task:
         with isolated_rng(self.device, seed):
             learner = self.model()
         require_usable(learner)
+        if self._example is not None:
+            materialise(learner, self._example, seed)
         if self._channels_last and self.device.type == "cpu":
             learner = channels_last(learner)
         if self.precision == "bfloat16":

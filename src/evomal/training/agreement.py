@@ -247,10 +247,9 @@ def _alone(step: MetaStep) -> list[tuple[list[Tensor], Tensor]]:
     found = []
     for scale in _SCALES:
         learner = step.task.new_model(seed=0).to(_dtype(step))
-        parameters = list(learner.parameters())
+        parameters = [p for p in learner.parameters() if p.requires_grad]
         for p in parameters:
             p.data.mul_(scale)
-            p.requires_grad_()
         outputs = _passes(step, learner, partial(step.task.call, learner))
         total = torch.stack([one.square().sum() for one in outputs]).sum()
         gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
@@ -263,7 +262,7 @@ def _stacks_alike(step: MetaStep, alone: Sequence[tuple[list[Tensor], Tensor]]) 
     learner = step.learner
     both = {
         name: torch.stack([scale * p.detach() for scale in _SCALES]).requires_grad_()
-        for name, p in learner.named_parameters()
+        for name, p in step.parameters().items()
     }
     buffers = {name: torch.stack([b] * len(_SCALES)) for name, b in step.buffers().items()}
     with quiet_vmap():

@@ -56,8 +56,9 @@ class Stack:
         self.learner = task.new_model(derive_seed(*self.stream, "theta"))
         count = len(losses)
         self.theta = {
-            name: torch.stack([p.detach()] * count).requires_grad_(p.requires_grad)
+            name: torch.stack([p.detach()] * count).requires_grad_()
             for name, p in self.learner.named_parameters()
+            if p.requires_grad
         }
         self.buffers = {name: torch.stack([b] * count) for name, b in self.learner.named_buffers()}
         self.sgd = new_sgd(self._trained(), task.optimizer)
