@@ -91,18 +91,20 @@ def _named(inputs: Inputs, part: str) -> list[tuple[str, Tensor]]:
 
 
 def _require_same_rows(inputs: Inputs, targets: Tensor, part: str) -> None:
-    rows = [len(values) for values in tensors_of(inputs)]
-    if len(set(rows)) > 1:
-        raise InputError(
-            f"The {part} inputs are a {type(inputs).__name__} of {len(rows)} arrays with "
-            f"{min(rows)} to {max(rows)} rows, but a tuple or dict holds several inputs of a "
-            "model, with equal numbers of rows; pass rows of one input as a list or an array."
-        )
-    if rows[0] != len(targets) or rows[0] == 0:
+    rows = sorted({len(values) for values in tensors_of(inputs)})
+    if rows == [len(targets)] and rows[0] > 0:
+        return
+    if isinstance(inputs, Tensor):
         raise InputError(
             f"The {part} data has {rows[0]} inputs and {len(targets)} targets; "
             "it needs the same number of each, at least one."
         )
+    raise InputError(
+        f"The {part} inputs are a {type(inputs).__name__} of arrays with "
+        f"{' or '.join(map(str, rows[:3]))} rows for {len(targets)} targets, but each needs a row "
+        "for every target, at least one; pass rows of a single input as a list or an array, "
+        "because a tuple or dict holds several inputs."
+    )
 
 
 def _pair(source: Any, part: str) -> tuple[Any, Any]:

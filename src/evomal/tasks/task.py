@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -311,24 +311,3 @@ class Task:
 
     def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
         return read_rows(source, part, self.form, dtype).to(self.device)
-
-
-def as_tasks(tasks: Any) -> list[Task]:
-    """One task, or several, as a list.
-
-    Raises
-    ------
-    InputError
-        If an element is not a task.
-    """
-    several = isinstance(tasks, Iterable) and not isinstance(tasks, str | nn.Module)
-    found = list(tasks) if several else [tasks]
-    for task in found:
-        require_task(task)
-    return found
-
-
-def require_task(task: object) -> None:
-    """Raise an `InputError` if the argument is not a task."""
-    load = f"evomal.load_task({task!r})" if isinstance(task, str) else "evomal.load_task(name)"
-    arguments.instance(task, "task", Task, f"made with {load} or evomal.Task(...)")
