@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -422,7 +424,9 @@ def test_what_is_wrong_is_one_sentence(changes: dict[str, Any], fragment: str) -
 def test_lazy_layers_take_their_shapes_from_the_data() -> None:
     task = regression_task(model=Lazy)
     assert task.description() == regression_task(model=Lazy).description()
-    one, same, other = (list(task.new_model(seed).parameters()) for seed in (4, 4, 5))
+    elsewhere = pickle.loads(pickle.dumps(task))  # noqa: S301
+    learners = (task.new_model(4), elsewhere.new_model(4), task.new_model(5))
+    one, same, other = (list(learner.parameters()) for learner in learners)
     assert [tuple(p.shape) for p in one] == [(5, 3), (5,), (5,), (5,), (1, 5), (1,)]
     assert all(torch.equal(p, q) for p, q in zip(one, same, strict=True))
     assert not torch.equal(one[0], other[0])
@@ -477,3 +481,14 @@ def test_frozen_parameters_stay_in_every_engine() -> None:
         for ours, reference in zip(others, found[0], strict=True):
             assert isinstance(ours, Tensor)
             torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-9)
+
+
+def test_the_code_in_the_documentation_runs() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    section = text.split("## Models")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks), names)
+    assert sorted(names["task"].train.inputs) == ["measured", "sex"]
+    learner = names["tuned"].new_model(0)
+    assert [p.requires_grad for p in learner.parameters()] == [False, False, True, True]

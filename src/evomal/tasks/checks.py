@@ -14,8 +14,6 @@ from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.functions import function_name
 from evomal.tasks.inputs import Inputs, arguments_of, mapped, shapes_of, tensors_of
 
-_CPU = torch.device("cpu")
-
 OWN_CODE_ERRORS = (
     RuntimeError,
     ValueError,
@@ -102,16 +100,17 @@ def is_lazy(learner: nn.Module) -> bool:
 
 
 def materialise(learner: nn.Module, inputs: Inputs, seed: int) -> None:
-    """Give lazy layers their shapes and parameters, with a pass in eval mode on a CPU.
+    """Give lazy layers their shapes and parameters, with a pass in eval mode.
 
     Raises
     ------
     InputError
         If the pass fails, or does not reach all of them.
     """
-    args, kwargs = arguments_of(mapped(torch.clone, inputs))
+    device = next(learner.parameters()).device  # the factory's choice, usually a CPU
+    args, kwargs = arguments_of(mapped(lambda tensor: tensor.to(device, copy=True), inputs))
     try:
-        with torch.no_grad(), isolated_rng(_CPU, derive_seed(seed, "lazy layers")):
+        with torch.no_grad(), isolated_rng(device, derive_seed(seed, "lazy layers")):
             learner.eval()(*args, **kwargs)
     except OWN_CODE_ERRORS as error:
         raise InputError(
