@@ -71,6 +71,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "task_loss": (lambda v: make(task_loss=v), NO_FUNCTIONS),
     "preprocess": (lambda v: make(preprocess=v), NO_FUNCTIONS),
     "augment": (lambda v: make(augment=v), NO_FUNCTIONS),
+    "output": (lambda v: make(output=v), [*NO_FUNCTIONS, 0, b"logits", "logits", "T", nn.Flatten]),
     "model": (lambda v: make(model=v), [*NO_FUNCTIONS, None, SHARED]),
     "link": (lambda v: make(link=v), [*NO_TEXT, "softmx", 1.5, ["softmax"]]),
     "name": (lambda v: make(name=v), NO_TEXT),
@@ -172,6 +173,12 @@ class Layered(nn.Module):
         super().__init__()
 
 
+class WithUnused(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.LazyLinear(2)
+
+
 def fails() -> nn.Module:
     raise KeyError("width")
 
@@ -219,14 +226,14 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(model=lambda: nn.Sequential(nn.DataParallel(Perceptron()))),
         "wrapped in DataParallel",
     ),
-    "a lazy layer": (
-        lambda: make(model=lambda: nn.LazyLinear(1)),
-        "The model has lazy layers, whose shapes are not known yet; run one batch through it in "
-        "the factory",
+    "a lazy layer that rows do not fit": (
+        lambda: make(model=lambda: nn.LazyConv2d(1, 1)),
+        "The lazy layers of the model cannot take their shapes from two training rows of shape "
+        "(2, 3): RuntimeError",
     ),
-    "a lazy buffer": (
-        lambda: make(model=lambda: nn.Sequential(nn.Linear(3, 1), nn.LazyBatchNorm1d())),
-        "lazy layers",
+    "a lazy layer that is not used": (
+        lambda: make(model=WithUnused),
+        "The model has lazy layers that a batch does not reach in eval mode",
     ),
     "another device": (
         lambda: make(model=lambda: nn.Linear(3, 1, device="meta")),
@@ -374,7 +381,8 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "preprocess to numpy": (
         lambda: make(preprocess=lambda x: x.numpy()),
-        "The function preprocess must return a tensor, not an object of type ndarray.",
+        "The function preprocess must return a tensor, or a tuple or dict of tensors, not an "
+        "object of type ndarray.",
     ),
     "preprocess to one": (lambda: make(preprocess=lambda x: x.mean()), "but returns shape () for"),
     "preprocess fails": (
@@ -385,7 +393,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(augment=lambda x: torch.cat([x, x])),
         "The function augment must return as many rows as it gets, but returns shape (4, 3)",
     ),
-    "augment in place": (lambda: make(augment=lambda x: None), "must return a tensor, not None"),
+    "augment in place": (lambda: make(augment=lambda x: None), "dict of tensors, not None."),
     "loss inputs": (
         lambda: make(loss_inputs=["w"]),
         "The argument loss_inputs must be a dict, got",

@@ -18,7 +18,8 @@ from evomal.runs.next_steps import to_resume
 from evomal.runs.record import RunFacts, TaskFacts, common
 from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
-from evomal.tasks.task import Task, as_tasks
+from evomal.tasks.task import Task
+from evomal.tasks.task_arguments import as_tasks
 
 
 def begin_facts(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from evomal.tasks.data import Data
 from evomal.tasks.functions import identity
+from evomal.tasks.inputs import labelled
 from evomal.tasks.optimizers import optimizer_identity
 from evomal.tasks.schedules import schedule_identity
 
@@ -37,6 +38,7 @@ def described(task: Task) -> dict[str, Any]:
         "task loss": identity(task.task_loss),
         "preprocess": task.preprocess and identity(task.preprocess),
         "augment": task.augment and identity(task.augment),
+        "output": identity(task.output) if callable(task.output) else task.output,
         "optimizer": optimizer_identity(task.optimizer, learner),
         "schedule": schedule_identity(task.schedule),
         "clip norm": task.clip_norm,
@@ -50,6 +52,9 @@ def described(task: Task) -> dict[str, Any]:
 def fingerprint(parts: Iterable[Data]) -> str:
     """A digest of data splits, equal if and only if all values are."""
     digest = hashlib.blake2b(digest_size=16)
+    parts = list(parts)
+    names = [label for data in parts for label, _ in labelled(data.inputs) if label]
+    digest.update("".join(names).encode())
     for tensor in [tensor for data in parts for tensor in data.tensors()]:
         digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
         values = tensor.cpu().contiguous()

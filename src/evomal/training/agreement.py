@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.tasks.inputs import Inputs, mapped
 from evomal.tasks.task import Task
 from evomal.training.hypergradient.reverse import reverse_hypergradient
 from evomal.training.hypergradient.step import MetaStep, first_step
@@ -229,14 +230,14 @@ def stacked_training_difference(task: Task) -> str | None:
 _SCALES = 1.0, 0.9  # scales of the parameters of stacked learners in the trial
 
 
-def _passes(step: MetaStep, learner: nn.Module, call: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def _passes(step: MetaStep, learner: nn.Module, call: Callable[[Inputs], Tensor]) -> list[Tensor]:
     """Outputs in train mode, twice, because dropout continues its stream, then in eval mode."""
     (batch,) = step.training
     with step.rng("training"):
-        outputs = [call(batch.inputs.clone()) for _ in range(2)]
+        outputs = [call(mapped(torch.clone, batch.inputs)) for _ in range(2)]
     learner.eval()
     with torch.no_grad():
-        outputs.append(call(batch.inputs.clone()))
+        outputs.append(call(mapped(torch.clone, batch.inputs)))
     learner.train()
     return outputs
 
@@ -246,11 +247,10 @@ def _alone(step: MetaStep) -> list[tuple[list[Tensor], Tensor]]:
     found = []
     for scale in _SCALES:
         learner = step.task.new_model(seed=0).to(_dtype(step))
-        parameters = list(learner.parameters())
+        parameters = [p for p in learner.parameters() if p.requires_grad]
         for p in parameters:
             p.data.mul_(scale)
-            p.requires_grad_()
-        outputs = _passes(step, learner, learner)
+        outputs = _passes(step, learner, partial(step.task.call, learner))
         total = torch.stack([one.square().sum() for one in outputs]).sum()
         gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
         found.append((outputs, _one_vector(gradients)))
@@ -262,11 +262,11 @@ def _stacks_alike(step: MetaStep, alone: Sequence[tuple[list[Tensor], Tensor]]) 
     learner = step.learner
     both = {
         name: torch.stack([scale * p.detach() for scale in _SCALES]).requires_grad_()
-        for name, p in learner.named_parameters()
+        for name, p in step.parameters().items()
     }
     buffers = {name: torch.stack([b] * len(_SCALES)) for name, b in step.buffers().items()}
     with quiet_vmap():
-        stack = _passes(step, learner, partial(stacked_outputs, learner, both, buffers))
+        stack = _passes(step, learner, partial(stacked_outputs, step.task, learner, both, buffers))
     total = torch.stack([outputs.square().sum() for outputs in stack]).sum()
     gradients = torch.autograd.grad(total, list(both.values()), materialize_grads=True)
     for place, (expected, expected_gradient) in enumerate(alone):

@@ -132,7 +132,7 @@ def gradient_norms(
     DivergedError
         If the loss or a gradient is not finite.
     """
-    pred = outputs.inputs.clone().requires_grad_()
+    pred: Tensor = outputs.inputs.clone().requires_grad_()
     value = loss(pred, outputs.targets, **inputs)
     (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
     require_finite([value, gradient], "the loss", "a gradient")

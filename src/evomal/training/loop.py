@@ -119,7 +119,7 @@ def train(
         return verdict is not False
 
     def step(number: int, batch: Data) -> bool:
-        pred = learner(batch.inputs)
+        pred = task.call(learner, batch.inputs)
         own = own_inputs(task, loss, batch, (number - 1) / steps)
         value = loss(pred, batch.targets, **own)
         if not value.requires_grad:
@@ -164,7 +164,7 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
         for rows in evaluation_rows(task, data):
             check_deadline()
             batch = task.batch(data, rows)
-            pieces.append(learner(batch.inputs))
+            pieces.append(task.call(learner, batch.inputs))
     pred = torch.cat(pieces)
     require_finite([pred], "a prediction")
     return finite_metric(task, pred, data.targets)

@@ -12,7 +12,8 @@ from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.tasks.arguments import whole_number, whole_numbers
 from evomal.tasks.metrics import TensorLoss
-from evomal.tasks.task import Task, require_task
+from evomal.tasks.task import Task
+from evomal.tasks.task_arguments import require_task
 from evomal.training.loop import performance, train
 from evomal.training.numerics import DivergedError
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
+from evomal.tasks.inputs import Inputs
 from evomal.tasks.task import Task
 from evomal.training.halving import LearningCurve, rungs
 from evomal.training.loop import evaluation_rows, finite_metric, own_inputs, take_steps
@@ -57,8 +58,9 @@ class Stack:
         self.learner = task.new_model(derive_seed(*self.stream, "theta"))
         count = len(losses)
         self.theta = {
-            name: torch.stack([p.detach()] * count).requires_grad_(p.requires_grad)
+            name: torch.stack([p.detach()] * count).requires_grad_()
             for name, p in self.learner.named_parameters()
+            if p.requires_grad
         }
         self.buffers = {name: torch.stack([b] * count) for name, b in self.learner.named_buffers()}
         self.optimizer = BaseOptimizer(task, self._trained(), steps, clip=clip_rows)
@@ -88,13 +90,16 @@ class Stack:
         take_steps(self.task, steps, self.stream, step)
         return [tuple(curve) for curve in curves]
 
+    def _outputs(self, inputs: Inputs) -> Tensor:
+        return stacked_outputs(self.task, self.learner, self.theta, self.buffers, inputs)
+
     def _trained(self) -> list[Tensor]:
         return [p for p in self.theta.values() if p.requires_grad]
 
     def _step(self, number: int, batch: Data) -> None:
         """One training step of all learners."""
         progress = (number - 1) / self.steps
-        preds = stacked_outputs(self.learner, self.theta, self.buffers, batch.inputs)
+        preds = self._outputs(batch.inputs)
         values = torch.stack(
             [
                 loss(pred, batch.targets, **own_inputs(self.task, loss, batch, progress))
@@ -128,7 +133,7 @@ class Stack:
             for rows in evaluation_rows(task, data):
                 check_deadline()
                 inputs = task.batch(data, rows).inputs
-                pieces.append(stacked_outputs(self.learner, self.theta, self.buffers, inputs))
+                pieces.append(self._outputs(inputs))
         self.learner.train()
         return [
             self._metric(pred) if is_finite else math.inf
@@ -155,13 +160,16 @@ def clip_rows(parameters: Sequence[Tensor], clip_norm: float) -> None:
 
 
 def stacked_outputs(
-    learner: nn.Module, theta: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
+    task: Task,
+    learner: nn.Module,
+    theta: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    inputs: Inputs,
 ) -> Tensor:
     """Raw outputs of every learner, shape (P, B, …); buffers change in place."""
 
     def call(own: dict[str, Tensor], state: dict[str, Tensor]) -> Tensor:
-        out: Tensor = functional_call(learner, {**own, **state}, inputs)
-        return out
+        return task.call(learner, inputs, {**own, **state})
 
     outputs: Tensor = vmap(call, randomness="same")(theta, buffers)
     return outputs

@@ -158,7 +158,7 @@ def _train(task: Task) -> None:
     learner, batch = task.new_model(seed=0), few_rows(task, task.train)
     optimizer = new_optimizer(task, [p for p in learner.parameters() if p.requires_grad])
     with isolated_rng(task.device, 0):
-        value = task.task_loss(learner(batch.inputs), batch.targets)
+        value = task.task_loss(task.call(learner, batch.inputs), batch.targets)
         value.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 

@@ -18,6 +18,7 @@ from evomal.errors import InputError, named
 from evomal.seeding import isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
+from evomal.tasks.inputs import equal, mapped
 from evomal.tasks.task import Task
 from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import DivergedError, is_out_of_memory
@@ -40,10 +41,10 @@ def spoils_inputs(task: Task) -> bool:
 
     def find() -> bool:
         inputs = few_rows(task, task.train).inputs
-        before = inputs.clone()
+        before = mapped(torch.clone, inputs)
         with torch.no_grad(), isolated_rng(task.device, 0):
-            task.new_model(seed=0)(inputs)
-        return not torch.equal(inputs, before)
+            task.call(task.new_model(seed=0), inputs)
+        return not equal(inputs, before)
 
     return kept(task, "spoils inputs", find)  # the same on every device
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from evomal.seeding import isolated_rng, kept_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
+from evomal.tasks.inputs import mapped
 from evomal.tasks.sanity.metric import check_metric
 from evomal.tasks.sanity.missing_classes import check_classes
 from evomal.tasks.sanity.outputs import check_outputs
@@ -52,10 +53,10 @@ def _few_outputs(task: Task, learner: nn.Module) -> Tensor:
     with isolated_rng(task.device, 0):
         inputs = task.batch(task.train, slice(0, 2)).inputs
         try:
-            outputs: Tensor = learner.eval()(inputs.clone())
+            outputs = task.call(learner.eval(), mapped(torch.clone, inputs))
         except OWN_CODE_ERRORS:
             with torch.no_grad():
-                outputs = learner(inputs)
+                outputs = task.call(learner, inputs)
     return outputs
 
 

@@ -104,7 +104,7 @@ def _chosen(
         return LoopEngine, "the method does not tune weights"
     if base_steps != 1:
         return LoopEngine, "more than one base step is differentiated"
-    largest = max(sum(p.numel() for p in task.new_model(0).parameters()) for task in tasks)
+    largest = max(_trained_parameters(task) for task in tasks)
     if (size or 1) * largest > MOST_PARAMETERS:
         return LoopEngine, f"a group's base learners have over {MOST_PARAMETERS:,} parameters"
     device = "CPU" if on_cpu else "GPU"
@@ -117,6 +117,10 @@ def _chosen(
             return engine, "; ".join([device, f"{learners} it", *problems])
         problems.append(f"not {engine.name}: {problem}")
     return LoopEngine, "; ".join([device, *problems])
+
+
+def _trained_parameters(task: Task) -> int:
+    return sum(p.numel() for p in task.new_model(0).parameters() if p.requires_grad)
 
 
 def _require_precision(settings: TrainingSettings, tasks: Sequence[Task]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from evomal.losses.meta import MetaLoss
+from evomal.tasks.inputs import Inputs
 from evomal.training.hypergradient.step import (
     JUDGED,
     ON_THE_WAY,
@@ -59,7 +60,7 @@ def forward_hypergradient(loss: MetaLoss, phi: Tensor, step: MetaStep) -> Tensor
 
 
 def _jacobian_product(
-    step: MetaStep, theta: dict[str, Tensor], v: Sequence[Tensor], inputs: Tensor
+    step: MetaStep, theta: dict[str, Tensor], v: Sequence[Tensor], inputs: Inputs
 ) -> Tensor:
     """J v: the change of the outputs when θ moves along `v`; shape of the outputs."""
     with torch.no_grad(), forward_ad.dual_level():

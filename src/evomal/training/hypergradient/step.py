@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
+from evomal.tasks.inputs import Inputs, mapped
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 
@@ -74,12 +74,11 @@ class MetaStep:
         return {name: b.clone() for name, b in self.learner.named_buffers()}
 
     def call(
-        self, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
+        self, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Inputs
     ) -> Tensor:
         """The learner's outputs with other parameters; it changes `buffers`, not the learner."""
-        inputs = inputs.clone() if self.spoils_inputs else inputs
-        out: Tensor = functional_call(self.learner, {**theta, **buffers}, inputs)
-        return out
+        inputs = mapped(torch.clone, inputs) if self.spoils_inputs else inputs
+        return self.task.call(self.learner, inputs, {**theta, **buffers})
 
     def judgement(self, pred: Tensor) -> Tensor:
         """L_T of an updated learner's outputs for the evaluation batch.
