@@ -29,12 +29,13 @@ from evomal.tasks.checks import (
 from evomal.tasks.data import Data, Source, read_class_weights, read_extras, read_rows
 from evomal.tasks.description import described, fingerprint
 from evomal.tasks.fit import require_parts_fit
-from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
+from evomal.tasks.metrics import Metric, PerformanceMetric, TensorLoss, default_task_loss
+from evomal.tasks.named_metrics import resolve_metric, resolve_report
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
 
-ORIGIN = {"split", "split_seed", "data_dir"}
+ORIGIN = {"split", "split_seed", "data_dir", "metric", "report", "label_noise"}
 """The arguments of `evomal.load_task` that recreate a built-in task."""
 
 
@@ -63,9 +64,15 @@ class Task:
         L_T, a differentiable function of (pred, target), where `pred` are raw outputs. Default by
         link: cross-entropy, binary cross-entropy with logits, or squared error.
     metric
-        L_P, any function of (pred, target) that returns a number; it is minimised. It receives all
-        rows of a data split at once, as tensors on the device; `pred` are raw outputs: logits, not
-        probabilities or classes. Default by link: error rate, error rate, or mean squared error.
+        L_P, any function of (pred, target) that returns a number. It receives all rows of a data
+        split at once, as tensors on the device; `pred` are raw outputs: logits, not probabilities
+        or classes. Or a name, which knows its direction: of a scorer of scikit-learn, such as
+        ``"balanced_accuracy"``, or one of docs/tasks.md. Default by link: error rate, error rate,
+        or mean squared error.
+    maximize
+        Whether `metric` is higher for better predictions. Fitness is then its negative.
+    report
+        Further metrics, as names or functions, whose test values are reported beside `metric`.
     optimizer
         Settings of the base optimiser.
     batch_size
@@ -109,8 +116,8 @@ class Task:
     Warns
     -----
     TaskWarning
-        For data far from unit scale, rows in two splits, a metric that is higher for better
-        predictions, a model whose outputs are not raw, or that is the same for every seed.
+        For data far from unit scale, rows in two splits, a metric with the wrong direction,
+        a model whose outputs are not raw, or that is the same for every seed.
     """
 
     def __init__(
@@ -122,7 +129,9 @@ class Task:
         *,
         link: Link,
         task_loss: TensorLoss | None = None,
-        metric: Metric | None = None,
+        metric: str | Metric | PerformanceMetric | None = None,
+        maximize: bool = False,
+        report: Sequence[str | Metric | PerformanceMetric] = (),
         optimizer: SGD | None = None,
         batch_size: int = 128,
         preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -148,8 +157,9 @@ class Task:
         self.form = Form(link, tuple(given), read_class_weights(weight, link), ignore_index)
         task_loss = arguments.function(task_loss, "task loss", "(pred, target)")
         self.task_loss = default_task_loss(self.form) if task_loss is None else task_loss
-        metric = arguments.function(metric, "metric", "(pred, target)")
-        self.metric = default_metric(self.form) if metric is None else metric
+        self.performance_metric = resolve_metric(metric, self.form, maximize=maximize)
+        self.metric = self.performance_metric.minimized
+        self.report = resolve_report(report, self.form, self.performance_metric)
         optimizer = SGD() if optimizer is None else optimizer
         ways = "evomal.SGD(...), the only base optimiser so far"
         self.optimizer = arguments.instance(optimizer, "optimizer", SGD, ways)
