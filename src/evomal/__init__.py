@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from evomal.runs.run import Run
     from evomal.runs.search import SearchInterrupted, resume, search
     from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
+    from evomal.tasks.metrics import PerformanceMetric
     from evomal.tasks.optimizers import SGD
     from evomal.tasks.registry import load_task
     from evomal.tasks.task import Task
@@ -56,6 +57,7 @@ _HOMES = {
     "ML3Settings": "evomal.methods.ml3",
     "MLflowTracker": "evomal.runs.trackers",
     "NeuralLoss": "evomal.losses.neural",
+    "PerformanceMetric": "evomal.tasks.metrics",
     "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
     "RunStart": "evomal.runs.callbacks",
@@ -96,6 +98,7 @@ __all__ = [
     "ML3Settings",
     "MLflowTracker",
     "NeuralLoss",
+    "PerformanceMetric",
     "PlainProgress",
     "Run",
     "RunStart",

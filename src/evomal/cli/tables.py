@@ -51,6 +51,10 @@ def run_overview(run: Run) -> Group:
     ]
     if any(task.split == "published" for task in facts.tasks):
         lines.append(Text(PUBLISHED_WARNING))
+    noise = {task.origin.label_noise for task in facts.tasks if task.origin}
+    if any(noise):
+        shares = " or ".join(f"{100 * share:g} %" for share in sorted(noise))
+        lines.append(Text(f"{shares} of the training and validation labels were made wrong."))
     if run.hall_of_fame:
         lines += [Text(), leaderboard(run.hall_of_fame, facts.scale.title), Text()]
         if run.beats_task_loss is False:
@@ -189,7 +193,8 @@ def comparison_report(comparison: Comparison, split: str) -> Group:
 
 def _comparison_table(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(line(f"test {comparison.metric.label}"))
+    direction = " (higher is better)" if comparison.metric.maximize else ""
+    table.add_column(line(f"test {comparison.metric.label}{direction}"))
     table.add_column("learning rate", justify="right")
     table.add_column("mean", justify="right")
     table.add_column("sd", justify="right")
