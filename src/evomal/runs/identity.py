@@ -15,8 +15,8 @@ from evomal.errors import InputError
 from evomal.methods.settings import SearchSettings
 from evomal.runs.executors import torch_settings
 from evomal.runs.next_steps import to_resume
-from evomal.runs.record import RunFacts, TaskFacts, common
-from evomal.tasks.functions import function_name
+from evomal.runs.record import RunFacts, common
+from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task
 from evomal.tasks.task_arguments import as_tasks
@@ -33,7 +33,7 @@ def begin_facts(
     return {
         "task": common([task["name"] for task in described]),
         "split": common([task["split"] for task in described]),
-        "metric": common([function_name(task.metric) for task in tasks]),
+        "metric": common([task.performance_metric.name for task in tasks]),
         "form": tasks[0].form.to_dict(),
         "tasks": described,
         "method": method,
