@@ -451,9 +451,9 @@ def test_frozen_parameters_stay_in_every_way_of_training() -> None:
     decaying = SGD(0.1, 0.9, True, weight_decay=0.1)
     task = regression_task(F64, model=partial(Backbone, 1, F64), optimizer=decaying)
     losses = losses_for(task)
-    stack = Stack(task, losses, 0)
+    stack = Stack(task, losses, 5, 0)
     before = {name: p.detach().clone() for name, p in stack.learner.named_parameters()}
-    stack.train(5, None)
+    stack.train(None)
     alone = train(task, losses[0], 5, stream=stack.stream)
     names = [name for name, p in stack.learner.named_parameters() if not p.requires_grad]
     assert names == ["layers.0.weight", "layers.0.bias"]

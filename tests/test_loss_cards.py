@@ -180,6 +180,15 @@ def curve(function: Callable[[Any], Any]) -> Curve:
     return Curve(at, np.asarray(function(at), dtype=float) + 0 * at)
 
 
+def test_dips_of_rounding_are_one_minimum() -> None:
+    ripples = curve(lambda x: np.maximum(1 - x, 0) ** 2 - 1e-9 * np.sin(20 * x) ** 2)
+    ((low, high),) = ripples.minima
+    assert low == pytest.approx(1.0, abs=0.1)
+    assert high > 1.9
+    two = curve(lambda x: (x**2 - 1) ** 2)
+    assert [low for low, _ in two.minima] == pytest.approx([-1.0, 1.0])
+
+
 def test_shapes_of_curves() -> None:
     bowl = curve(lambda x: (x - 0.5031) ** 2)
     assert bowl.lowest_at == pytest.approx(0.5031)

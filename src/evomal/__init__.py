@@ -17,7 +17,11 @@ if TYPE_CHECKING:
         SparselySmoothedLoss,
     )
     from evomal.losses.symbolic import SymbolicLoss
-    from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+    from evomal.losses.target import (
+        AbsoluteCrossEntropyLoss,
+        FocalLoss,
+        GeneralizedCrossEntropyLoss,
+    )
     from evomal.losses.taylor import TaylorLoss
     from evomal.methods.baseline import BaselineSettings
     from evomal.methods.evomal import EvoMALSettings
@@ -32,8 +36,9 @@ if TYPE_CHECKING:
     from evomal.runs.run import Run
     from evomal.runs.search import SearchInterrupted, resume, search
     from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
-    from evomal.tasks.optimizers import SGD
+    from evomal.tasks.optimizers import SGD, Adam, AdamW
     from evomal.tasks.registry import load_task
+    from evomal.tasks.schedules import Cosine, Milestones
     from evomal.tasks.task import Task
     from evomal.training.meta_testing import compare
 
@@ -42,19 +47,25 @@ __version__ = "0.1.0"
 # Imported on first use: importing torch takes seconds, and `evomal --help` does not need it.
 _HOMES = {
     "AbsoluteCrossEntropyLoss": "evomal.losses.target",
+    "Adam": "evomal.tasks.optimizers",
+    "AdamW": "evomal.tasks.optimizers",
     "BaselineSettings": "evomal.methods.baseline",
     "Callback": "evomal.runs.callbacks",
+    "Cosine": "evomal.tasks.schedules",
     "EvoMALSettings": "evomal.methods.evomal",
     "Execution": "evomal.runs.execution",
     "Expression": "evomal.expressions.expression",
     "FocalLoss": "evomal.losses.target",
     "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
+    "GeneralizedCrossEntropyLoss": "evomal.losses.target",
     "GLOSettings": "evomal.methods.glo",
     "GPLFLSettings": "evomal.methods.gp_lfl",
     "InputError": "evomal.errors",
     "LabelSmoothingLoss": "evomal.losses.handcrafted",
+    "LogCoshLoss": "evomal.losses.log_cosh",
     "ML3Settings": "evomal.methods.ml3",
     "MLflowTracker": "evomal.runs.trackers",
+    "Milestones": "evomal.tasks.schedules",
     "NeuralLoss": "evomal.losses.neural",
     "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
@@ -82,8 +93,11 @@ _HOMES = {
 __all__ = [
     "SGD",
     "AbsoluteCrossEntropyLoss",
+    "Adam",
+    "AdamW",
     "BaselineSettings",
     "Callback",
+    "Cosine",
     "EvoMALSettings",
     "Execution",
     "Expression",
@@ -91,10 +105,13 @@ __all__ = [
     "FocalSparseLabelSmoothingLoss",
     "GLOSettings",
     "GPLFLSettings",
+    "GeneralizedCrossEntropyLoss",
     "InputError",
     "LabelSmoothingLoss",
+    "LogCoshLoss",
     "ML3Settings",
     "MLflowTracker",
+    "Milestones",
     "NeuralLoss",
     "PlainProgress",
     "Run",

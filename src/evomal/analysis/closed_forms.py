@@ -6,6 +6,7 @@ Sympy runs in a second process with a time limit; its failures are None.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -95,12 +96,24 @@ def closed_forms(
     return target, non_target
 
 
+class _NoClosedFormError(Exception):
+    """Sympy cannot derive δ, or it is not a number."""
+
+
 def _answer(question: dict[str, Any]) -> dict[str, Any] | None:
     """The helper process's answer."""
     try:
         return _derived(**question)
-    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
+    except _NoClosedFormError:
         return None
+
+
+def _by_sympy(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of sympy, which can raise almost anything on what it does not support."""
+    try:
+        return function(*arguments)
+    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        raise _NoClosedFormError from error
 
 
 def _derived(
@@ -116,21 +129,22 @@ def _derived(
         {sympy.Symbol("y", nonnegative=True): y, sympy.Symbol("f", nonnegative=True): f}
     )
     loss = sympy.log(1 + sympy.exp(loss)) if softplus else loss
-    delta = _without_epsilon(-sympy.diff(loss, f), epsilon)
+    delta = _by_sympy(_without_epsilon, -sympy.diff(loss, f), epsilon)
     if len(tree) <= MOST_SIMPLIFIED_NODES:
-        simple = sympy.simplify(delta)  # which can expand `sign`
+        simple = _by_sympy(sympy.simplify, delta)  # which can expand `sign`
         if not simple.has(sympy.Piecewise) and simple.count_ops() < delta.count_ops():
             delta = simple
     null = sympy.Rational(1, classes)
     rest = sympy.Symbol("t", positive=True)  # sympy gets some roots wrong in limits from below
     near_end = delta.subs(f, 1 - rest if y else rest)
-    limit = sympy.limit(_with_signs(near_end, rest), rest, 0, "+")
+    signed = _by_sympy(_with_signs, near_end, rest)
+    limit = _by_sympy(sympy.limit, signed, rest, 0, "+")
     fields: dict[str, Any] = {"formula": _shortened(delta)}
     for name, value in (("null_epoch", delta.subs(f, null)), ("zero_error", limit)):
-        number = float(value)  # raises a TypeError unless it is a number
+        number = _by_sympy(float, value)  # fails unless it is a real number
         if math.isnan(number) or (math.isinf(number) and value.is_finite is not False):
-            raise ValueError("not a number, or too large a one")
-        text = str(sympy.simplify(value))
+            raise _NoClosedFormError
+        text = str(_by_sympy(sympy.simplify, value))
         exact = math.isfinite(number) and not value.has(sympy.Float) and len(text) <= _LONGEST
         fields[name] = text if exact else f"{number:.10g}"
         fields[f"{name}_value"] = number

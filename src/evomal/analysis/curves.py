@@ -74,9 +74,10 @@ class Curve:
             return []
         padded = np.concatenate([[np.inf], finite, [np.inf]])
         is_low = (finite <= padded[:-2]) & (finite <= padded[2:])
-        is_low &= finite - spread.min() <= _TIED * (spread.max() - spread.min())
-        places = np.flatnonzero(is_low)
-        parts = np.split(places, np.flatnonzero(np.diff(places) > 2) + 1)
+        is_tied = finite - spread.min() <= _TIED * (spread.max() - spread.min())
+        places = np.flatnonzero(is_low & is_tied)
+        rises = np.cumsum(~is_tied)[places]  # between two places only where it differs
+        parts = np.split(places, np.flatnonzero((np.diff(places) > 2) & (np.diff(rises) > 0)) + 1)
         ends = {0: -np.inf, len(finite) - 1: np.inf}
 
         return [

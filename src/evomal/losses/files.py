@@ -18,6 +18,7 @@ from evomal.losses.base import Loss
 from evomal.losses.fields import packed_text
 from evomal.losses.form import FLOATS, IGNORE_INDEX
 from evomal.losses.known import HANDCRAFTED_LOSSES
+from evomal.losses.log_cosh import LogCoshLoss
 from evomal.losses.meta import MetaLoss
 from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
@@ -29,6 +30,7 @@ LOSS_KINDS: dict[str, type[Loss]] = {
     "symbolic": SymbolicLoss,
     "network": NeuralLoss,
     "taylor": TaylorLoss,
+    "log-cosh": LogCoshLoss,
     **HANDCRAFTED_LOSSES,
 }
 """Classes that can be saved, by their name in the file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from torch import Tensor
 from evomal.tasks.data import Data
 from evomal.tasks.functions import identity
 from evomal.tasks.inputs import labelled
+from evomal.tasks.optimizers import optimizer_identity
+from evomal.tasks.schedules import schedule_identity
 
 if TYPE_CHECKING:
     from evomal.tasks.task import Task
@@ -24,7 +25,8 @@ def described(task: Task) -> dict[str, Any]:
     The model is identified by the names, shapes and dtypes of its parameters and buffers, functions
     by their names, the data by a digest of all values.
     """
-    state = task.new_model(seed=0).state_dict()
+    learner = task.new_model(seed=0)
+    state = learner.state_dict()
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()])
     return {
@@ -37,7 +39,9 @@ def described(task: Task) -> dict[str, Any]:
         "preprocess": task.preprocess and identity(task.preprocess),
         "augment": task.augment and identity(task.augment),
         "output": identity(task.output) if callable(task.output) else task.output,
-        "optimizer": dataclasses.asdict(task.optimizer),
+        "optimizer": optimizer_identity(task.optimizer, learner),
+        "schedule": schedule_identity(task.schedule),
+        "clip norm": task.clip_norm,
         "batch size": task.batch_size,
         "rejection steps": task.rejection_steps,
         "model": hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),

@@ -32,6 +32,7 @@ from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
+from evomal.tasks.schedules import Milestones
 from evomal.tasks.task import Task
 
 Split = Literal["honest", "published"]
@@ -46,7 +47,7 @@ class TaskInfo:
     optimizer: SGD
     rejection_steps: int
     testing_steps: int = 10_000
-    milestones: tuple[float, ...] = ()
+    schedule: Milestones | None = None
 
     @property
     def parameters(self) -> int:
@@ -87,10 +88,9 @@ def _colour(dataset: str, classes: int) -> dict[str, TaskInfo]:
         "mlp": partial(MLP, 3072, classes),
         **{name: partial(model, classes) for name, model in _OF_32_PIXELS.items()},
     }
+    schedule = Milestones((100 / 150, 135 / 150))
     return {
-        f"{dataset}/{name}": TaskInfo(
-            dataset, model, _NESTEROV, 1000, 150_000, (100 / 150, 135 / 150)
-        )
+        f"{dataset}/{name}": TaskInfo(dataset, model, _NESTEROV, 1000, 150_000, schedule)
         for name, model in models.items()
     }
 
@@ -169,7 +169,7 @@ def load_task(
         augment=augment,
         rejection_steps=info.rejection_steps,
         testing_steps=info.testing_steps,
-        milestones=info.milestones,
+        schedule=info.schedule,
         name=name,
         split=split,
         origin={

@@ -34,9 +34,15 @@ from evomal.tasks.description import described, fingerprint
 from evomal.tasks.fit import require_parts_fit, require_transforms_fit
 from evomal.tasks.inputs import Inputs, mapped, rows_of
 from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
-from evomal.tasks.optimizers import SGD
+from evomal.tasks.optimizers import (
+    OptimizerFactory,
+    OptimizerSettings,
+    base_learning_rate,
+    settings_or_factory,
+)
 from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
+from evomal.tasks.schedules import Schedule, usable_schedule
 
 ORIGIN = {"split", "split_seed", "data_dir"}
 """The arguments of `evomal.load_task` that recreate a built-in task."""
@@ -72,7 +78,14 @@ class Task:
         rows of a data split at once, as tensors on the device; `pred` are raw outputs: logits, not
         probabilities or classes. Default by link: error rate, error rate, or mean squared error.
     optimizer
-        Settings of the base optimiser.
+        The base optimiser: `evomal.SGD`, `evomal.Adam`, `evomal.AdamW`, or a function of the list
+        of parameters that returns any torch optimiser, for methods that tune no weights. Default:
+        the paper's SGD.
+    schedule
+        A function of the progress of a training in [0, 1) that returns a factor of the learning
+        rate, such as `evomal.Cosine` or `evomal.Milestones`. Default: constant.
+    clip_norm
+        Maximum norm of the gradient of all parameters, as in ``torch.nn.utils.clip_grad_norm_``.
     batch_size
         Rows in a training batch.
     preprocess
@@ -97,8 +110,6 @@ class Task:
         Steps of the rejection protocol (paper, section 3.5.2).
     testing_steps
         Training steps at meta-testing time.
-    milestones
-        Fractions of the meta-testing steps at which the learning rate is divided by 10.
     name
         Name of the task in runs and messages; random streams also depend on it.
     split
@@ -131,7 +142,9 @@ class Task:
         link: Link,
         task_loss: TensorLoss | None = None,
         metric: Metric | None = None,
-        optimizer: SGD | None = None,
+        optimizer: OptimizerSettings | OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+        clip_norm: float | None = None,
         batch_size: int = 128,
         preprocess: Callable[[Any], Any] | None = None,
         augment: Callable[[Any], Any] | None = None,
@@ -141,7 +154,6 @@ class Task:
         ignore_index: int = IGNORE_INDEX,
         rejection_steps: int = 1000,
         testing_steps: int = 10_000,
-        milestones: Sequence[float] = (),
         name: str = "custom",
         split: str = "custom",
         origin: Mapping[str, Any] | None = None,
@@ -159,9 +171,9 @@ class Task:
         self.task_loss = default_task_loss(self.form) if task_loss is None else task_loss
         metric = arguments.function(metric, "metric", "(pred, target)")
         self.metric = default_metric(self.form) if metric is None else metric
-        optimizer = SGD() if optimizer is None else optimizer
-        ways = "evomal.SGD(...), the only base optimiser so far"
-        self.optimizer = arguments.instance(optimizer, "optimizer", SGD, ways)
+        self.optimizer: Any = settings_or_factory(optimizer)
+        self.schedule = usable_schedule(schedule)
+        self.clip_norm = None if clip_norm is None else arguments.positive(clip_norm, "clip_norm")
         self.batch_size = arguments.whole_number(batch_size, "batch size", 1)
         self.preprocess = arguments.function(preprocess, "argument preprocess", "(inputs)")
         self.augment = arguments.function(augment, "argument augment", "(inputs)")
@@ -170,7 +182,6 @@ class Task:
             rejection_steps, "number of rejection steps", 1
         )
         self.testing_steps = arguments.whole_number(testing_steps, "number of testing steps", 1)
-        self.milestones = arguments.increasing_shares(milestones, "milestone")
         self.name = arguments.text(name, "name")
         self.split = arguments.text(split, "split")
         if origin is not None and set(arguments.mapping(origin, "argument origin")) != ORIGIN:
@@ -194,6 +205,8 @@ class Task:
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters.")
+        with isolated_rng(self.device, 0):
+            self.learning_rate = base_learning_rate(self.optimizer, other)
         self.train = self._read(train, "training", dtype)
         self.validation = self._read(validation, "validation", dtype)
         self.test = None if test is None else self._read(test, "test", dtype)

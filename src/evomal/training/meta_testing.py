@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from evomal.errors import InputError
@@ -128,30 +128,29 @@ def compare(
     if not seeds:
         raise InputError("A comparison needs at least one seed.")
 
-    def test(name: str, train_loss: TensorLoss, learning_rate: float) -> Sample:
+    def test(name: str, train_loss: TensorLoss, rate: float = 1.0) -> Sample:
         values = []
         for seed in seeds:
-            values.append(_metric(task, train_loss, steps, seed, learning_rate, "test"))
+            values.append(_metric(task, train_loss, steps, seed, rate, "test"))
             report(name, seed, values[-1])
-        return Sample(values, learning_rate)
+        return Sample(values, rate * task.learning_rate)
 
-    base = task.optimizer.learning_rate
-    learned = test("learned", copy.deepcopy(loss).to(task.device), base)
-    task_loss = test("task_loss", task.task_loss, base)
+    learned = test("learned", copy.deepcopy(loss).to(task.device))
+    task_loss = test("task_loss", task.task_loss)
     tuned = None
     if tune_baseline:
-        best = tune_learning_rate(task, seeds[0], steps, report)
+        best = tuned_rate(task, seeds[0], steps, report)
         tuned = test("task_loss_tuned", task.task_loss, best)
     return Comparison(learned, task_loss, tuned)
 
 
-def tune_learning_rate(
+def tuned_rate(
     task: Task,
     seed: int,
     steps: int,
     report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
 ) -> float:
-    """The base learning rate with the best validation metric for the task loss.
+    """The factor of the learning rate with the best validation metric for the task loss.
 
     Raises
     ------
@@ -159,29 +158,25 @@ def tune_learning_rate(
         If every training diverges.
     """
     scores: dict[float, float] = {}
-    for factor in LEARNING_RATE_FACTORS:
-        learning_rate = factor * task.optimizer.learning_rate
-        value = _metric(task, task.task_loss, steps, seed, learning_rate, "validation")
-        report(f"validation at learning rate {learning_rate:g}", seed, value)
+    for rate in LEARNING_RATE_FACTORS:
+        value = _metric(task, task.task_loss, steps, seed, rate, "validation")
+        report(f"validation at learning rate {rate * task.learning_rate:g}", seed, value)
         if value is not None:
-            scores[learning_rate] = value
+            scores[rate] = value
     if not scores:
         raise InputError("The task loss diverges at every learning rate tried.")
     return min(scores, key=lambda rate: scores[rate])
 
 
 def _metric(
-    task: Task, loss: TensorLoss, steps: int, seed: int, learning_rate: float, part: str
+    task: Task, loss: TensorLoss, steps: int, seed: int, rate: float, part: str
 ) -> float | None:
     """Metric on one data split after training; None if the training diverges."""
-    optimizer = replace(task.optimizer, learning_rate=learning_rate)
     stream = (seed, "meta-testing", task.name)
     data = task.test if part == "test" else task.validation
     assert data is not None
     try:
-        learner = train(
-            task, loss, steps, stream=stream, optimizer=optimizer, milestones=task.milestones
-        )
+        learner = train(task, loss, steps, stream=stream, rate=rate, meta_testing=True)
         return performance(task, learner, data)
     except DivergedError:
         return None
