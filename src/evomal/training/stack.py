@@ -94,7 +94,7 @@ class Stack:
         return stacked_outputs(self.task, self.learner, self.theta, self.buffers, inputs)
 
     def _trained(self) -> list[Tensor]:
-        return [p for p in self.theta.values() if p.requires_grad]
+        return list(self.theta.values())
 
     def _step(self, number: int, batch: Data) -> None:
         """One training step of all learners."""
@@ -117,9 +117,7 @@ class Stack:
         rows = torch.tensor(places, dtype=torch.long, device=self.task.device)
         self.finite = self.finite[rows]
         self.buffers = {name: b[rows] for name, b in self.buffers.items()}
-        self.theta = {
-            name: p.detach()[rows].requires_grad_(p.requires_grad) for name, p in self.theta.items()
-        }
+        self.theta = {name: p.detach()[rows].requires_grad_() for name, p in self.theta.items()}
         self.optimizer.keep(rows, self._trained())
 
     @torch.no_grad()
