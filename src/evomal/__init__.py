@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from evomal.runs.execution import Execution
     from evomal.runs.progress import PlainProgress
     from evomal.runs.run import Run
+    from evomal.runs.scoring import Score, Scorer, score
     from evomal.runs.search import SearchInterrupted, resume, search
     from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
     from evomal.tasks.optimizers import SGD
@@ -60,6 +61,8 @@ _HOMES = {
     "Run": "evomal.runs.run",
     "RunStart": "evomal.runs.callbacks",
     "SGD": "evomal.tasks.optimizers",
+    "Score": "evomal.runs.scoring",
+    "Scorer": "evomal.runs.scoring",
     "SearchInterrupted": "evomal.runs.search",
     "SearchSettings": "evomal.methods.settings",
     "SparseLabelSmoothingLoss": "evomal.losses.sparse",
@@ -76,6 +79,7 @@ _HOMES = {
     "parse": "evomal.expressions.expression",
     "resume": "evomal.runs.search",
     "save_loss": "evomal.losses.files",
+    "score": "evomal.runs.scoring",
     "search": "evomal.runs.search",
 }
 
@@ -99,6 +103,8 @@ __all__ = [
     "PlainProgress",
     "Run",
     "RunStart",
+    "Score",
+    "Scorer",
     "SearchInterrupted",
     "SearchSettings",
     "SparseLabelSmoothingLoss",
@@ -115,6 +121,7 @@ __all__ = [
     "parse",
     "resume",
     "save_loss",
+    "score",
     "search",
 ]
 
