@@ -460,7 +460,7 @@ def test_ctrl_c_ends_a_search_with_all_it_has(tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_a_live_display(tmp_path: Path) -> None:
-    status, text = run_in_terminal("-m", "evomal.cli", *SEARCH, cwd=tmp_path)
+    status, text = run_in_terminal("-m", "evomal.cli", *IN_PROCESS, cwd=tmp_path)
     assert status == 0, text
     assert "Traceback" not in text
     assert "\x1b[" in text, "no live display"

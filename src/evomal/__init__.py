@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from evomal.runs.execution import Execution
     from evomal.runs.progress import PlainProgress
     from evomal.runs.run import Run
+    from evomal.runs.scoring import Score, Scorer, score
     from evomal.runs.search import SearchInterrupted, resume, search
     from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
     from evomal.tasks.metrics import PerformanceMetric
@@ -73,6 +74,8 @@ _HOMES = {
     "Run": "evomal.runs.run",
     "RunStart": "evomal.runs.callbacks",
     "SGD": "evomal.tasks.optimizers",
+    "Score": "evomal.runs.scoring",
+    "Scorer": "evomal.runs.scoring",
     "SearchInterrupted": "evomal.runs.search",
     "SearchSettings": "evomal.methods.settings",
     "SparseLabelSmoothingLoss": "evomal.losses.sparse",
@@ -89,6 +92,7 @@ _HOMES = {
     "parse": "evomal.expressions.expression",
     "resume": "evomal.runs.search",
     "save_loss": "evomal.losses.files",
+    "score": "evomal.runs.scoring",
     "search": "evomal.runs.search",
 }
 
@@ -119,6 +123,8 @@ __all__ = [
     "PlainProgress",
     "Run",
     "RunStart",
+    "Score",
+    "Scorer",
     "SearchInterrupted",
     "SearchSettings",
     "SparseLabelSmoothingLoss",
@@ -135,6 +141,7 @@ __all__ = [
     "parse",
     "resume",
     "save_loss",
+    "score",
     "search",
 ]
 

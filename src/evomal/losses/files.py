@@ -63,6 +63,11 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
     )
 
 
+def file_fields(loss: Loss) -> dict[str, Any]:
+    """The fields of a loss file with all weights in it; raises as `loss_to_dict`."""
+    return {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
+
+
 def loss_from_dict(fields: Any) -> Loss:
     """The loss that `loss_to_dict` described.
 
@@ -94,7 +99,7 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
         If the loss is not one of evomal's, has a non-finite weight, or `path` cannot be written.
     """
     path = _path(path)
-    fields = {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
+    fields = file_fields(loss)
     if not loss_is_finite(loss):
         raise InputError("The loss has a non-finite weight, so it is not saved.")
     if not path.name:

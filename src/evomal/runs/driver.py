@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +18,13 @@ from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.directory import DATABASE
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
-from evomal.runs.executors import WorkError
 from evomal.runs.next_steps import to_resume
 from evomal.runs.queue import GenerationQueue, Numbers
 from evomal.runs.record import RunFacts
 from evomal.runs.run import describe
 from evomal.runs.store import RunStore
 from evomal.runs.task_facts import TaskFacts
-from evomal.runs.work import train_candidates
-from evomal.training.engines.base import Training
+from evomal.runs.task_loss import task_loss_fitness
 
 FAILURES_IN_A_ROW = 10
 """Number of consecutive failures that end a run; those of its last generation are retried on
@@ -133,25 +129,10 @@ class Driver:
         """The fitness of the task loss itself; None if it diverges."""
         if self._facts.has_own_fitness:
             return self._facts.task_loss_fitness
-        trainings: dict[int, Training] = {}
-        waiting = deque(range(len(self._tasks)))
-        while len(trainings) < len(self._tasks):
-            while waiting and dispatcher.has_room:
-                index = waiting.popleft()
-                dispatcher.start(index, train_candidates, [None], index)
-            for index, result in dispatcher.finished():
-                if isinstance(result, WorkError):
-                    raise InputError(
-                        f"The task {self._tasks[index]!r} cannot be trained with its own loss: "
-                        f"{result}."
-                    ) from result
-                (trainings[index],) = result
-        found = [trainings[index] for index in range(len(trainings))]
-        mean = sum(training.curve[-1] for training in found) / len(found)
-        own = mean if math.isfinite(mean) else None
-        reason = next((training.reason for training in found if training.reason), None)
-        self._store.write_facts({"task_loss_fitness": own, "task_loss_reason": reason})
-        return own
+        own = task_loss_fitness(dispatcher, self._tasks)
+        stored = {"task_loss_fitness": own.fitness, "task_loss_reason": own.reason}
+        self._store.write_facts(stored)
+        return own.fitness
 
     def _run_generation(self, dispatcher: Dispatcher) -> None:
         method = self._method

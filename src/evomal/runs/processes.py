@@ -114,10 +114,10 @@ class LocalProcesses:
             if worker.wait_until_ready():
                 self._started_once = True
                 return worker
-            was_killed = worker.was_killed
-            self._replace(worker)
-            if not (was_killed or self._started_once):
+            if not (worker.was_killed or self._started_once):
+                self._idle.append(worker)
                 break  # another attempt would fail, too
+            self._replace(worker)
             worker = self._idle.pop()
         raise InputError(
             "The worker processes cannot start; see their output. (In a script, guard the "

@@ -11,7 +11,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 from evomal.errors import InputError, quoted, require_name
@@ -213,6 +212,8 @@ def load_task(
 
 def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]:
     """Training, validation and test rows, standardised with the statistics of the training rows."""
+    from sklearn.model_selection import train_test_split  # takes as long to import as torch
+
     features, targets = arrays
     rows = np.arange(len(features))
     if split == "honest":
@@ -234,6 +235,8 @@ def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]
 
 def _image_parts(arrays: tuple[Array, ...], seed: int) -> list[Data]:
     """Training, validation and test images, uint8 (n, channels, height, width), and classes."""
+    from sklearn.model_selection import train_test_split
+
     images, labels, test_images, test_labels = arrays
     train, validation = train_test_split(
         np.arange(len(images)), test_size=0.1, stratify=labels, random_state=seed
