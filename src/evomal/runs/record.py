@@ -18,7 +18,8 @@ from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.runs.store import RunStore
-from evomal.tasks.registry import Split
+from evomal.tasks.registry import Origin
+from evomal.tasks.sources import TaskSource
 from evomal.training.halving import rungs
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed", "killed"]
@@ -41,16 +42,9 @@ _DESCRIPTION: dict[str, Any] = {
 }
 """Minimum fields of a task's description in this format version."""
 
+_ORIGIN = Origin | TaskSource | None
+
 _VERSIONS = "evomal", "torch", "python", "torch settings"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The arguments of `evomal.load_task` that recreate a built-in task."""
-
-    split: Split
-    split_seed: int
-    data_dir: str | None
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,14 @@ class TaskFacts:
     name, split
         Attributes of the task.
     origin
-        How to recreate it; None for a user's task.
+        How to recreate it, or where to import it from; None if it was made in Python.
     description
         The value of `Task.description`.
     """
 
     name: str
     split: str
-    origin: Origin | None
+    origin: Origin | TaskSource | None
     description: Mapping[str, Any]
 
 
@@ -267,13 +261,13 @@ def _checked_form(form: Form) -> Form:
 
 def _task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
     """A task of a run; all tasks share the form."""
-    for name, kind in (*_DESCRIPTION.items(), ("origin", Origin | None)):
+    for name, kind in (*_DESCRIPTION.items(), ("origin", _ORIGIN)):
         require(name in stored, f"a task lacks {name!r}")
         typed(kind, stored[name], f"a task's {name!r}")
     require(typed(Form, stored["form"], "a task's form") == form, "the tasks have different forms")
     require("learning_rate" in stored["optimizer"], "a task's optimizer lacks 'learning_rate'")
     description = {name: value for name, value in stored.items() if name != "origin"}
-    origin = typed(Origin | None, stored["origin"], "a task's origin")
+    origin = typed(_ORIGIN, stored["origin"], "a task's origin")
     return TaskFacts(stored["name"], stored["split"], origin, description)
 
 

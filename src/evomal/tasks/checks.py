@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from evomal.errors import InputError, first_line, quoted
-from evomal.tasks.functions import function_name
+from evomal.tasks.functions import function_name, required_arguments
 
 OWN_CODE_ERRORS = (
     RuntimeError,
@@ -56,12 +55,7 @@ def model_factory(model: object) -> Callable[[], nn.Module]:
             "The model must be a function that returns a new network, such as "
             f"`lambda: Net(...)`, got {quoted(model)}."
         )
-    try:
-        parameters = inspect.signature(model).parameters.values()
-    except ValueError:  # some C functions have no signature
-        return model
-    collects = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in collects]
+    needed = required_arguments(model)
     if needed:
         name = function_name(model)
         raise InputError(

@@ -34,7 +34,7 @@ from evomal.tasks.optimizers import SGD
 from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
 
-ORIGIN = {"split", "split_seed", "data_dir"}
+ORIGIN = {"split", "split_seed", "data_dir", "optimizer", "learning_rate", "batch_size"}
 """The arguments of `evomal.load_task` that recreate a built-in task."""
 
 
