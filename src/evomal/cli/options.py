@@ -67,7 +67,7 @@ class DataOptions:
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
-            device=self.device or usual,
+            device=usual if self.device is None else self.device,
         )
 
 

@@ -183,7 +183,8 @@ def load_task(
             batch_size=batch_size,
         )
         return load_own_task(name, device=device)
-    require_name("task", name, TASKS, "`evomal tasks` lists them")
+    listing = "`evomal tasks` lists them, and your own has a name such as my_task.py:make_task"
+    require_name("task", name, TASKS, listing)
     require_name("split", split, get_args(Split))
     split_seed = whole_number(split_seed, "split seed", 0)
     if split_seed >= 2**32:
