@@ -61,7 +61,8 @@ class Train:
     """Compare a loss with the task loss: train fresh models, report the test metric."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of a task; `evomal tasks` lists them."""
+    """Name of a task, such as diabetes/mlp (`evomal tasks` lists them), or your own as
+    my_task.py:make_task or package.module:task."""
 
     loss: Annotated[str, tyro.conf.arg(metavar="LOSS")]
     """A loss file, a run directory, the name of a known loss, or an expression in quotes."""

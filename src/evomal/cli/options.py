@@ -44,12 +44,27 @@ class DataOptions:
     download: Switch = False
     """Download missing data."""
 
-    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
-    """Device: cpu, cuda, or auto for a GPU if available."""
+    optimizer: Annotated[Literal["sgd", "adam", "adamw"] | None, tyro.conf.arg(metavar="NAME")] = (
+        None
+    )
+    """Base optimiser of a built-in task: sgd, adam or adamw; default that of the paper."""
+
+    learning_rate: float | None = None
+    """Learning rate of a built-in task; default that of the optimiser."""
+
+    batch_size: int = 128
+    """Rows in a training batch of a built-in task."""
+
+    device: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None
+    """Device: cpu, cuda, or auto for a GPU if available; default auto for a built-in task, for your
+    own what its code says."""
 
     def load(self, name: str, report: Sequence[str] = ()) -> Task:
         """The task of that name; `report` has the metrics that are reported beside its own."""
         from evomal.tasks.registry import load_task
+        from evomal.tasks.sources import is_source
+
+        usual = None if is_source(name) else "auto"
 
         return load_task(
             name,
@@ -59,7 +74,10 @@ class DataOptions:
             report=report,
             label_noise=self.label_noise,
             download=self.download,
-            device=self.device,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            device=usual if self.device is None else self.device,
         )
 
 

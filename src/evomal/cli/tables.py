@@ -13,6 +13,7 @@ from evomal.errors import printable
 from evomal.runs.next_steps import to_train
 from evomal.runs.record import RunFacts
 from evomal.runs.run import BestLoss, Run
+from evomal.tasks.registry import Origin
 from evomal.training.meta_testing import Comparison, Sample
 
 _LEADERS = 10
@@ -51,7 +52,8 @@ def run_overview(run: Run) -> Group:
     ]
     if any(task.split == "published" for task in facts.tasks):
         lines.append(Text(PUBLISHED_WARNING))
-    noise = {task.origin.label_noise for task in facts.tasks if task.origin}
+    origins = [task.origin for task in facts.tasks]
+    noise = {one.label_noise for one in origins if isinstance(one, Origin)}
     if any(noise):
         shares = " or ".join(f"{100 * share:g} %" for share in sorted(noise))
         lines.append(Text(f"{shares} of the training and validation labels were made wrong."))

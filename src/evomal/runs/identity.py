@@ -18,6 +18,7 @@ from evomal.runs.next_steps import to_resume
 from evomal.runs.record import RunFacts, common
 from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.registry import load_task
+from evomal.tasks.sources import TaskSource, load_own_task, source_of
 from evomal.tasks.task import Task
 from evomal.tasks.task_arguments import as_tasks
 
@@ -61,7 +62,12 @@ def tasks_of(
                 f"The run was made with your own task {own!r}; resume it in Python: "
                 f"{to_resume(run_dir, described).removesuffix(' in Python')}."
             )
-        tasks = [_load(task, facts.device, data_dir) for task in described]
+        if data_dir is not None and all(isinstance(t.origin, TaskSource) for t in described):
+            raise InputError(
+                "The option data_dir is for built-in tasks only; omit it, as the run was made with "
+                f"your own task {described[0].name!r}."
+            )
+        tasks = [load_again(task, facts.device, data_dir) for task in described]
     tasks = as_tasks(tasks)
     names = [task.name for task in described]
     if [task.name for task in tasks] != names:
@@ -83,9 +89,22 @@ def tasks_of(
     return tasks
 
 
-def _load(task: TaskFacts, device: str, data_dir: str | os.PathLike[str] | None) -> Task:
-    """A built-in task as it was when the run was started."""
+def load_again(
+    task: TaskFacts, device: str, data_dir: str | os.PathLike[str] | None = None
+) -> Task:
+    """A built-in task as it was when the run was started, or an own task imported again."""
     assert task.origin is not None
+    if isinstance(task.origin, TaskSource):
+        name, folder, digest = dataclasses.astuple(task.origin)
+        own = load_own_task(name, folder, device)
+        now = source_of(own)
+        if now is None or now.digest != digest:
+            warnings.warn(
+                f"The code of {name} has changed since the run was started; the run can only go "
+                "on as before if it still makes the same task.",
+                stacklevel=4,
+            )
+        return own
     origin = dataclasses.asdict(task.origin)
     return load_task(
         task.name, device=device, **origin | ({} if data_dir is None else {"data_dir": data_dir})

@@ -1,12 +1,15 @@
-"""Suggested next steps: shell commands, or Python calls for the user's own tasks."""
+"""Suggested next steps: shell commands, or Python calls for tasks made in Python."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
 from evomal.runs.directory import as_argument
 from evomal.runs.task_facts import TaskFacts
+from evomal.tasks.registry import Origin
+from evomal.tasks.sources import TaskSource
 
 
 def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
@@ -23,11 +26,21 @@ def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str
     if task.origin is None:
         loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"
         return f"evomal.compare(task, {loss}, seeds=range(3)) in Python"
-    data_dir = task.origin.data_dir
-    where = "" if data_dir is None else f" --data-dir {as_argument(data_dir)}"
-    options = f" --split {task.split}" if task.split == "published" else ""
-    if task.origin.metric is not None:
-        options += f" --metric {as_argument(task.origin.metric)}"
-    if task.origin.label_noise:
-        options += f" --label-noise {task.origin.label_noise}"
-    return f"evomal train {as_argument(task.name)} --loss {as_argument(run_dir)}{where}{options}"
+    name, options = task.name, ""
+    if isinstance(task.origin, TaskSource):
+        name = task.origin.name
+    else:
+        options = _given(task.origin)
+    return f"evomal train {as_argument(name)} --loss {as_argument(run_dir)}{options}"
+
+
+_NO_OPTIONS = "split_seed", "report"
+
+
+def _given(origin: Origin) -> str:
+    """The options that recreate a built-in task."""
+    return "".join(
+        f" --{field.name.replace('_', '-')} {as_argument(str(value))}"
+        for field in dataclasses.fields(origin)
+        if field.name not in _NO_OPTIONS and (value := getattr(origin, field.name)) != field.default
+    )

@@ -9,7 +9,8 @@ from typing import Any
 from evomal.losses.form import Form
 from evomal.methods.stored import require, typed
 from evomal.tasks.direction import Direction
-from evomal.tasks.registry import Split
+from evomal.tasks.registry import Origin
+from evomal.tasks.sources import TaskSource
 
 _DESCRIPTION: dict[str, Any] = {
     "name": str,
@@ -31,17 +32,7 @@ _DESCRIPTION: dict[str, Any] = {
 }
 """Minimum fields of a task's description in this format version."""
 
-
-@dataclass(frozen=True)
-class Origin:
-    """The arguments of `evomal.load_task` that recreate a built-in task."""
-
-    split: Split
-    split_seed: int
-    data_dir: str | None
-    metric: str | None
-    report: tuple[str, ...]
-    label_noise: float
+_ORIGIN = Origin | TaskSource | None
 
 
 @dataclass(frozen=True)
@@ -53,25 +44,25 @@ class TaskFacts:
     name, split
         Attributes of the task.
     origin
-        How to recreate it; None for a user's task.
+        How to recreate it, or where to import it from; None if it was made in Python.
     description
         The value of `Task.description`.
     """
 
     name: str
     split: str
-    origin: Origin | None
+    origin: Origin | TaskSource | None
     description: Mapping[str, Any]
 
 
 def read_task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
     """A task of a run; all tasks share the form."""
-    for name, kind in (*_DESCRIPTION.items(), ("origin", Origin | None)):
+    for name, kind in (*_DESCRIPTION.items(), ("origin", _ORIGIN)):
         require(name in stored, f"a task lacks {name!r}")
         typed(kind, stored[name], f"a task's {name!r}")
     require(typed(Form, stored["form"], "a task's form") == form, "the tasks have different forms")
     rate = stored["optimizer"].get("learning_rate")
     typed(float, rate, "the 'learning_rate' of a task's optimizer")
     description = {name: value for name, value in stored.items() if name != "origin"}
-    origin = typed(Origin | None, stored["origin"], "a task's origin")
+    origin = typed(_ORIGIN, stored["origin"], "a task's origin")
     return TaskFacts(stored["name"], stored["split"], origin, description)

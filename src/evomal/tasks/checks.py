@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from evomal.errors import InputError, first_line, named, quoted
 from evomal.seeding import derive_seed, isolated_rng
-from evomal.tasks.functions import function_name
+from evomal.tasks.functions import function_name, required_arguments
 from evomal.tasks.inputs import Inputs, arguments_of, mapped, shapes_of, tensors_of
 
 OWN_CODE_ERRORS = (
@@ -58,12 +57,7 @@ def model_factory(model: object) -> Callable[[], nn.Module]:
             "The model must be a function that returns a new network, such as "
             f"`lambda: Net(...)`, got {quoted(model)}."
         )
-    try:
-        parameters = inspect.signature(model).parameters.values()
-    except ValueError:  # some C functions have no signature
-        return model
-    collects = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in collects]
+    needed = required_arguments(model)
     if needed:
         name = function_name(model)
         raise InputError(

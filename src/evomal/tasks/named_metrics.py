@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from sklearn.metrics import get_scorer_names
 from torch import Tensor
 
 from evomal.errors import InputError, first_line, quoted, require_name
@@ -180,6 +179,8 @@ def _scorers() -> dict[str, tuple[str, int, tuple[Link, ...]]]:
     They are all higher for better predictions; those called ``neg_...`` are also known without the
     prefix, where lower is better.
     """
+    from sklearn.metrics import get_scorer_names  # takes as long to import as torch
+
     names = [name for name in get_scorer_names() if name not in _OF_CLUSTERS]
     links = {name: _VALUES if name.startswith(_REGRESSION) else _CLASSES for name in names}
     plain = {

@@ -129,6 +129,9 @@ class AdamW(_AdamSettings):
         return torch.optim.AdamW(parameters, fused=fused, **self._settings())
 
 
+OPTIMIZERS: dict[str, type[OptimizerSettings]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+"""The base optimisers by the names that options have for them."""
+
 OptimizerFactory = Callable[[Sequence[Tensor]], torch.optim.Optimizer]
 """A function of the parameters; for trainings only, as Algorithm 1 needs known settings."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,12 +31,28 @@ from evomal.tasks.models.resnet18 import ResNet18
 from evomal.tasks.models.squeezenet import SqueezeNet
 from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
-from evomal.tasks.optimizers import SGD
+from evomal.tasks.optimizers import OPTIMIZERS, SGD, OptimizerSettings
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
 from evomal.tasks.schedules import Milestones
+from evomal.tasks.sources import is_source, load_own_task
 from evomal.tasks.task import Task
 
 Split = Literal["honest", "published"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The arguments of `load_task` that recreate a built-in task; None stands for a default."""
+
+    data_dir: str | None = None
+    split: Split = "honest"
+    split_seed: int = 0
+    metric: str | None = None
+    report: tuple[str, ...] = ()
+    label_noise: float = 0.0
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    batch_size: int = 128
 
 
 @dataclass(frozen=True)
@@ -118,14 +135,20 @@ def load_task(
     report: Sequence[str] = (),
     label_noise: float = 0.0,
     download: bool = False,
-    device: str | torch.device = "cpu",
+    optimizer: str | None = None,
+    learning_rate: float | None = None,
+    batch_size: int = 128,
+    device: str | torch.device | None = None,
 ) -> Task:
-    """A built-in task with its data.
+    """A task with its data, by name.
 
     Parameters
     ----------
     name
-        One of `TASKS`, such as ``"diabetes/mlp"``.
+        A built-in task, such as ``"diabetes/mlp"``; or your own, as ``"my_task.py:make_task"`` or
+        ``"package.module:task"``: a file or module, and a `Task` in it or a function without
+        arguments that returns one. Workers and `evomal.resume` import your own again, so that its
+        functions may be lambdas. It has no other options than `device`.
     data_dir
         Folder of the data sets; default ``EVOMAL_DATA``, otherwise the user's cache folder.
     split
@@ -146,16 +169,39 @@ def load_task(
         another class, drawn uniformly with `split_seed`. The test labels are never changed.
     download
         Whether missing data may be downloaded.
+    optimizer
+        The base optimiser: ``"sgd"``, ``"adam"`` or ``"adamw"``; default that of the paper.
+        Adam and AdamW have torch's settings.
+    learning_rate
+        Its learning rate.
+    batch_size
+        Rows in a training batch.
     device
-        Device of the data and the models.
+        Device of the data and the models; default the CPU, or what your own task says.
 
     Raises
     ------
     InputError
         If there is no such task, split or metric, or the data is missing or damaged; for label
-        noise on a regression task.
+        noise on a regression task; for your own task, if its code fails or makes no task.
     """
-    require_name("task", name, TASKS, "`evomal tasks` lists them")
+    if is_source(name):
+        _require_defaults(
+            name,
+            data_dir=data_dir,
+            split=split,
+            split_seed=split_seed,
+            metric=metric,
+            report=tuple(report),
+            label_noise=label_noise,
+            download=download,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+        )
+        return load_own_task(name, device=device)
+    listing = "`evomal tasks` lists them, and your own has a name such as my_task.py:make_task"
+    require_name("task", name, TASKS, listing)
     require_name("split", split, get_args(Split))
     split_seed = arguments.whole_number(split_seed, "split seed", 0)
     if split_seed >= 2**32:
@@ -170,6 +216,8 @@ def load_task(
     label_noise = arguments.number(label_noise, "label noise")
     if not 0 <= label_noise < 1:
         raise InputError(f"The label noise must be in [0, 1), got {label_noise:g}.")
+    chosen = _optimizer(info.optimizer, optimizer, learning_rate)
+    batch_size = arguments.whole_number(batch_size, "batch size", 1)
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
     facts = DATASETS[info.dataset].images
     preprocess = augment = None
@@ -190,7 +238,8 @@ def load_task(
         link="identity" if facts is None else "softmax",
         metric=metric,
         report=report,
-        optimizer=info.optimizer,
+        optimizer=chosen,
+        batch_size=batch_size,
         preprocess=preprocess,
         augment=augment,
         rejection_steps=info.rejection_steps,
@@ -205,9 +254,35 @@ def load_task(
             "metric": metric,
             "report": list(report),
             "label_noise": label_noise,
+            "optimizer": optimizer,
+            "learning_rate": None if learning_rate is None else chosen.learning_rate,
+            "batch_size": batch_size,
         },
-        device=device,
+        device="cpu" if device is None else device,
     )
+
+
+def _require_defaults(name: str, **options: Any) -> None:
+    """Raise an `InputError` if an option of `load_task` is given for an own task."""
+    defaults = inspect.signature(load_task).parameters
+    for option, value in options.items():
+        if value != defaults[option].default:
+            raise InputError(
+                f"The option {option} is for built-in tasks only; omit it, and set what it means "
+                f"in the code of {quoted(name)}."
+            )
+
+
+def _optimizer(
+    usual: OptimizerSettings, name: str | None, learning_rate: float | None
+) -> OptimizerSettings:
+    """The settings of the optimiser with this name, those of the task by default."""
+    chosen = usual
+    if name is not None:
+        require_name("optimizer", name, OPTIMIZERS)
+        kind = OPTIMIZERS[name]
+        chosen = usual if isinstance(usual, kind) else kind()  # type: ignore[call-arg]
+    return chosen if learning_rate is None else chosen.with_learning_rate(learning_rate)
 
 
 def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]:

@@ -6,15 +6,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import get_scorer
 from torch import Tensor
 
 from evomal.losses.form import Link
-
-Array = NDArray[Any]
 
 
 def scored(
@@ -30,16 +24,20 @@ def scored(
     ValueError
         If the scorer is undefined on these targets.
     """
+    from sklearn.metrics import get_scorer  # takes as long to import as torch
+
+    from evomal.tasks.estimators import Classes, Labels, Values
+
     outputs, targets = pred.detach().double(), target
     if link == "softmax":
         outputs = outputs.movedim(1, -1).reshape(-1, outputs.shape[1])
         targets = targets.reshape(-1)
         kept = targets != ignore_index
         outputs, targets = outputs[kept], targets[kept]
-        judged: Any = _Classes(outputs)
+        judged: Any = Classes(outputs)
     else:
         outputs, targets = (_in_columns(x, several=x.ndim == 2) for x in (outputs, targets))
-        judged = _Labels(outputs) if link == "sigmoid" else _Values()
+        judged = Labels(outputs) if link == "sigmoid" else Values()
     truth = targets.double().cpu().numpy()
     if link != "identity":
         if not np.isin(truth, (0, 1)).all() and link == "sigmoid":
@@ -53,47 +51,3 @@ def scored(
 def _in_columns(values: Tensor, *, several: bool) -> Tensor:
     """One column per label or value, if there are several; otherwise a flat tensor."""
     return values if several and values.shape[1] > 1 else values.reshape(-1)
-
-
-class _Classes(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A fitted classifier that answers with given logits, (n, C)."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-        self.classes_ = np.arange(logits.shape[1])
-
-    def predict(self, _: Array) -> Array:
-        return self.logits.argmax(dim=1).cpu().numpy()
-
-    def predict_proba(self, _: Array) -> Array:
-        return torch.softmax(self.logits, dim=1).cpu().numpy()
-
-    def decision_function(self, _: Array) -> Array:
-        logits = self.logits.cpu().numpy()
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-
-class _Labels(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A fitted classifier of one or several labels that answers with given logits."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-        one = np.arange(2)
-        self.classes_ = one if logits.ndim == 1 else [one] * logits.shape[1]
-
-    def predict(self, _: Array) -> Array:
-        return (self.logits > 0).long().cpu().numpy()
-
-    def predict_proba(self, _: Array) -> Array:
-        positive = torch.sigmoid(self.logits).cpu().numpy()
-        return np.stack([1 - positive, positive], axis=1) if positive.ndim == 1 else positive
-
-    def decision_function(self, _: Array) -> Array:
-        return self.logits.cpu().numpy()
-
-
-class _Values(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """A fitted regressor whose predictions are its inputs."""
-
-    def predict(self, outputs: Array) -> Array:
-        return outputs

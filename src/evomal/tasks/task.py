@@ -45,7 +45,8 @@ from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
 from evomal.tasks.schedules import Schedule, usable_schedule
 
-ORIGIN = {"split", "split_seed", "data_dir", "metric", "report", "label_noise"}
+_DATA = {"data_dir", "split", "split_seed", "label_noise"}
+ORIGIN = _DATA | {"metric", "report", "optimizer", "learning_rate", "batch_size"}
 """The arguments of `evomal.load_task` that recreate a built-in task."""
 
 
