@@ -68,6 +68,8 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "dampening": (lambda v: SGD(dampening=v, nesterov=False), NO_FINITE_NUMBERS),
     "nesterov": (lambda v: SGD(nesterov=v), [*NO_NUMBERS, 0, 1, "False"]),
     "metric": (lambda v: make(metric=v), NO_FUNCTIONS),
+    "maximize": (lambda v: make(metric=single, maximize=v), [*NO_NUMBERS, 0, 1, "False"]),
+    "report": (lambda v: make(report=v), [*NO_LISTS, "mae", [None], ["mea"], ["mae", "mae"]]),
     "task_loss": (lambda v: make(task_loss=v), NO_FUNCTIONS),
     "preprocess": (lambda v: make(preprocess=v), NO_FUNCTIONS),
     "augment": (lambda v: make(augment=v), NO_FUNCTIONS),

@@ -34,6 +34,13 @@ class DataOptions:
     split: Literal["honest", "published"] = "honest"
     """How tables are split; published repeats the paper's leaky split, for its Table 3 only."""
 
+    metric: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Metric to learn a loss for: a scorer of scikit-learn, such as balanced_accuracy or f1_macro,
+    or error_rate, mse, mae, rmse, pinball:0.9; default the task's."""
+
+    label_noise: float = 0.0
+    """Fraction of the training and validation labels that are replaced by another class."""
+
     download: Switch = False
     """Download missing data."""
 
@@ -48,6 +55,8 @@ class DataOptions:
             name,
             data_dir=self.data_dir,
             split=self.split,
+            metric=self.metric,
+            label_noise=self.label_noise,
             download=self.download,
             device=self.device,
         )

@@ -23,9 +23,10 @@ from evomal.runs.execution import SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.next_steps import to_resume
 from evomal.runs.queue import GenerationQueue, Numbers
-from evomal.runs.record import RunFacts, TaskFacts
+from evomal.runs.record import RunFacts
 from evomal.runs.run import describe
 from evomal.runs.store import RunStore
+from evomal.runs.task_facts import TaskFacts
 from evomal.runs.work import train_candidates
 from evomal.training.engines.base import Training
 

@@ -179,7 +179,8 @@ def late(timeout: float | None) -> WorkError:
 def require_picklable(tasks: Sequence[Task]) -> None:
     """Raise an `InputError` if a task cannot be sent to another process."""
     for task in tasks:
-        for part in (task.model, task.task_loss, task.metric, task.preprocess, task.augment):
+        functions = (task.task_loss, task.metric, task.preprocess, task.augment)
+        for part in (task.model, *functions, *(metric.function for metric in task.report)):
             try:
                 pickle.dumps(part)
             except (pickle.PicklingError, AttributeError, TypeError) as error:

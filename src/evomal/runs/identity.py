@@ -15,7 +15,8 @@ from evomal.errors import InputError
 from evomal.methods.settings import SearchSettings
 from evomal.runs.executors import torch_settings
 from evomal.runs.next_steps import to_resume
-from evomal.runs.record import RunFacts, TaskFacts, common
+from evomal.runs.record import RunFacts, common
+from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task, as_tasks

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from evomal.runs.directory import as_argument
-from evomal.runs.record import TaskFacts
+from evomal.runs.task_facts import TaskFacts
 
 
 def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
@@ -25,5 +25,9 @@ def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str
         return f"evomal.compare(task, {loss}, seeds=range(3)) in Python"
     data_dir = task.origin.data_dir
     where = "" if data_dir is None else f" --data-dir {as_argument(data_dir)}"
-    split = f" --split {task.split}" if task.split == "published" else ""
-    return f"evomal train {as_argument(task.name)} --loss {as_argument(run_dir)}{where}{split}"
+    options = f" --split {task.split}" if task.split == "published" else ""
+    if task.origin.metric is not None:
+        options += f" --metric {as_argument(task.origin.metric)}"
+    if task.origin.label_noise:
+        options += f" --label-noise {task.origin.label_noise}"
+    return f"evomal train {as_argument(task.name)} --loss {as_argument(run_dir)}{where}{options}"

@@ -18,6 +18,8 @@ from evomal.losses.form import Form
 from evomal.seeding import isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
+from evomal.tasks.metrics import PerformanceMetric
+from evomal.tasks.named_metrics import require_suitable
 
 if TYPE_CHECKING:
     from evomal.tasks.task import Task
@@ -44,9 +46,13 @@ def require_parts_fit(task: Task, learner: nn.Module) -> None:
             if data is None:
                 continue
             _try_transforms(task, data, part)
-            _require_targets_fit(task.form, _try_model(task, learner, data, part), data, part)
+            pred = _try_model(task, learner, data, part)
+            _require_targets_fit(task.form, pred, data, part)
         _try_task_loss(task, learner)
-        _try_metric(task, learner)
+        metrics = (task.performance_metric, *task.report)
+        require_suitable(metrics, task.form, pred)
+        for metric in metrics:
+            _try_metric(metric, task, learner)
 
 
 def _try_transforms(task: Task, data: Data, part: str) -> None:
@@ -160,14 +166,15 @@ def _try_task_loss(task: Task, learner: nn.Module) -> None:
         )
 
 
-def _try_metric(task: Task, learner: nn.Module) -> None:
+def _try_metric(metric: PerformanceMetric, task: Task, learner: nn.Module) -> None:
     """On validation rows."""
+    name = f"metric {metric.name}" if metric in task.report else "metric"
 
     def call(pred: Tensor, batch: Data) -> object:
-        return task.metric(pred, batch.targets.clone())
+        return metric.function(pred, batch.targets.clone())
 
     try:
-        value: Any = _try_function("metric", call, task, learner, task.validation)
+        value: Any = _try_function(name, call, task, learner, task.validation)
     except NameError:  # it refers to the task, which is not assigned yet
         return
     if isinstance(value, Tensor):
@@ -177,7 +184,7 @@ def _try_metric(task: Task, learner: nn.Module) -> None:
     if not is_number:
         is_array = isinstance(value, Tensor | np.ndarray)
         seen = f"an array of shape {tuple(value.shape)}" if is_array else quoted(value)
-        raise InputError(f"The metric must return one number, but returns {seen}.")
+        raise InputError(f"The {name} must return one number, but returns {seen}.")
 
 
 def _try_function(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from evomal.errors import InputError, require_name
-from evomal.tasks.arguments import whole_number
+from evomal.errors import InputError, quoted, require_name
+from evomal.tasks import arguments
 from evomal.tasks.data import Data
 from evomal.tasks.data_files import Array
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
+from evomal.tasks.label_noise import with_label_noise
 from evomal.tasks.models.alexnet import AlexNet
 from evomal.tasks.models.allcnnc import AllCNNC
 from evomal.tasks.models.lenet5 import LeNet5
@@ -114,6 +115,9 @@ def load_task(
     data_dir: str | os.PathLike[str] | None = None,
     split: Split = "honest",
     split_seed: int = 0,
+    metric: str | None = None,
+    report: Sequence[str] = (),
+    label_noise: float = 0.0,
     download: bool = False,
     device: str | torch.device = "cpu",
 ) -> Task:
@@ -133,6 +137,14 @@ def load_task(
     split_seed
         Seed of the split. It is independent of the seed of a run, so that a loss is always tested
         on rows that its search has not seen.
+    metric
+        Name of a metric, as in `evomal.Task`; default mean squared error for tables and the error
+        rate for images.
+    report
+        Names of metrics to report beside it.
+    label_noise
+        Fraction of the labels of training and validation images, in [0, 1), that are replaced by
+        another class, drawn uniformly with `split_seed`. The test labels are never changed.
     download
         Whether missing data may be downloaded.
     device
@@ -141,29 +153,44 @@ def load_task(
     Raises
     ------
     InputError
-        If there is no such task or split, or the data is missing or damaged.
+        If there is no such task, split or metric, or the data is missing or damaged; for label
+        noise on a regression task.
     """
     require_name("task", name, TASKS, "`evomal tasks` lists them")
     require_name("split", split, get_args(Split))
-    split_seed = whole_number(split_seed, "split seed", 0)
+    split_seed = arguments.whole_number(split_seed, "split seed", 0)
     if split_seed >= 2**32:
         raise InputError(f"The split seed must be below 2^32, got {split_seed}.")
     info = TASKS[name]
+    for one in (*([] if metric is None else [metric]), *arguments.listed(report, "report")):
+        if not isinstance(one, str):
+            raise InputError(
+                f"The metrics of a built-in task are given by name, such as 'mae', got "
+                f"{quoted(one)}; functions are for evomal.Task."
+            )
+    label_noise = arguments.number(label_noise, "label noise")
+    if not 0 <= label_noise < 1:
+        raise InputError(f"The label noise must be in [0, 1), got {label_noise:g}.")
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
     facts = DATASETS[info.dataset].images
     preprocess = augment = None
     if facts is None:
+        if label_noise:
+            raise InputError(f"Label noise needs classes, but {name!r} is a regression task.")
         parts = _table_parts(arrays, split, split_seed)
     else:
         if split != "honest":
             raise InputError(f"The split {split!r} exists only for tables, not for {name!r}.")
         parts = _image_parts(arrays, split_seed)
+        parts[:2] = with_label_noise(parts[:2], label_noise, split_seed)
         preprocess = partial(standardise_pixels, mean=facts.mean, deviation=facts.deviation)
         augment = crop_and_flip if facts.augmented else None
     return Task(
         info.model,
         *parts,
         link="identity" if facts is None else "softmax",
+        metric=metric,
+        report=report,
         optimizer=info.optimizer,
         preprocess=preprocess,
         augment=augment,
@@ -176,6 +203,9 @@ def load_task(
             "split": split,
             "split_seed": split_seed,
             "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+            "metric": metric,
+            "report": list(report),
+            "label_noise": label_noise,
         },
         device=device,
     )

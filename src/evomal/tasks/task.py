@@ -29,7 +29,8 @@ from evomal.tasks.checks import (
 from evomal.tasks.data import Data, Source, read_class_weights, read_extras, read_rows
 from evomal.tasks.description import described, fingerprint
 from evomal.tasks.fit import require_parts_fit
-from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
+from evomal.tasks.metrics import Metric, PerformanceMetric, TensorLoss, default_task_loss
+from evomal.tasks.named_metrics import resolve_metric, resolve_report
 from evomal.tasks.optimizers import (
     OptimizerFactory,
     OptimizerSettings,
@@ -40,7 +41,7 @@ from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
 from evomal.tasks.schedules import Schedule, usable_schedule
 
-ORIGIN = {"split", "split_seed", "data_dir"}
+ORIGIN = {"split", "split_seed", "data_dir", "metric", "report", "label_noise"}
 """The arguments of `evomal.load_task` that recreate a built-in task."""
 
 
@@ -69,9 +70,15 @@ class Task:
         L_T, a differentiable function of (pred, target), where `pred` are raw outputs. Default by
         link: cross-entropy, binary cross-entropy with logits, or squared error.
     metric
-        L_P, any function of (pred, target) that returns a number; it is minimised. It receives all
-        rows of a data split at once, as tensors on the device; `pred` are raw outputs: logits, not
-        probabilities or classes. Default by link: error rate, error rate, or mean squared error.
+        L_P, any function of (pred, target) that returns a number. It receives all rows of a data
+        split at once, as tensors on the device; `pred` are raw outputs: logits, not probabilities
+        or classes. Or a name, which knows its direction: of a scorer of scikit-learn, such as
+        ``"balanced_accuracy"``, or one of docs/tasks.md. Default by link: error rate, error rate,
+        or mean squared error.
+    maximize
+        Whether `metric` is higher for better predictions. Fitness is then its negative.
+    report
+        Further metrics, as names or functions, whose test values are reported beside `metric`.
     optimizer
         The base optimiser: `evomal.SGD`, `evomal.Adam`, `evomal.AdamW`, or a function of the list
         of parameters that returns any torch optimiser, for methods that tune no weights. Default:
@@ -120,8 +127,8 @@ class Task:
     Warns
     -----
     TaskWarning
-        For data far from unit scale, rows in two splits, a metric that is higher for better
-        predictions, a model whose outputs are not raw, or that is the same for every seed.
+        For data far from unit scale, rows in two splits, a metric with the wrong direction,
+        a model whose outputs are not raw, or that is the same for every seed.
     """
 
     def __init__(
@@ -133,7 +140,9 @@ class Task:
         *,
         link: Link,
         task_loss: TensorLoss | None = None,
-        metric: Metric | None = None,
+        metric: str | Metric | PerformanceMetric | None = None,
+        maximize: bool = False,
+        report: Sequence[str | Metric | PerformanceMetric] = (),
         optimizer: OptimizerSettings | OptimizerFactory | None = None,
         schedule: Schedule | None = None,
         clip_norm: float | None = None,
@@ -160,8 +169,9 @@ class Task:
         self.form = Form(link, tuple(given), read_class_weights(weight, link), ignore_index)
         task_loss = arguments.function(task_loss, "task loss", "(pred, target)")
         self.task_loss = default_task_loss(self.form) if task_loss is None else task_loss
-        metric = arguments.function(metric, "metric", "(pred, target)")
-        self.metric = default_metric(self.form) if metric is None else metric
+        self.performance_metric = resolve_metric(metric, self.form, maximize=maximize)
+        self.metric = self.performance_metric.minimized
+        self.report = resolve_report(report, self.form, self.performance_metric)
         self.optimizer: Any = settings_or_factory(optimizer)
         self.schedule = usable_schedule(schedule)
         self.clip_norm = None if clip_norm is None else arguments.positive(clip_norm, "clip_norm")

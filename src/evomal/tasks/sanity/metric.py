@@ -15,6 +15,7 @@ from evomal.losses.form import Form
 from evomal.seeding import derive_generator, isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.classes import class_name, held_classes
+from evomal.tasks.metrics import PerformanceMetric, own_value
 
 if TYPE_CHECKING:
     from evomal.tasks.data import Data
@@ -29,9 +30,14 @@ _MOST_OUTPUTS = 50_000_000
 _NAMES = 5
 """Maximum number of classes named in a message."""
 
+_ADVICE = {
+    "minimize": ("minimise", "higher", "pass"),
+    "maximize": ("maximise", "lower", "omit"),
+}
+
 
 def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
-    """Check that the metric is defined, and lower for perfect predictions than for wrong ones.
+    """Check that the metric is defined, and better for perfect predictions than for wrong ones.
 
     `pred` are outputs for a few rows; they give the number of classes and the dtype. A metric that
     refers to the task, which is not assigned yet, cannot be checked.
@@ -63,7 +69,7 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
             yield message
         elif part == "validation":
             values = [_judged(task, made_up, data)[0] for made_up in (shuffled, opposite)]
-            yield from _check_direction(value, *values)
+            yield from _check_direction(task.performance_metric, value, *values)
 
 
 def perfect_predictions(targets: Tensor, form: Form, pred: Tensor) -> Tensor:
@@ -131,16 +137,20 @@ def _missing_classes(task: Task, data: Data, pred: Tensor) -> str:
     return ", ".join(named + more)
 
 
-def _check_direction(perfect: float, shuffled: float, opposite: float) -> Iterator[str]:
-    """Metrics are minimised, so perfect predictions must score lower than wrong ones."""
+def _check_direction(
+    metric: PerformanceMetric, perfect: float, shuffled: float, opposite: float
+) -> Iterator[str]:
+    """Perfect predictions must score better than wrong ones; the values are minimised ones."""
     wrong = {"shuffled": shuffled, "opposite": opposite}
     finite = {kind: value for kind, value in wrong.items() if math.isfinite(value)}
     if finite and all(_is_above(perfect, value) for value in finite.values()):
         kind, value = next(iter(finite.items()))
+        best, other = (own_value(number, metric.direction) for number in (perfect, value))
+        verb, higher, remedy = _ADVICE[metric.direction]
         yield (
-            f"The metric is {perfect:.4g} for perfect predictions of the validation data and "
-            f"{value:.4g} for {kind} ones, but searches minimise it. If higher is better, negate "
-            "it: metric=lambda pred, target: -your_metric(pred, target)."
+            f"The metric is {best:.4g} for perfect predictions of the validation data and "
+            f"{other:.4g} for {kind} ones, but searches {verb} it. If {higher} is better, "
+            f"{remedy} maximize=True."
         )
 
 
