@@ -1,0 +1,169 @@
+"""The sentences of a check; pure functions of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from evomal.tasks.classes import held_classes
+from evomal.tasks.functions import function_name
+from evomal.tasks.metrics import own_value
+from evomal.tasks.sanity.yardsticks import Yardsticks
+from evomal.tasks.task import Task
+from evomal.training.learning import Learning
+from evomal.training.trial import few_rows
+
+Judgement = tuple[Literal["ok", "warning", "problem"], str]
+"""The level and the text of a finding; no text if there is nothing to say."""
+
+_GAIN = 0.05
+"""Of the way from constant to perfect predictions: the least that a learning rate must gain."""
+
+
+def about_data(task: Task) -> str:
+    """Rows, shapes and types of the data."""
+    parts = {"training": task.train, "validation": task.validation, "test": task.test}
+    rows = [f"{len(data):,} {part}" for part, data in parts.items() if data is not None]
+    batch = few_rows(task, task.train)
+    missing = "" if task.test is not None else " No test rows: only `train` and `compare` need any."
+    return (
+        f"{', '.join(rows)} rows; the model gets {_shapes(batch.inputs)}, the losses targets "
+        f"{_shapes(batch.targets)}. All numbers are finite.{missing}"
+    )
+
+
+def _shapes(values: Any) -> str:
+    """The shape of a row and the type, of a tensor or of each in a tuple or dict."""
+    if isinstance(values, Tensor):
+        return f"{tuple(values.shape[1:])} {str(values.dtype).removeprefix('torch.')}"
+    if isinstance(values, Mapping):
+        return ", ".join(f"{name} {_shapes(value)}" for name, value in values.items())
+    return ", ".join(map(_shapes, values))
+
+
+def about_training_rows(task: Task) -> str:
+    """The number of classes, and the rarest and most frequent ones; "" for regression."""
+    classes = held_classes(task.train.targets, task.form)
+    if classes is None:
+        return ""
+    counts = classes[classes >= 0].bincount()
+    counts = counts[counts > 0]
+    if task.link == "sigmoid" and task.train.targets.ndim == 2 and classes.shape[1] > 1:
+        return f"{classes.shape[1]} labels; the rarest value has {int(counts.min()):,} rows."
+    rows = "rows" if task.train.targets.ndim == 1 or task.link == "sigmoid" else "targets"
+    return (
+        f"{len(counts)} classes with {int(counts.min()):,} to {int(counts.max()):,} training {rows}"
+        "; those of the other splits are among them."
+    )
+
+
+def about_model(name: str, parameters: int, shape: tuple[int, ...]) -> str:
+    """The model's size and outputs."""
+    return f"{name} with {parameters:,} trainable parameters; outputs {shape}."
+
+
+def about_metric(task: Task, bars: Yardsticks, untrained: float | None) -> Judgement:
+    """Whether the metric tells good predictions from bad ones."""
+    metric = task.performance_metric
+    better = "higher" if metric.maximize else "lower"
+    values = {
+        "perfect predictions": bars.perfect,
+        "the best constant prediction": bars.constant,
+        "the untrained model": untrained,
+    }
+    listed = [f"{_shown(task, value)} for {who}" for who, value in values.items()]
+    text = f"{metric.label[:1].upper()}{metric.label[1:]}, {better} is better: {', '.join(listed)}."
+    others = [value for value in (bars.constant, untrained) if value is not None]
+    if bars.perfect is None or not others or bars.perfect < min(others):
+        return "ok", text
+    return "problem", (
+        f"{text} Perfect predictions must be best: correct the metric"
+        + ("." if metric.maximize else ", or pass maximize=True if higher is better.")
+    )
+
+
+def about_learning(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Judgement:
+    """Whether the task loss learns with this recipe in S_testing steps."""
+    if not found.steps:
+        return "ok", (
+            f"Not tried: a training step takes about {duration(found.step_seconds)} here."
+        )
+    label, rate = task.performance_metric.label, f"the learning rate {task.learning_rate:g}"
+    steps = f"{found.steps:,} steps"
+    if found.steps < asked:
+        steps += f" (of {asked:,}, for which there was no time)"
+    name = function_name(task.task_loss)
+    if found.value is None:
+        working = [factor for factor, value in found.values.items() if value is not None]
+        remedy = "Lower it, or standardise the inputs and the targets."
+        if working:
+            remedy = f"With {max(working) * task.learning_rate:g} it does not diverge."
+        return "problem", f"The task loss {name} diverges at {rate} in {steps}. {remedy}"
+    moved = f"{label} {_shown(task, found.untrained)} to {_shown(task, found.value)} in {steps}"
+    if found.untrained is not None and found.value >= found.untrained:
+        return "problem", (
+            f"The task loss {name} does not learn at {rate}: {moved}. No loss can be told from "
+            "another by such a training: change the learning rate, train longer (testing_steps), "
+            "or check that the inputs and targets of a row belong together."
+        )
+    if bars.constant is not None and found.value >= bars.constant:
+        return "warning", (
+            f"The task loss {name} learns too little at {rate}: {moved}, and the best constant "
+            f"prediction has {_shown(task, bars.constant)}. Losses will hardly differ: train "
+            "longer (testing_steps), or change the learning rate."
+        )
+    return "ok", f"With the task loss {name}, {moved}."
+
+
+def about_rates(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Judgement:
+    """Whether another learning rate does clearly better."""
+    best = found.best_factor
+    if best is None:
+        return "ok", ""
+    own, other = found.values[1.0], found.values[best]
+    assert other is not None
+    tried = [f"{factor * task.learning_rate:g}" for factor in found.values]
+    steps = f"after {found.trial_steps:,} steps"
+    scale = abs((bars.constant or 0.0) - (bars.perfect or 0.0)) or abs(own or 1.0)
+    if best == 1 or (own is not None and own - other < _GAIN * scale):
+        return "ok", (f"{task.learning_rate:g} is as good as any of {', '.join(tried)} {steps}.")
+    return "warning", (
+        f"{best * task.learning_rate:g} does better than {task.learning_rate:g} {steps}: "
+        f"{task.performance_metric.label} {_shown(task, other)} against "
+        f"{'divergence' if own is None else _shown(task, own)} (tried: {', '.join(tried)}). A "
+        "learned loss may then merely act as a different learning rate; set it in the optimizer "
+        "first."
+    )
+
+
+def about_time(step: float, candidate: float, searches: Mapping[str, float] | None = None) -> str:
+    """How long a candidate and whole searches take."""
+    if searches is None:
+        return (
+            f"A training step takes about {duration(step)} here, and the training of one "
+            f"candidate about {duration(candidate)}; use a GPU, a smaller model, or fewer "
+            "testing_steps. The engine was not tried for the same reason."
+        )
+    whole = [f"{duration(seconds)} with the preset {name}" for name, seconds in searches.items()]
+    return (
+        f"About {duration(candidate)} for a candidate that passes all filters; a search takes "
+        f"about {' or '.join(whole)} on this machine, if half of the candidates pass."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them, with two digits."""
+    for unit, size in {"d": 86_400, "h": 3600, "min": 60}.items():
+        if seconds >= 2 * size:
+            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    return f"{float(f'{seconds:.2g}'):g} s"
+
+
+def _shown(task: Task, value: float | None) -> str:
+    """A minimised metric as people read it."""
+    if value is None:
+        return "unknown"
+    own = own_value(value, task.performance_metric.direction)
+    return f"{own:.3g}"
