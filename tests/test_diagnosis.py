@@ -70,7 +70,7 @@ def found(
             {"rejected": 3, "diverged": 1},
             [IN_WEIGHTS],
             "3 of 4 candidates were rejected: when raw outputs were optimised with them, the "
-            "metric did not fall on a few training rows (at most 100). Check that the metric is",
+            "metric was no better on a few training rows (at most 100). Check that the metric is",
             "too small to move the raw outputs.",
         ),
         (

@@ -38,6 +38,18 @@ def test_own_model(tmp_path: Path) -> None:
     assert saved.to_dict() == run.best.loss.to_dict()
 
 
+def test_imbalanced(tmp_path: Path) -> None:
+    printed = printed_by("imbalanced.py", "--generations", "2", cwd=tmp_path)
+    assert [line.split(":")[0] for line in printed] == [
+        "Learned",
+        "Validation balanced accuracy",
+        "Test balanced accuracy (higher is better)",
+        "Test roc auc (higher is better)",
+        "Test cost",
+    ]
+    assert evomal.Run(tmp_path / "run").best.value > 0.9
+
+
 def test_token_sequences(tmp_path: Path) -> None:
     options = ["--generations", "1", "--population-size", "3", "--steps", "20", "--seeds", "1"]
     printed = printed_by("token_sequences.py", *options, cwd=tmp_path)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.tasks.metrics import PerformanceMetric, mean_squared_error
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 from evomal.training.loop import partial_training, performance, train
@@ -219,8 +220,11 @@ def test_mean_and_sample_standard_deviation(
 
 def test_a_comparison_as_json_holds_the_tuned_baseline_only_if_there_is_one() -> None:
     one, two = Sample([1.0], 0.1), Sample([2.0], 0.3)
-    assert list(Comparison(one, two, None).to_dict()) == ["learned", "task_loss"]
-    assert Comparison(one, one, two).to_dict()["task_loss_tuned"]["learning_rate"] == 0.3
+    r2 = PerformanceMetric("r2", mean_squared_error, maximize=True)
+    fields = Comparison(r2, one, two, None).to_dict()
+    assert list(fields) == ["metric", "direction", "learned", "task_loss"]
+    assert (fields["metric"], fields["direction"]) == ("r2", "maximize")
+    assert Comparison(r2, one, one, two).to_dict()["task_loss_tuned"]["learning_rate"] == 0.3
 
 
 # Bad input

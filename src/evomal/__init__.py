@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from evomal.runs.run import Run
     from evomal.runs.search import SearchInterrupted, resume, search
     from evomal.runs.trackers import MLflowTracker, TensorBoardTracker
+    from evomal.tasks.metrics import PerformanceMetric
     from evomal.tasks.optimizers import SGD, Adam, AdamW
     from evomal.tasks.registry import load_task
     from evomal.tasks.schedules import Cosine, Milestones
@@ -64,6 +65,7 @@ _HOMES = {
     "MLflowTracker": "evomal.runs.trackers",
     "Milestones": "evomal.tasks.schedules",
     "NeuralLoss": "evomal.losses.neural",
+    "PerformanceMetric": "evomal.tasks.metrics",
     "PlainProgress": "evomal.runs.progress",
     "Run": "evomal.runs.run",
     "RunStart": "evomal.runs.callbacks",
@@ -111,6 +113,7 @@ __all__ = [
     "MLflowTracker",
     "Milestones",
     "NeuralLoss",
+    "PerformanceMetric",
     "PlainProgress",
     "Run",
     "RunStart",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -47,8 +47,8 @@ class DataOptions:
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """Device: cpu, cuda, or auto for a GPU if available."""
 
-    def load(self, name: str) -> Task:
-        """The task of that name."""
+    def load(self, name: str, report: Sequence[str] = ()) -> Task:
+        """The task of that name; `report` has the metrics that are reported beside its own."""
         from evomal.tasks.registry import load_task
 
         return load_task(
@@ -56,6 +56,7 @@ class DataOptions:
             data_dir=self.data_dir,
             split=self.split,
             metric=self.metric,
+            report=report,
             label_noise=self.label_noise,
             download=self.download,
             device=self.device,

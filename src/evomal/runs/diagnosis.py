@@ -70,8 +70,8 @@ def diagnosis(
         )
     return (
         f"{some} candidates were rejected: when raw outputs were optimised with them, the metric "
-        f"did not fall on a few training rows (at most {rejection_batch}). Check that the metric "
-        "is smallest for a perfect prediction (otherwise return its negative), and that it is "
+        f"was no better on a few training rows (at most {rejection_batch}). Check that the metric "
+        "is best for a perfect prediction (see the argument maximize of a task), and that it is "
         f"defined and changes on so few rows. If so, {rate}, or the task's rejection_steps may "
         "be too small to move the raw outputs."
     )

@@ -124,7 +124,7 @@ class Driver:
         start = RunStart(self._run_dir, self._facts, own, list(self._generations))
         for callback in self._callbacks:
             callback.on_run_start(method, start)
-        stop.check_archive(method.archive)
+        stop.check_archive(method.archive, self._facts.scale)
         while not method.finished:
             stop.check_generations(self._generations)
             self._run_generation(dispatcher)
@@ -188,7 +188,7 @@ class Driver:
         for callback in self._callbacks:
             callback.on_candidate(self._method, outcome)
         self._check_failures(outcome)
-        dispatcher.stop.check_archive(archive)
+        dispatcher.stop.check_archive(archive, self._facts.scale)
 
     def _check_failures(self, outcome: Outcome) -> None:
         """End the run if nothing works any more, as after some errors on a GPU.
@@ -213,7 +213,8 @@ class Driver:
     def _keep_formulas(self, seconds: float | None) -> None:
         """Store as many printed forms of the hall of fame as the time allows."""
         forms = self._store.printed_forms()
-        describe(list(self._method.archive.hall_of_fame.values()), forms, seconds)
+        fame = list(self._method.archive.hall_of_fame.values())
+        describe(fame, forms, self._facts.scale, seconds)
         self._store.write_printed_forms(forms)
 
     def _save_best(self) -> None:

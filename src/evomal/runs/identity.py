@@ -17,7 +17,6 @@ from evomal.runs.executors import torch_settings
 from evomal.runs.next_steps import to_resume
 from evomal.runs.record import RunFacts, common
 from evomal.runs.task_facts import TaskFacts
-from evomal.tasks.functions import function_name
 from evomal.tasks.registry import load_task
 from evomal.tasks.task import Task, as_tasks
 
@@ -33,7 +32,7 @@ def begin_facts(
     return {
         "task": common([task["name"] for task in described]),
         "split": common([task["split"] for task in described]),
-        "metric": common([function_name(task.metric) for task in tasks]),
+        "metric": common([task.performance_metric.name for task in tasks]),
         "form": tasks[0].form.to_dict(),
         "tasks": described,
         "method": method,

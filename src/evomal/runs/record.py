@@ -17,6 +17,7 @@ from evomal.methods.base import Generation, Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
+from evomal.runs.scale import Scale
 from evomal.runs.store import RunStore
 from evomal.runs.task_facts import TaskFacts, read_task
 from evomal.training.halving import rungs
@@ -33,8 +34,8 @@ class RunFacts:
 
     Attributes
     ----------
-    tasks, metrics, method, settings, form, seed, device, versions
-        The inputs of the run.
+    tasks, scale, method, settings, form, seed, device, versions
+        The inputs of the run; the scale has the metrics.
     started
         Start time in ISO format.
     engine_reason
@@ -47,7 +48,7 @@ class RunFacts:
     """
 
     tasks: Sequence[TaskFacts]
-    metrics: Sequence[str]
+    scale: Scale
     method: str
     settings: SearchSettings
     engine_reason: str
@@ -69,7 +70,8 @@ class RunFacts:
         return {
             "task": common([task.name for task in self.tasks]),
             "split": common([task.split for task in self.tasks]),
-            "metric": common(self.metrics),
+            "metric": common(self.scale.metrics),
+            "direction": self.scale.direction,
             "method": self.method,
             "seed": self.seed,
         }
@@ -143,7 +145,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     _require_time(fact(str, "started"))
     return RunFacts(
         tasks,
-        metrics,
+        Scale(metrics, [task.description["direction"] for task in tasks]),
         method,
         settings,
         fact(str, "engine_reason"),

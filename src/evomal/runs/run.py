@@ -20,6 +20,7 @@ from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.diagnosis import diagnosis
 from evomal.runs.directory import is_in_use
 from evomal.runs.record import RunFacts, read_record
+from evomal.runs.scale import Scale
 from evomal.runs.store import RunStore, reading
 from evomal.training.settings import FilterSettings
 from evomal.training.stages import StageSeconds
@@ -36,13 +37,17 @@ class BestLoss:
     loss
         The module itself: ``loss(pred, target)``.
     fitness
-        Metric on validation data after partial training; lower is better.
+        Metric on validation data after partial training, negated if it is maximised; lower is
+        better.
+    value
+        The same in the direction of the metric.
     description
         The description from `Loss.describe`.
     """
 
     loss: MetaLoss
     fitness: float
+    value: float
     description: Mapping[str, Any]
 
     @property
@@ -67,7 +72,7 @@ class BestLoss:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**self.description, "fitness": self.fitness}
+        return {**self.description, "fitness": self.fitness, "value": self.value}
 
 
 class Run:
@@ -125,7 +130,7 @@ class Run:
         """The best loss for each number of nodes, fewest nodes first."""
         fame = sorted(self.archive.hall_of_fame.items())
         outcomes = [outcome for _, outcome in fame]
-        return describe(outcomes, self._printed_forms, self.formula_seconds)
+        return describe(outcomes, self._printed_forms, self.facts.scale, self.formula_seconds)
 
     @property
     def best(self) -> BestLoss:
@@ -182,7 +187,8 @@ class Run:
     @property
     def _best(self) -> BestLoss | None:
         best = [self.archive.best] if self.archive.best else []
-        return next(iter(describe(best, self._printed_forms, self.formula_seconds)), None)
+        scale, seconds = self.facts.scale, self.formula_seconds
+        return next(iter(describe(best, self._printed_forms, scale, seconds)), None)
 
     def summary(self) -> dict[str, Any]:
         """Everything about the run as JSON values; times and dates only under ``timing``."""
@@ -192,6 +198,7 @@ class Run:
             "best": None if best is None else best.to_dict(),
             "diagnosis": self.diagnosis,
             "task_loss_fitness": self.task_loss_fitness,
+            "task_loss_value": facts.scale.value(self.task_loss_fitness),
             "beats_task_loss": self.beats_task_loss,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
@@ -227,7 +234,10 @@ def print_key(request: PrintRequest) -> str:
 
 
 def describe(
-    outcomes: Sequence[Outcome], known: dict[str, PrintedForm], seconds: float | None = None
+    outcomes: Sequence[Outcome],
+    known: dict[str, PrintedForm],
+    scale: Scale,
+    seconds: float | None = None,
 ) -> list[BestLoss]:
     """Outcomes with their printed forms; missing ones are computed by sympy and added to `known`.
 
@@ -257,5 +267,6 @@ def describe(
             description = loss.describe()
         else:
             continue
-        described.append(BestLoss(loss, outcome.fitness, description))
+        value = scale.value(outcome.fitness)
+        described.append(BestLoss(loss, outcome.fitness, value, description))
     return described

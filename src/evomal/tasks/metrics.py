@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from evomal.tasks import arguments
 TensorLoss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], "Tensor | float"]
 Direction = Literal["minimize", "maximize"]
+MaybeFloat = TypeVar("MaybeFloat", float, float | None)
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,14 @@ class PerformanceMetric:
 
 def negated(pred: Tensor, target: Tensor, *, metric: Metric) -> float:
     """The negative of a metric."""
-    return -float(metric(pred, target))
+    return 0.0 - float(metric(pred, target))
 
 
-def own_value(fitness: float | None, direction: Direction) -> float | None:
-    """What people read of a minimised metric: its value in its own direction.
-
-    None stays None.
-    """
-    return -fitness if fitness is not None and direction == "maximize" else fitness
+def own_value(fitness: MaybeFloat, direction: Direction) -> MaybeFloat:
+    """What people read of a minimised value: the metric in its own direction; None for None."""
+    if fitness is None or direction == "minimize":
+        return fitness
+    return 0.0 - fitness  # never -0
 
 
 def cross_entropy(

@@ -149,7 +149,6 @@ def own_inputs(
     return {name: value for name, value in given.items() if name in loss.inputs}
 
 
-@torch.no_grad()
 def performance(task: Task, learner: nn.Module, data: Data) -> float:
     """L_P of a base learner, in eval mode, on a whole data split; lower is better.
 
@@ -157,6 +156,20 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     ------
     DivergedError
         If a prediction or the metric is not finite.
+    """
+    pred = predictions(task, learner, data)
+    with torch.no_grad():
+        return finite_metric(task, pred, data.targets)
+
+
+@torch.no_grad()
+def predictions(task: Task, learner: nn.Module, data: Data) -> Tensor:
+    """Raw outputs of a base learner, in eval mode, for a whole data split.
+
+    Raises
+    ------
+    DivergedError
+        If one is not finite.
     """
     learner.eval()
     pieces: list[Tensor] = []
@@ -167,7 +180,7 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
             pieces.append(learner(batch.inputs))
     pred = torch.cat(pieces)
     require_finite([pred], "a prediction")
-    return finite_metric(task, pred, data.targets)
+    return pred
 
 
 def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
