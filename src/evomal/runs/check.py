@@ -161,7 +161,7 @@ class _Checking:
         self.times: dict[str, Any] = {}
 
     def check(self) -> Check:
-        findings = tuple([*self._cheap(), *self._trained()])
+        findings = (*self._cheap(), *self._trained())
         engine, reason = self.engine or (None, None)
         return Check(self.task.name, findings, self.bars, self.learning, engine, reason, self.times)
 
