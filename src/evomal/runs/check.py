@@ -171,9 +171,9 @@ class _Checking:
         shape = tuple(self.pred.shape[1:])
         fine = {
             "data": about_data(task),
-            "scale": "Inputs and targets are near unit scale, or the model brings them there.",
+            "scale": "Inputs and targets are near unit scale where the model needs it.",
             "classes": about_training_rows(task),
-            "shared rows": "No more rows than chance are in two splits.",
+            "shared rows": "No sign of rows that are in two splits.",
             "model": about_model(self.model_name, self.parameters, shape),
         }
         for topic, text in fine.items():

@@ -27,17 +27,18 @@ def about_data(task: Task) -> str:
     parts = {"training": task.train, "validation": task.validation, "test": task.test}
     rows = [f"{len(data):,} {part}" for part, data in parts.items() if data is not None]
     batch = few_rows(task, task.train)
-    missing = "" if task.test is not None else " No test rows: only `train` and `compare` need any."
+    missing = "" if task.test is not None else " Without test rows, no loss can be compared later."
     return (
-        f"{', '.join(rows)} rows; the model gets {_shapes(batch.inputs)}, the losses targets "
-        f"{_shapes(batch.targets)}. All numbers are finite.{missing}"
+        f"{', '.join(rows)} rows, all numbers finite. The model gets {_shapes(batch.inputs)}, "
+        f"losses get targets {_shapes(batch.targets)}.{missing}"
     )
 
 
 def _shapes(values: Any) -> str:
     """The shape of a row and the type, of a tensor or of each in a tuple or dict."""
     if isinstance(values, Tensor):
-        return f"{tuple(values.shape[1:])} {str(values.dtype).removeprefix('torch.')}"
+        kind = str(values.dtype).removeprefix("torch.")
+        return f"{kind} {tuple(values.shape[1:])}" if values.ndim > 1 else kind
     if isinstance(values, Mapping):
         return ", ".join(f"{name} {_shapes(value)}" for name, value in values.items())
     return ", ".join(map(_shapes, values))
@@ -74,7 +75,8 @@ def about_metric(task: Task, bars: Yardsticks, untrained: float | None) -> Judge
         "the untrained model": untrained,
     }
     listed = [f"{_shown(task, value)} for {who}" for who, value in values.items()]
-    text = f"{metric.label[:1].upper()}{metric.label[1:]}, {better} is better: {', '.join(listed)}."
+    name = _metric(task)
+    text = f"{name[:1].upper()}{name[1:]}, {better} is better: {', '.join(listed)}."
     others = [value for value in (bars.constant, untrained) if value is not None]
     if bars.perfect is None or not others or bars.perfect < min(others):
         return "ok", text
@@ -87,51 +89,52 @@ def about_metric(task: Task, bars: Yardsticks, untrained: float | None) -> Judge
 def about_learning(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Judgement:
     """Whether the task loss learns with this recipe in S_testing steps."""
     if not found.steps:
-        return "ok", (
-            f"Not tried: a training step takes about {duration(found.step_seconds)} here."
-        )
-    label, rate = task.performance_metric.label, f"the learning rate {task.learning_rate:g}"
-    steps = f"{found.steps:,} steps"
+        return "ok", f"Not tried: a training step takes about {duration(found.step_seconds)} here."
+    metric, rate = _metric(task), f"at the learning rate {task.learning_rate:g}"
+    name, steps, more = function_name(task.task_loss), f"in {found.steps:,} steps", ""
     if found.steps < asked:
-        steps += f" (of {asked:,}, for which there was no time)"
-    name = function_name(task.task_loss)
+        steps += f" (there was no time for all {asked:,})"
+        more = " This may be for want of time: give more --seconds."
     if found.value is None:
         working = [factor for factor, value in found.values.items() if value is not None]
         remedy = "Lower it, or standardise the inputs and the targets."
         if working:
-            remedy = f"With {max(working) * task.learning_rate:g} it does not diverge."
-        return "problem", f"The task loss {name} diverges at {rate} in {steps}. {remedy}"
-    moved = f"{label} {_shown(task, found.untrained)} to {_shown(task, found.value)} in {steps}"
+            remedy = f"It does not at {max(working) * task.learning_rate:g}."
+        return "problem", f"The task loss {name} diverges {rate} {steps}. {remedy}"
+    values = f"{_shown(task, found.untrained)} to {_shown(task, found.value)}"
+    text = f"The task loss {name} takes the {metric} from {values} {steps}"
     if found.untrained is not None and found.value >= found.untrained:
-        return "problem", (
-            f"The task loss {name} does not learn at {rate}: {moved}. No loss can be told from "
-            "another by such a training: change the learning rate, train longer (testing_steps), "
-            "or check that the inputs and targets of a row belong together."
+        return "warning" if more else "problem", (
+            f"{text}: nothing is learned {rate}, so that no loss can be told from another. Change "
+            "the learning rate, train longer (testing_steps), or look whether the inputs and "
+            f"targets of a row belong together.{more}"
         )
     if bars.constant is not None and found.value >= bars.constant:
         return "warning", (
-            f"The task loss {name} learns too little at {rate}: {moved}, and the best constant "
-            f"prediction has {_shown(task, bars.constant)}. Losses will hardly differ: train "
-            "longer (testing_steps), or change the learning rate."
+            f"{text}, no better than the best constant prediction. Losses will hardly differ: "
+            f"train longer (testing_steps), or change the learning rate.{more}"
         )
-    return "ok", f"With the task loss {name}, {moved}."
+    return "ok", f"{text}."
 
 
 def about_rates(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Judgement:
     """Whether another learning rate does clearly better."""
     best = found.best_factor
     if best is None:
-        return "ok", ""
+        untried = found.steps > 0 and not found.values
+        return "ok", "Not compared with others for want of time." if untried else ""
     own, other = found.values[1.0], found.values[best]
     assert other is not None
     tried = [f"{factor * task.learning_rate:g}" for factor in found.values]
     steps = f"after {found.trial_steps:,} steps"
+    if found.untrained is not None and other >= found.untrained:
+        return "ok", f"None of {', '.join(tried)} learns anything {steps}."
     scale = abs((bars.constant or 0.0) - (bars.perfect or 0.0)) or abs(own or 1.0)
     if best == 1 or (own is not None and own - other < _GAIN * scale):
         return "ok", (f"{task.learning_rate:g} is as good as any of {', '.join(tried)} {steps}.")
     return "warning", (
         f"{best * task.learning_rate:g} does better than {task.learning_rate:g} {steps}: "
-        f"{task.performance_metric.label} {_shown(task, other)} against "
+        f"{_metric(task)} {_shown(task, other)} against "
         f"{'divergence' if own is None else _shown(task, own)} (tried: {', '.join(tried)}). A "
         "learned loss may then merely act as a different learning rate; set it in the optimizer "
         "first."
@@ -159,6 +162,12 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"
     return f"{float(f'{seconds:.2g}'):g} s"
+
+
+def _metric(task: Task) -> str:
+    """The metric in words."""
+    label = task.performance_metric.label
+    return "metric" if label == "<lambda>" else label
 
 
 def _shown(task: Task, value: float | None) -> str:

@@ -19,6 +19,9 @@ from evomal.training.trial import ROWS
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Factors of the task's learning rate to try."""
 
+MOST = 8
+"""Maximum number of factors; beyond those above, others are tried if the best is the last one."""
+
 FEWEST = 10
 """Minimum number of steps from which anything is concluded."""
 
@@ -58,8 +61,7 @@ class Learning:
     @property
     def best_factor(self) -> float | None:
         """The factor with the best metric, the nearest to 1 of equal ones; None if unknown."""
-        known = {factor: value for factor, value in self.values.items() if value is not None}
-        return min(known, key=lambda one: (known[one], abs(math.log(one))), default=None)
+        return best_factor(self.values)
 
 
 def learning(task: Task, steps: int, seconds: float) -> Learning:
@@ -82,15 +84,40 @@ def learning(task: Task, steps: int, seconds: float) -> Learning:
     own = steps if most >= steps else int(most)
     untrained: list[float | None] = []
     value = _trained(task, own, 1.0, untrained)
-    most = ((1 - _SHARE) * seconds / len(RATES) - judging) / max(step, 1e-9)
+    most = ((1 - _SHARE) * seconds / (len(RATES) + 1) - judging) / max(step, 1e-9)
     tried = own if most >= own else int(most)
     values: dict[float, float | None] = {}
     if tried >= min(FEWEST, steps):
-        values = {
-            factor: value if (factor, tried) == (1.0, own) else _trained(task, tried, factor)
-            for factor in RATES
-        }
+        if tried == own:
+            values[1.0] = value
+        for factor in RATES:
+            if factor not in values:
+                values[factor] = _trained(task, tried, factor)
+        while len(values) < MOST and (following := further(values, untrained[0])) is not None:
+            values[following] = _trained(task, tried, following)
+        values = dict(sorted(values.items()))
     return Learning(step, own, value, untrained[0], tried if values else 0, values)
+
+
+def best_factor(values: Mapping[float, float | None]) -> float | None:
+    """The factor with the best metric, the nearest to 1 of equal ones; None if there is none."""
+    known = {factor: value for factor, value in values.items() if value is not None}
+    return min(known, key=lambda one: (known[one], abs(math.log(one))), default=None)
+
+
+def further(values: Mapping[float, float | None], untrained: float | None) -> float | None:
+    """The next factor to try, beyond those tried; None if the best lies among them.
+
+    `untrained` is the metric without training.
+    """
+    best = best_factor(values)
+    if best is None:
+        return min(values) / 10
+    value = values[best]
+    stalls = value is not None and untrained is not None and value >= untrained
+    if (stalls or best == max(values)) and values[max(values)] is not None:
+        return max(values) * 10
+    return min(values) / 10 if best == min(values) or stalls else None
 
 
 def _trained(

@@ -15,6 +15,7 @@ from evomal.tasks.sanity.missing_classes import check_classes
 from evomal.tasks.sanity.outputs import check_outputs
 from evomal.tasks.sanity.scale import check_scale
 from evomal.tasks.sanity.shared_rows import check_shared_rows
+from evomal.tasks.sanity.yardsticks import Yardsticks, yardsticks
 
 if TYPE_CHECKING:
     from evomal.tasks.task import Task
@@ -68,6 +69,12 @@ def few_outputs(task: Task, learner: nn.Module) -> Tensor:
             with torch.no_grad():
                 outputs = learner(inputs)
     return outputs
+
+
+def task_yardsticks(task: Task) -> Yardsticks:
+    """What to measure the values of a task's metric with."""
+    with kept_rng():
+        return yardsticks(task, few_outputs(task, task.new_model(seed=0)).detach())
 
 
 def _check_seeds(task: Task, learner: nn.Module, other: nn.Module) -> Iterator[str]:
