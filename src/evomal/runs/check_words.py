@@ -54,8 +54,9 @@ def about_training_rows(task: Task) -> str:
     if task.link == "sigmoid" and task.train.targets.ndim == 2 and classes.shape[1] > 1:
         return f"{classes.shape[1]} labels; the rarest value has {int(counts.min()):,} rows."
     rows = "rows" if task.train.targets.ndim == 1 or task.link == "sigmoid" else "targets"
+    span = " to ".join(f"{count:,}" for count in sorted({int(counts.min()), int(counts.max())}))
     return (
-        f"{len(counts)} classes with {int(counts.min()):,} to {int(counts.max()):,} training {rows}"
+        f"{len(counts)} classes with {span} training {rows}"
         "; those of the other splits are among them."
     )
 
@@ -74,9 +75,10 @@ def about_metric(task: Task, bars: Yardsticks, untrained: float | None) -> Judge
         "the best constant prediction": bars.constant,
         "the untrained model": untrained,
     }
-    listed = [f"{_shown(task, value)} for {who}" for who, value in values.items()]
+    known = {who: value for who, value in values.items() if value is not None}
+    listed = [f"{_shown(task, value)} for {who}" for who, value in known.items()]
     name = _metric(task)
-    text = f"{name[:1].upper()}{name[1:]}, {better} is better: {', '.join(listed)}."
+    text = f"{name[:1].upper()}{name[1:]}, {better} is better{': ' if listed else ''}{', '.join(listed)}."
     others = [value for value in (bars.constant, untrained) if value is not None]
     if bars.perfect is None or not others or bars.perfect < min(others):
         return "ok", text
