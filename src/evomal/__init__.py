@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from evomal.methods.settings import SearchSettings
     from evomal.methods.taylorglo import TaylorGLOSettings
     from evomal.runs.callbacks import Callback, RunStart
+    from evomal.runs.check import Check, Finding, check_task
     from evomal.runs.execution import Execution
     from evomal.runs.progress import PlainProgress
     from evomal.runs.run import Run
@@ -53,10 +54,12 @@ _HOMES = {
     "AdamW": "evomal.tasks.optimizers",
     "BaselineSettings": "evomal.methods.baseline",
     "Callback": "evomal.runs.callbacks",
+    "Check": "evomal.runs.check",
     "Cosine": "evomal.tasks.schedules",
     "EvoMALSettings": "evomal.methods.evomal",
     "Execution": "evomal.runs.execution",
     "Expression": "evomal.expressions.expression",
+    "Finding": "evomal.runs.check",
     "FocalLoss": "evomal.losses.target",
     "FocalSparseLabelSmoothingLoss": "evomal.losses.sparse",
     "GeneralizedCrossEntropyLoss": "evomal.losses.target",
@@ -86,6 +89,7 @@ _HOMES = {
     "TaylorGLOSettings": "evomal.methods.taylorglo",
     "TaylorLoss": "evomal.losses.taylor",
     "TensorBoardTracker": "evomal.runs.trackers",
+    "check_task": "evomal.runs.check",
     "compare": "evomal.training.meta_testing",
     "load_loss": "evomal.losses.files",
     "load_task": "evomal.tasks.registry",
@@ -103,10 +107,12 @@ __all__ = [
     "AdamW",
     "BaselineSettings",
     "Callback",
+    "Check",
     "Cosine",
     "EvoMALSettings",
     "Execution",
     "Expression",
+    "Finding",
     "FocalLoss",
     "FocalSparseLabelSmoothingLoss",
     "GLOSettings",
@@ -135,6 +141,7 @@ __all__ = [
     "TaylorGLOSettings",
     "TaylorLoss",
     "TensorBoardTracker",
+    "check_task",
     "compare",
     "load_loss",
     "load_task",

@@ -22,6 +22,7 @@ from tyro.constructors import (
 )
 
 from evomal.cli.analyze import Analyze
+from evomal.cli.check import CheckTask
 from evomal.cli.downloads import DataSets
 from evomal.cli.lists import Losses, Methods, Tasks
 from evomal.cli.losses import Show, Train
@@ -53,6 +54,7 @@ COMMANDS: dict[str, _Entry] = {
     "tasks": _Entry(Tasks, "evomal tasks"),
     "methods": _Entry(Methods, "evomal methods"),
     "losses": _Entry(Losses, "evomal losses"),
+    "check": _Entry(CheckTask, "evomal check diabetes/mlp"),
     "search": _Entry(Search, "evomal search diabetes/mlp --preset quick"),
     "resume": _Entry(Resume, "evomal resume runs/0001"),
     "show": _Entry(Show, "evomal show runs/0001"),
@@ -66,6 +68,7 @@ _PROGRAM = """\
 Learn a symbolic loss function for a PyTorch model and data set.
 
 Examples:
+  evomal check diabetes/mlp                      check a task, in seconds
   evomal search diabetes/mlp --preset quick      learn a loss, in minutes
   evomal show runs/0001                          show the learned losses
   evomal train diabetes/mlp --loss runs/0001     test the best loss on new data

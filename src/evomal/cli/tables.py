@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evomal.errors import printable
-from evomal.runs.next_steps import to_train
+from evomal.runs.diagnosis import nothing_learned
+from evomal.runs.next_steps import to_check, to_train
 from evomal.runs.record import RunFacts
 from evomal.runs.run import BestLoss, Run
 from evomal.tasks.registry import Origin
@@ -59,7 +60,9 @@ def run_overview(run: Run) -> Group:
         lines.append(Text(f"{shares} of the training and validation labels were made wrong."))
     if run.hall_of_fame:
         lines += [Text(), leaderboard(run.hall_of_fame, facts.scale.title), Text()]
-        if run.beats_task_loss is False:
+        if run.learned is False:
+            lines.append(line(nothing_learned(to_check(facts.tasks))))
+        elif run.beats_task_loss is False:
             lines.append(Text(_verdict(run)))
     elif run.diagnosis is not None:
         lines.append(line(run.diagnosis))
@@ -92,9 +95,9 @@ def _verdict(run: Run) -> str:
     assert own is not None
     if best == own:
         return (
-            f"The best loss is no better than the task loss: both score {format_number(own)}. If a "
-            "constant prediction scores the same, neither has learned: raise --testing-steps, or "
-            "choose a finer metric. Otherwise, search longer or with another seed."
+            f"The best loss is no better than the task loss: both score {format_number(own)}. "
+            "Choose a finer metric if it has few values; otherwise, search longer or with another "
+            "seed."
         )
     digits = next(n for n in (4, 8, 17) if f"{best:.{n}g}" != f"{own:.{n}g}")
     return (

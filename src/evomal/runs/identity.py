@@ -7,6 +7,7 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from evomal.runs.next_steps import to_resume
 from evomal.runs.record import RunFacts, common
 from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.registry import load_task
+from evomal.tasks.sanity.suspicions import task_yardsticks
 from evomal.tasks.sources import TaskSource, load_own_task, source_of
 from evomal.tasks.task import Task
 from evomal.tasks.task_arguments import as_tasks
@@ -41,10 +43,18 @@ def begin_facts(
         "seed": seed,
         "settings": dataclasses.asdict(settings),
         "engine_reason": engine_reason,
+        "constant_fitness": _constant_fitness(tasks),
         "status": "running",
         "device": str(tasks[0].device),
         "versions": _versions(),
     }
+
+
+def _constant_fitness(tasks: Sequence[Task]) -> float | None:
+    """The fitness of constant predictions; None if it is not known for a task."""
+    found = [task_yardsticks(task).constant for task in tasks]
+    known = [value for value in found if value is not None]
+    return fmean(known) if len(known) == len(found) else None
 
 
 def tasks_of(

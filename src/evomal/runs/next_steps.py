@@ -20,6 +20,14 @@ def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> st
     return f"evomal resume {as_argument(run_dir)}"
 
 
+def to_check(tasks: Sequence[TaskFacts]) -> str:
+    """The command or call that checks the first task."""
+    task = tasks[0]
+    if task.origin is None:
+        return "evomal.check_task(task)"
+    return f"`evomal check {as_argument(task.name)}`"
+
+
 def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
     """The command or call that trains with the best loss of a run, on the first task's data."""
     task = tasks[0]

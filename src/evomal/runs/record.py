@@ -40,6 +40,8 @@ class RunFacts:
         Start time in ISO format.
     engine_reason
         The reason for the engine in the settings.
+    constant_fitness
+        The fitness of predictions that ignore the inputs; None if unknown.
     status, stop_reason, seconds
         The status, and the duration so far; no seconds before the first stop.
     has_own_fitness, task_loss_fitness, task_loss_reason
@@ -57,6 +59,7 @@ class RunFacts:
     device: str
     versions: Mapping[str, str]
     started: str
+    constant_fitness: float | None
     status: Status
     stop_reason: str | None
     seconds: float | None
@@ -154,6 +157,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         fact(str, "device"),
         versions,
         fact(str, "started"),
+        optional(float | None, "constant_fitness", None),
         fact(Status, "status"),
         optional(str | None, "stop_reason", None),
         seconds,

@@ -19,6 +19,7 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.diagnosis import diagnosis
 from evomal.runs.directory import is_in_use
+from evomal.runs.next_steps import to_check
 from evomal.runs.record import RunFacts, read_record
 from evomal.runs.scale import Scale
 from evomal.runs.store import RunStore, reading
@@ -164,7 +165,9 @@ class Run:
             [outcome.reason for outcome in self.failures if outcome.reason],
             task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
             task_loss_reason=facts.task_loss_reason or "",
+            learned=self.learned,
             learning_rate=optimizer["learning_rate"],
+            check=to_check(facts.tasks),
             rejection_batch=settings.rejection_batch if isinstance(settings, FilterSettings) else 0,
         )
 
@@ -185,6 +188,15 @@ class Run:
         return None if best is None or best.loss is None or own is None else best.fitness < own
 
     @property
+    def learned(self) -> bool | None:
+        """Whether the best loss or the task loss beats constant predictions; None if unknown."""
+        best = self.archive.best
+        known = [self.task_loss_fitness, None if best is None else best.fitness]
+        fitnesses = [fitness for fitness in known if fitness is not None]
+        bar = self.facts.constant_fitness
+        return min(fitnesses) < bar if fitnesses and bar is not None else None
+
+    @property
     def _best(self) -> BestLoss | None:
         best = [self.archive.best] if self.archive.best else []
         scale, seconds = self.facts.scale, self.formula_seconds
@@ -199,6 +211,7 @@ class Run:
             "diagnosis": self.diagnosis,
             "task_loss_fitness": self.task_loss_fitness,
             "task_loss_value": facts.scale.value(self.task_loss_fitness),
+            "constant_fitness": facts.constant_fitness,
             "beats_task_loss": self.beats_task_loss,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},

@@ -234,8 +234,9 @@ class Task:
         with isolated_rng(self.device, 0):
             images = self.batch(self.train, slice(0, 2)).inputs
             self._channels_last = runs_channels_last(learner, images)
-        for message in suspicions(self, learner, other):
-            warnings.warn(message, TaskWarning, stacklevel=3)
+        self.suspicions = suspicions(self, learner, other)
+        for suspicion in self.suspicions:
+            warnings.warn(suspicion.message, TaskWarning, stacklevel=3)
 
     def new_model(self, seed: int) -> nn.Module:
         """A fresh base learner in train mode on the device, initialised with `seed`.

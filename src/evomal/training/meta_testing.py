@@ -154,8 +154,8 @@ def compare(
         for seed in seeds:
             rows.append(_metrics(task, train_loss, steps, seed, rate, "test"))
             report(name, seed, rows[-1][0])
-        rates = rate * task.learning_rate
-        return [Sample(list(values), rates) for values in zip(*rows, strict=True)]
+        reached = rate * task.learning_rate
+        return [Sample(list(values), reached) for values in zip(*rows, strict=True)]
 
     learned = test("learned", copy.deepcopy(loss).to(task.device))
     task_loss = test("task_loss", task.task_loss)

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from evomal.tasks.data import Data
     from evomal.tasks.task import Task
 
-_SURE = 10.0
+SURE = 10.0
 """The logit of a perfect prediction: a probability of 0.99995 in float16, too."""
 
-_MOST_OUTPUTS = 50_000_000
+MOST_OUTPUTS = 50_000_000
 """Maximum number of elements of synthetic predictions; a larger split is not checked."""
 
 _NAMES = 5
@@ -50,17 +50,17 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
     """
     parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
     for part, data in parts.items():
-        if pred[0].numel() * len(data) > _MOST_OUTPUTS:
+        if pred[0].numel() * len(data) > MOST_OUTPUTS:
             continue
         perfect = perfect_predictions(data.targets, task.form, pred)
         shuffled, opposite = _wrong_predictions(perfect, task.form)
         try:
-            value, problem = _judged(task, perfect, data)
+            value, problem = judged(task, perfect, data)
             if not math.isfinite(value):  # for example, the logarithm of an error of 0
                 wrong = shuffled if task.link == "identity" else opposite
                 tenth = torch.arange(len(perfect), device=perfect.device) % 10 == 0
                 perfect[tenth] = wrong[tenth]
-                value, _ = _judged(task, perfect, data)
+                value, _ = judged(task, perfect, data)
         except NameError:
             return
         if not math.isfinite(value):
@@ -69,7 +69,7 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
                 raise InputError(message)
             yield message
         elif part == "validation":
-            values = [_judged(task, made_up, data)[0] for made_up in (shuffled, opposite)]
+            values = [judged(task, made_up, data)[0] for made_up in (shuffled, opposite)]
             yield from _check_direction(task.performance_metric, value, *values)
 
 
@@ -78,12 +78,12 @@ def perfect_predictions(targets: Tensor, form: Form, pred: Tensor) -> Tensor:
     if form.link == "identity":
         return targets.clone()
     if form.link == "sigmoid":
-        nearly_zero = 1 / (1 + math.exp(_SURE))
+        nearly_zero = 1 / (1 + math.exp(SURE))
         return targets.double().logit(nearly_zero).to(pred.dtype)
     classes = torch.where(targets == form.ignore_index, 0, targets).unsqueeze(1)
     shape = len(targets), pred.shape[1], *targets.shape[1:]
-    logits = torch.full(shape, -_SURE, dtype=pred.dtype, device=targets.device)
-    return logits.scatter_(1, classes, _SURE)
+    logits = torch.full(shape, -SURE, dtype=pred.dtype, device=targets.device)
+    return logits.scatter_(1, classes, SURE)
 
 
 def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     return shuffled, -perfect
 
 
-def _judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
+def judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
     """The metric of synthetic predictions, NaN if it fails; and a phrase for messages."""
     try:
         with warnings.catch_warnings(), torch.no_grad(), isolated_rng(task.device, 0):
