@@ -78,8 +78,8 @@ def about_metric(task: Task, bars: Yardsticks, untrained: float | None) -> Judge
     known = {who: value for who, value in values.items() if value is not None}
     listed = [f"{_shown(task, value)} for {who}" for who, value in known.items()]
     name = _metric(task)
-    values_of = f": {', '.join(listed)}" if listed else ""
-    text = f"{name[:1].upper()}{name[1:]}, {better} is better{values_of}."
+    start = f"{name[:1].upper()}{name[1:]}, {better} is better"
+    text = f"{start}: {', '.join(listed)}." if listed else f"{start}."
     others = [value for value in (bars.constant, untrained) if value is not None]
     if bars.perfect is None or not others or bars.perfect < min(others):
         return "ok", text
