@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evomal.errors import InputError, quoted
-from evomal.runs.scale import Scale
 from evomal.training.settings import (
     require_choice,
     require_number,
@@ -20,6 +19,7 @@ from evomal.training.settings import (
 
 if TYPE_CHECKING:
     from evomal.methods.base import Archive, Generation
+    from evomal.runs.scale import Scale
 
 _MOST_SECONDS = 1e8
 """Maximum of any time limit: three years."""
