@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from evomal.errors import InputError, named
 from evomal.seeding import isolated_rng
@@ -61,15 +60,16 @@ def probe_step(task: Task, seed: int = 0) -> MetaStep:
     """
     training, judging = (few_rows(task, data) for data in (task.train, task.validation))
     learner = task.new_model(seed=0)
-    states = {} if isinstance(task.optimizer, SGD) else _warmed_up(task, learner, training)
+    states = {} if isinstance(task.optimizer, SGD) else _warmed_up(task, training)
     return MetaStep(task, learner, [training], judging, seed, 0.5, spoils_inputs(task), states)
 
 
-def _warmed_up(task: Task, learner: nn.Module, batch: Data) -> dict[str, State]:
-    """The state of the optimiser after steps of a learner under the task loss.
+def _warmed_up(task: Task, batch: Data) -> dict[str, State]:
+    """The state of the optimiser after steps under the task loss.
 
     The derivative of the first step of Adam is 0 but for rounding.
     """
+    learner = task.new_model(seed=0)
     optimizer = new_optimizer(task, [p for p in learner.parameters() if p.requires_grad])
     with isolated_rng(task.device, 0):
         for _ in range(_WARM_UP):

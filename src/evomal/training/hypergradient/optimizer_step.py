@@ -110,7 +110,7 @@ def states_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     """Copies of the optimiser's state of every trainable parameter, by name."""
     return {
         name: {
-            key: value.detach().clone() if value.ndim else value.detach().cpu()
+            key: value.detach().clone() if value.ndim else torch.tensor(float(value))
             for key, value in optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
