@@ -107,7 +107,10 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
         lambda v: make(schedule=v),
         [0.5, "cosine", Cosine, lambda p: None, lambda p: -p, lambda p: 0.0, lambda p: 1 / p],
     ),
-    "clip_norm": (lambda v: make(clip_norm=v), [*(v for v in NO_FINITE_NUMBERS if v), 0, -1]),
+    "clip_norm": (
+        lambda v: make(clip_norm=v),
+        [*(v for v in NO_FINITE_NUMBERS if v is not None), 0, -1],
+    ),
     "warmup": (lambda v: Cosine(warmup=v), [*NO_FINITE_NUMBERS, -0.1, 1, 100]),
     "final": (lambda v: Cosine(final=v), [*NO_FINITE_NUMBERS, -0.1, 1]),
     "factor": (lambda v: Milestones([0.5], factor=v), [*NO_FINITE_NUMBERS, -0.1, 0]),
@@ -261,6 +264,11 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     "an optimizer of names": (
         lambda: make(optimizer=lambda parameters: torch.optim.SGD(parameters.values(), lr=0.1)),
         "The optimizer function fails with the model's parameters: AttributeError: ",
+    ),
+    "a schedule of torch's": (
+        lambda: make(schedule=torch.optim.lr_scheduler.CosineAnnealingLR),
+        "The schedule is torch's CosineAnnealingLR, which belongs to one optimizer; pass "
+        "evomal.Cosine(...), evomal.Milestones(...) or a function of the progress from 0 to 1.",
     ),
     "a schedule in steps": (
         lambda: make(schedule=lambda step: [1.0, 0.1][step]),

@@ -33,7 +33,9 @@ _DESCRIPTION: dict[str, Any] = {
     "task loss": Any,
     "preprocess": Any,
     "augment": Any,
-    "optimizer": Mapping[str, float | bool],
+    "optimizer": Mapping[str, Any],
+    "schedule": Any,
+    "clip norm": float | None,
     "batch size": int,
     "rejection steps": int,
     "model": str,
@@ -271,7 +273,8 @@ def _task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
         require(name in stored, f"a task lacks {name!r}")
         typed(kind, stored[name], f"a task's {name!r}")
     require(typed(Form, stored["form"], "a task's form") == form, "the tasks have different forms")
-    require("learning_rate" in stored["optimizer"], "a task's optimizer lacks 'learning_rate'")
+    rate = stored["optimizer"].get("learning_rate")
+    typed(float, rate, "the 'learning_rate' of a task's optimizer")
     description = {name: value for name, value in stored.items() if name != "origin"}
     origin = typed(Origin | None, stored["origin"], "a task's origin")
     return TaskFacts(stored["name"], stored["split"], origin, description)

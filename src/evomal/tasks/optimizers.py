@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -240,4 +241,6 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, tuple | list):
         return [_plain(element) for element in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if value is None or isinstance(value, str | int | float) else type(value).__name__

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch.optim.lr_scheduler import LRScheduler
+
 from evomal.errors import InputError, named
 from evomal.tasks import arguments
 from evomal.tasks.checks import OWN_CODE_ERRORS
@@ -91,8 +93,14 @@ def usable_schedule(value: Any) -> Schedule | None:
     InputError
         If it is not a function of the progress that returns factors, or they are all 0.
     """
+    kind = value if isinstance(value, type) else type(value)
+    if issubclass(kind, LRScheduler):
+        raise InputError(
+            f"The schedule is torch's {kind.__name__}, which belongs to one optimizer; pass "
+            "evomal.Cosine(...), evomal.Milestones(...) or a function of the progress from 0 to 1."
+        )
     schedule: Schedule | None = arguments.function(value, "schedule", "(progress)")
-    if schedule is not None and not any(factor_at(schedule, point) for point in _POINTS):
+    if schedule is not None and not any(_factors(schedule)):
         raise InputError("The schedule is 0 during the whole training, so nothing would train.")
     return schedule
 
@@ -127,4 +135,8 @@ def schedule_identity(schedule: Any) -> Any:
     if dataclasses.is_dataclass(schedule):
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(schedule).items()}
         return {"class": type(schedule).__name__, **settings}
-    return [*identity(schedule), *(factor_at(schedule, point) for point in _POINTS)]
+    return [*identity(schedule), *_factors(schedule)]
+
+
+def _factors(schedule: Schedule) -> list[float]:
+    return [factor_at(schedule, point) for point in _POINTS]

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from evomal.errors import InputError
 from evomal.losses.meta import MetaLoss
 from evomal.seeding import isolated_rng
+from evomal.tasks.optimizers import OptimizerSettings
 from evomal.tasks.task import Task
 from evomal.training.agreement import (
     Results,
@@ -90,6 +91,12 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
         _train(task)
     if base_steps is None:
         return
+    if not isinstance(task.optimizer, OptimizerSettings):
+        raise InputError(
+            f"The optimizer of {task.name!r} is a function, but the weights of losses are learned "
+            "only with evomal.SGD, evomal.Adam or evomal.AdamW; pass one of these, or use a "
+            "method without weights, such as gp-lfl."
+        )
     found = _found(task, lambda: tried(partial(_differentiate, task)), "reverse mode")
     if isinstance(found, Failed) and (base_steps > 1 or forward_mode_problem(task) is not None):
         raise InputError(no_weights(task, found.reason))
@@ -112,6 +119,8 @@ def group_problem(task: Task, *, stacked: bool) -> str | None:
     It needs forward-mode rules; to be stacked, it also has to work under ``torch.vmap``, including
     ordinary training.
     """
+    if not isinstance(task.optimizer, OptimizerSettings):
+        return "its optimizer is a function"
     way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
     return way.reason if isinstance(way, Failed) else None
 
