@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -43,7 +43,7 @@ from evomal.training.settings import EvaluationSettings
 from evomal.training.support import forward_mode_problem, group_way
 from evomal.training.workbench import Workbench
 from run_helpers import TINY, tiny_settings, without_timing
-from strategies import fast, weighted_losses
+from strategies import weighted_losses
 from tasks_for_tests import (
     TASK_BY_LINK,
     Perceptron,
@@ -120,6 +120,9 @@ def expected_hypergradient(step: MetaStep, loss: MetaLoss, phi: Tensor) -> Tenso
             for parameter, gradient in both:
                 parameter.grad = gradient
             optimizer.step()
+            for parameter in theta.values():  # as amsgrad's derivative needs what it was
+                for key, value in optimizer.state[parameter].items():
+                    optimizer.state[parameter][key] = value if value is None else value.clone()
     with step.rng("judging"):
         judgement = step.judgement(outputs(step.judging.inputs))
     (found,) = torch.autograd.grad(judgement, phi, materialize_grads=True)
@@ -147,7 +150,17 @@ WAYS = ["reverse", "forward", "batched", "stacked"]
 @cache
 def step_of(link: Link, optimizer: str, base_steps: int = 1) -> MetaStep:
     task = TASK_BY_LINK[link](F64, **OPTIMIZERS[optimizer])
-    return MetaSchedule(task, replace(FROM_TRAINING, base_steps=base_steps), 0).step(0)
+    return under_way(task, base_steps)
+
+
+def under_way(task: Task, base_steps: int = 1) -> MetaStep:
+    """A meta step that does not start at the beginning of a training.
+
+    There, torch's SGD detaches the momentum from the gradient (`test_unrolled` has such steps).
+    """
+    settings = replace(FROM_TRAINING, meta_steps=9, base_steps=base_steps)
+    steps = map(MetaSchedule(task, settings, 0).step, range(9))
+    return next(step for step in steps if step.progress > 0)
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
@@ -157,7 +170,7 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("link", TASK_BY_LINK)
 @given(loss=weighted_losses(), optimizer=st.sampled_from(list(OPTIMIZERS)))
-@fast
+@settings(deadline=None, max_examples=15)
 def test_hypergradients_are_those_through_torchs_optimizers(
     link: Link, loss: tuple[Expression, Tensor], optimizer: str
 ) -> None:
@@ -188,11 +201,11 @@ AWKWARD = [partial(image_task, F64)] + [
 ]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw clipped", "sgd nesterov", "sgd clipped"])
 @pytest.mark.parametrize("make", AWKWARD, ids=["ConvNet", "Tied", "SharedGradients", "Summed"])
 def test_awkward_learners(make: Callable[..., Task], optimizer: str) -> None:
     task = make(**OPTIMIZERS[optimizer])
-    step = MetaSchedule(task, FROM_TRAINING, 0).step(0)
+    step = under_way(task)
     loss = SymbolicLoss.of_form(str(SMOOTH.expression), task.form).double().with_phi(SMOOTH.phi)
     expected = expected_hypergradient(step, loss, loss.phi)
     assert expected.abs().max() > 1e-6
@@ -213,7 +226,7 @@ class Dead(Perceptron):
 @pytest.mark.parametrize("base_steps", [1, 3])
 def test_elements_without_a_gradient_so_far_count_for_nothing(base_steps: int) -> None:
     task = regression_task(F64, model=Dead, optimizer=AdamW(0.01))
-    step = MetaSchedule(task, replace(FROM_TRAINING, base_steps=base_steps), 0).step(0)
+    step = under_way(task, base_steps)
     assert not step.states["layers.0.bias"]["exp_avg_sq"][:2].any()
     assert expected_hypergradient(step, SMOOTH, SMOOTH.phi).isnan().all()
     alive = copy.deepcopy(step.learner)  # the same without the two units
@@ -466,13 +479,12 @@ def test_learners_support_with_adamw_what_they_support_with_sgd(make: Callable[.
 
 
 def test_a_search_with_adamw_does_not_depend_on_the_workers(tmp_path: Path) -> None:
-    recipe: dict[str, Any] = {"clip_norm": 1.0, "schedule": evomal.Cosine(warmup=0.1)}
+    recipe: dict[str, Any] = {"clip_norm": 10.0, "schedule": evomal.Cosine(warmup=0.1)}
     task = regression_task(optimizer=AdamW(0.01), **recipe)
+    settings = {**TINY, "meta_learning_rate": 0.05, "progress": False}
     one, two = (
-        evomal.search(task, run_dir=tmp_path / str(n), workers=n, **TINY, progress=False)
-        for n in (1, 2)
+        evomal.search(task, run_dir=tmp_path / str(n), workers=n, **settings) for n in (1, 2)
     )
     assert without_timing(one.summary()) == without_timing(two.summary())
-    phis = [o.loss.phi for o in one.archive.judged if o.status == "evaluated" and o.loss]
-    assert phis
-    assert all((phi - 1).abs().max() > 1.5e-3 for phi in phis)  # two steps of Adam, not noise
+    learned = [outcome.loss for outcome in one.archive.hall_of_fame.values() if outcome.loss]
+    assert max((loss.phi - 1).abs().max() for loss in learned) > 0.05  # not only drawn
