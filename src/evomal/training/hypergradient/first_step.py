@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evomal.tasks.optimizers import SGD
-from evomal.training.hypergradient.optimizer_step import OptimizerStep, State
+from evomal.training.hypergradient.optimizer_step import OptimizerStep, State, gain
 from evomal.training.hypergradient.step import MetaStep
 
 ByName = dict[str, Tensor]
@@ -56,8 +56,8 @@ class LinearStep(FirstStep):
         theta: Mapping[str, Tensor],
         states: Mapping[str, State],
     ) -> None:
-        started = any(states.values())
-        self.alpha = learning_rate * _gain(settings, started=started)
+        started: State = next(filter(None, states.values()), {})
+        self.alpha = learning_rate * gain(settings, started)
         self.factor = -self.alpha
         decay = 1 - self.alpha * settings.weight_decay
         whole = {name: value.detach() for name, value in theta.items()}
@@ -77,16 +77,9 @@ class LinearStep(FirstStep):
         return updated, lambda v: v
 
 
-def _gain(settings: SGD, *, started: bool) -> float:
-    """The change of the step per change of the gradient, over the learning rate."""
-    if settings.nesterov:
-        return 1 + settings.momentum
-    return 1 - settings.dampening if settings.momentum and started else 1
-
-
 @final
 class CurvedStep(FirstStep):
-    """Any other step, differentiated numerically; needs the gradients of all parameters."""
+    """Any other step; needs the gradients of all parameters."""
 
     factor = 1.0
 
@@ -104,7 +97,11 @@ class CurvedStep(FirstStep):
             updated = {name: self._moved(name, g).requires_grad_() for name, g in clipped.items()}
 
         def pull(v: ByName) -> ByName:
-            w = {name: self._slope(name, g, v[name]) for name, g in clipped.items()}
+            with torch.no_grad():
+                w = {
+                    name: v[name] * self._step.slope(self._theta[name], g, self._states[name])
+                    for name, g in clipped.items()
+                }
             return w if self._step.clip_norm is None else self._through_clipping(gradients, w)
 
         return updated, pull
@@ -117,12 +114,6 @@ class CurvedStep(FirstStep):
 
     def _moved(self, name: str, gradient: Tensor) -> Tensor:
         return self._step.moved(self._theta[name], gradient, self._states[name])[0]
-
-    def _slope(self, name: str, gradient: Tensor, v: Tensor) -> Tensor:
-        """A parameter's v times the derivative of its step."""
-        gradient = gradient.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(self._moved(name, gradient), gradient, v)
-        return slope
 
     def _through_clipping(self, gradients: ByName, w: ByName) -> ByName:
         leaves = {name: g.detach().requires_grad_() for name, g in gradients.items()}

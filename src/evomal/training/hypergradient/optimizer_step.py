@@ -64,6 +64,13 @@ class OptimizerStep:
         assert isinstance(self.settings, Adam | AdamW)
         return _adam(self.settings, self.learning_rate, value, gradient, state)
 
+    def slope(self, value: Tensor, gradient: Tensor, state: State) -> Tensor | float:
+        """The derivative of a parameter's new value in its clipped gradient, by element."""
+        if isinstance(self.settings, SGD):
+            return -self.learning_rate * gain(self.settings, state)
+        assert isinstance(self.settings, Adam | AdamW)
+        return _adam_slope(self.settings, self.learning_rate, value, gradient, state)
+
 
 def _sgd(
     settings: SGD, learning_rate: float, value: Tensor, gradient: Tensor, state: State
@@ -81,29 +88,87 @@ def _sgd(
     return value - learning_rate * direction, state
 
 
-def _adam(
-    settings: Adam | AdamW, learning_rate: float, value: Tensor, gradient: Tensor, state: State
-) -> tuple[Tensor, State]:
+def gain(settings: SGD, state: State) -> float:
+    """The change of a step of SGD per change of the gradient, over the learning rate."""
+    if settings.nesterov:
+        return 1 + settings.momentum
+    return 1 - settings.dampening if settings.momentum and state else 1
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """The means that a step of Adam uses, after it, with corrections of their bias."""
+
+    state: State
+    denominator: Tensor
+    root: Tensor
+    mean_correction: float
+    root_correction: float
+
+
+def _moments(settings: Adam | AdamW, gradient: Tensor, state: State) -> _Moments:
     beta, beta_square = settings.betas
-    nothing = torch.zeros_like(value)
-    mean, square = state.get("exp_avg", nothing), state.get("exp_avg_sq", nothing)
     count = float(state["step"]) + 1 if state else 1.0
-    if isinstance(settings, AdamW):
-        value = value * (1 - learning_rate * settings.weight_decay)
-    elif settings.weight_decay:
-        gradient = gradient + settings.weight_decay * value
-    gradient = torch.where((gradient == 0) & (square == 0), gradient.detach(), gradient)
-    mean = torch.lerp(mean, gradient, 1 - beta)
-    square = torch.addcmul(beta_square * square, gradient, gradient, value=1 - beta_square)
+    if state:
+        mean = torch.lerp(state["exp_avg"], gradient, 1 - beta)
+        square = beta_square * state["exp_avg_sq"]
+        square = torch.addcmul(square, gradient, gradient, value=1 - beta_square)
+    else:
+        mean, square = (1 - beta) * gradient, (1 - beta_square) * gradient * gradient
     after = {"step": torch.tensor(count), "exp_avg": mean, "exp_avg_sq": square}
     if settings.amsgrad:
-        square = torch.maximum(state.get("max_exp_avg_sq", nothing), square)
+        square = torch.maximum(state["max_exp_avg_sq"], square) if state else square
         after["max_exp_avg_sq"] = square
     # the smallest normal number makes no difference but to the slope of the root at 0
     root = (square + torch.finfo(square.dtype).tiny).sqrt()
-    denominator = root / (1 - beta_square**count) ** 0.5 + settings.eps
-    value = torch.addcdiv(value, mean, denominator, value=-learning_rate / (1 - beta**count))
-    return value, after
+    root_correction = (1 - beta_square**count) ** 0.5
+    denominator = root / root_correction + settings.eps
+    return _Moments(after, denominator, root, 1 - beta**count, root_correction)
+
+
+def _decayed(
+    settings: Adam | AdamW, learning_rate: float, value: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A parameter and its gradient after weight decay."""
+    if not settings.weight_decay:
+        return value, gradient
+    if isinstance(settings, AdamW):
+        return value * (1 - learning_rate * settings.weight_decay), gradient
+    return value, gradient + settings.weight_decay * value
+
+
+def _has_none(gradient: Tensor, state: State) -> Tensor:
+    """Where neither this gradient nor those before it are different from 0."""
+    none = gradient == 0
+    return none & (state["exp_avg_sq"] == 0) if state else none
+
+
+def _adam(
+    settings: Adam | AdamW, learning_rate: float, value: Tensor, gradient: Tensor, state: State
+) -> tuple[Tensor, State]:
+    value, gradient = _decayed(settings, learning_rate, value, gradient)
+    if gradient.requires_grad:
+        gradient = torch.where(_has_none(gradient, state), gradient.detach(), gradient)
+    new = _moments(settings, gradient, state)
+    size = -learning_rate / new.mean_correction
+    return torch.addcdiv(value, new.state["exp_avg"], new.denominator, value=size), new.state
+
+
+def _adam_slope(
+    settings: Adam | AdamW, learning_rate: float, value: Tensor, gradient: Tensor, state: State
+) -> Tensor:
+    _, gradient = _decayed(settings, learning_rate, value, gradient)
+    beta, beta_square = settings.betas
+    new = _moments(settings, gradient, state)
+    slope = new.state["exp_avg"] / new.denominator * gradient / new.root
+    slope *= (beta_square - 1) / new.root_correction
+    if settings.amsgrad and state:  # the larger of two has the slope of either, equal ones half
+        highest, square = state["max_exp_avg_sq"], new.state["exp_avg_sq"]
+        slope *= (square >= highest).to(slope) - (square == highest).to(slope) / 2
+    slope += 1 - beta
+    slope *= -learning_rate / new.mean_correction
+    slope /= new.denominator
+    return slope.masked_fill_(_has_none(gradient, state), 0)
 
 
 def states_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, State]:
