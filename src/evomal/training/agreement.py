@@ -19,8 +19,9 @@ from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.tasks.inputs import Inputs, mapped
 from evomal.tasks.task import Task
+from evomal.training.hypergradient.first_step import first_step
 from evomal.training.hypergradient.reverse import reverse_hypergradient
-from evomal.training.hypergradient.step import MetaStep, first_step
+from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import quiet_vmap
 from evomal.training.stack import stacked_outputs
 from evomal.training.trial import (
@@ -161,9 +162,9 @@ def first_order(
             output = step.call(theta, buffers, batch.inputs)
         value = step.value(loss, output, batch, phi.detach())
         gradients = torch.autograd.grad(value, list(theta.values()), materialize_grads=True)
-        updated = first_step(step.task.optimizer, list(theta.values()), gradients)
+        updated, _ = first_step(step).taken(dict(zip(theta, gradients, strict=True)))
         with step.rng("judging"), torch.no_grad():
-            judged = step.call(dict(zip(theta, updated, strict=True)), buffers, step.judging.inputs)
+            judged = step.call(updated, buffers, step.judging.inputs)
             judgements.append(step.judgement(judged))
     return output.detach(), torch.stack(judgements)
 
@@ -302,6 +303,10 @@ def _in_double(step: MetaStep) -> MetaStep:
         learner=copy.deepcopy(step.learner).double(),
         training=[batch.to_dtype(torch.float64) for batch in step.training],
         judging=step.judging.to_dtype(torch.float64),
+        states={
+            name: {key: value.double() for key, value in state.items()}
+            for name, state in step.states.items()
+        },
     )
 
 

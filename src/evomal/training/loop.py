@@ -72,6 +72,7 @@ def train(
     rate: float = 1.0,
     meta_testing: bool = False,
     observers: Mapping[int, Observer] = NO_OBSERVERS,
+    started: Callable[[torch.optim.Optimizer], object] = lambda optimizer: None,
 ) -> nn.Module:
     """Train a fresh base learner for `steps` steps with `loss`.
 
@@ -92,6 +93,8 @@ def train(
     observers
         Observers by the number of steps after which each is called, 0 for before the first. They
         may leave the base learner in eval mode.
+    started
+        Receives the optimiser before the first step.
 
     Returns
     -------
@@ -108,6 +111,7 @@ def train(
     learner = task.new_model(derive_seed(*stream, "theta"))
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimizer = BaseOptimizer(task, parameters, steps, rate=rate, meta_testing=meta_testing)
+    started(optimizer.optimizer)
     finite = torch.ones((), dtype=torch.bool, device=task.device)
 
     def goes_on(taken: int) -> bool:

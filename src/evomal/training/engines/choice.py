@@ -14,6 +14,7 @@ from evomal.training.engines.base import Engine
 from evomal.training.engines.batched import BatchedEngine
 from evomal.training.engines.loop import LoopEngine
 from evomal.training.engines.stacked import StackedEngine
+from evomal.training.meta_start import starts_fresh
 from evomal.training.settings import TrainingSettings, TuningSettings
 from evomal.training.support import require_trainable, unsuitable
 from evomal.training.workbench import Workbench
@@ -74,6 +75,8 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Ch
     base_steps = settings.base_steps if tunes and isinstance(settings, TuningSettings) else None
     for task in tasks:
         require_trainable(task, base_steps=base_steps)
+        if tunes and isinstance(settings, TuningSettings):
+            starts_fresh(task, settings)
     _require_precision(settings, tasks)
     on_cpu = all(task.device.type == "cpu" for task in tasks)
     size = settings.group_size or (GROUP_ON_CPU if on_cpu else None)
