@@ -18,10 +18,11 @@ import pytest
 import evomal
 from evomal import InputError, Run, Task, load_task
 from evomal.cli import main
-from evomal.runs.next_steps import to_resume, to_train
+from evomal.runs.next_steps import to_check, to_resume, to_train
 from evomal.runs.processes import LocalProcesses
-from evomal.runs.sending import Import, received, sent
+from evomal.runs.sending import Import, received, require_picklable, sent
 from evomal.runs.task_facts import TaskFacts
+from evomal.tasks.registry import Origin
 from evomal.tasks.sources import TaskSource, load_own_task, source_of
 from evomal.training.settings import EvaluationSettings
 from faulty_work import inputs
@@ -244,6 +245,9 @@ def test_what_to_type_next() -> None:
     own = TaskFacts("mine", "custom", TaskSource("/a b/c.py:make", "/a b", "0"), {})
     assert to_resume("runs/0001", [own]) == "evomal resume runs/0001"
     assert to_train("r", [own]) == "evomal train '/a b/c.py:make' --loss r"
+    assert to_check([own]) == "`evomal check '/a b/c.py:make'`"
+    faster = TaskFacts("diabetes/mlp", "honest", Origin(learning_rate=0.5), {})
+    assert to_check([faster]) == "`evomal check diabetes/mlp --learning-rate 0.5`"
 
 
 def interrupted(name: str, run_dir: Path) -> None:
@@ -310,6 +314,16 @@ def test_what_a_worker_gets_is_the_same_task(write: Write) -> None:
     path.write_text("raise OSError('no disk')")
     with pytest.raises(InputError, match=r"mine\.py, line 1: OSError: no disk"):
         received([first], "cpu")
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [{"output": lambda x: x}, {"report": [lambda p, t: float((p - t).abs().max())]}],
+    ids=["output", "report"],
+)
+def test_a_task_made_in_python_must_be_picklable(functions: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"cannot be sent .* evomal\.load_task\(\"my_task\.py"):
+        require_picklable(sent([regression_task(**functions)]))
 
 
 def test_a_worker_says_what_is_wrong_with_a_task(write: Write) -> None:

@@ -25,7 +25,8 @@ class Score:
     """Score given losses as a search does: optimise weights, apply the filters, train."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of a task; `evomal tasks` lists them."""
+    """Name of a task, such as diabetes/mlp (`evomal tasks` lists them), or your own as
+    my_task.py:make_task or package.module:task."""
 
     losses: Annotated[
         tyro.conf.Positional[tuple[str, ...]],

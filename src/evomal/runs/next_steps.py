@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from evomal.runs.directory import as_argument
 from evomal.runs.task_facts import TaskFacts
-from evomal.tasks.registry import Origin
 from evomal.tasks.sources import TaskSource
 
 
@@ -25,7 +24,8 @@ def to_check(tasks: Sequence[TaskFacts]) -> str:
     task = tasks[0]
     if task.origin is None:
         return "evomal.check_task(task)"
-    return f"`evomal check {as_argument(task.name)}`"
+    name, options = _as_arguments(task)
+    return f"`evomal check {name}{options}`"
 
 
 def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
@@ -34,21 +34,22 @@ def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str
     if task.origin is None:
         loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"
         return f"evomal.compare(task, {loss}, seeds=range(3)) in Python"
-    name, options = task.name, ""
-    if isinstance(task.origin, TaskSource):
-        name = task.origin.name
-    else:
-        options = _given(task.origin)
-    return f"evomal train {as_argument(name)} --loss {as_argument(run_dir)}{options}"
+    name, options = _as_arguments(task)
+    return f"evomal train {name} --loss {as_argument(run_dir)}{options}"
 
 
 _NO_OPTIONS = "split_seed", "report"
 
 
-def _given(origin: Origin) -> str:
-    """The options that recreate a built-in task."""
-    return "".join(
+def _as_arguments(task: TaskFacts) -> tuple[str, str]:
+    """The name of a task for a command, and the options that recreate a built-in one."""
+    origin = task.origin
+    assert origin is not None
+    if isinstance(origin, TaskSource):
+        return as_argument(origin.name), ""
+    options = "".join(
         f" --{field.name.replace('_', '-')} {as_argument(str(value))}"
         for field in dataclasses.fields(origin)
         if field.name not in _NO_OPTIONS and (value := getattr(origin, field.name)) != field.default
     )
+    return as_argument(task.name), options

@@ -59,7 +59,8 @@ def require_picklable(tasks: Sequence[Sent]) -> None:
     for task in tasks:
         if isinstance(task, Import):
             continue
-        for part in (task.model, task.task_loss, task.metric, task.preprocess, task.augment):
+        functions = (task.task_loss, task.metric, task.preprocess, task.augment, task.output)
+        for part in (task.model, *functions, *(metric.function for metric in task.report)):
             try:
                 pickle.dumps(part)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
