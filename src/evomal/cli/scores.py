@@ -103,7 +103,7 @@ def _print(score: ScoreOfLoss) -> None:
     """One line for a person."""
     from evomal.cli.tables import format_number
 
-    own = "" if score.status == "error" else format_number(score.task_loss_fitness)
+    own = "" if score.status == "error" else format_number(score.task_loss_value)
     reason = f": {score.reason}" if score.reason else ""
-    line = f"{format_number(score.fitness):>8}  {own:>8}  {score.status:<10}  {score.given}{reason}"
+    line = f"{format_number(score.value):>8}  {own:>8}  {score.status:<10}  {score.given}{reason}"
     sys.stdout.write(f"{printable(line)}\n")

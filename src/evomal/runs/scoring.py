@@ -26,7 +26,7 @@ from evomal.runs.execution import Execution, require_cores
 from evomal.runs.queue import GenerationQueue
 from evomal.runs.task_loss import task_loss_fitness
 from evomal.tasks.arguments import flag, whole_number
-from evomal.tasks.functions import function_name
+from evomal.tasks.direction import Direction, own_value
 from evomal.tasks.task import Task
 from evomal.tasks.task_arguments import require_task
 from evomal.training.engines.choice import with_engine
@@ -48,7 +48,9 @@ class Score:
     given
         The loss as it was given, as text.
     metric
-        Name of the task's metric, of which the fitness is a mean over validation rows.
+        Name of the task's metric, which is computed on all validation rows.
+    direction
+        Whether the metric is ``"minimize"`` or ``"maximize"``.
     status
         As of a candidate of a search: *evaluated*, *duplicate*, *rejected*, *equivalent*,
         *diverged* or *failed*; or *error*, if it is not a loss for this task.
@@ -71,6 +73,7 @@ class Score:
     number: int
     given: str
     metric: str
+    direction: Direction
     status: Status | Literal["error"]
     reason: str | None = None
     fitness: float | None = None
@@ -87,11 +90,23 @@ class Score:
             return None
         return self.fitness < self.task_loss_fitness
 
+    @property
+    def value(self) -> float | None:
+        """The metric in its own direction: the fitness, negated if it is maximised."""
+        return own_value(self.fitness, self.direction)
+
+    @property
+    def task_loss_value(self) -> float | None:
+        """The same of the task loss."""
+        return own_value(self.task_loss_fitness, self.direction)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; ``loss`` is the content of a loss file."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {
             **values,
+            "value": self.value,
+            "task_loss_value": self.task_loss_value,
             "beats_task_loss": self.beats_task_loss,
             "loss": None if self.loss is None else file_fields(self.loss),
             "seconds": {**dataclasses.asdict(self.seconds), "total": self.seconds.total},
@@ -251,7 +266,8 @@ class Scorer:
     def _score(
         self, number: int, given: Given, status: Status | Literal["error"], **more: Any
     ) -> Score:
-        return Score(number, _text_of(given), function_name(self._task.metric), status, **more)
+        metric = self._task.performance_metric
+        return Score(number, _text_of(given), metric.name, metric.direction, status, **more)
 
 
 def score(task: Task, losses: Given | Sequence[Given], **settings: Any) -> list[Score]:
