@@ -28,7 +28,8 @@ class CheckTask:
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of a task; `evomal tasks` lists them."""
+    """Name of a task, such as diabetes/mlp (`evomal tasks` lists them), or your own as
+    my_task.py:make_task or package.module:task."""
 
     method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "evomal"
     """Search method to prepare for; `evomal methods` lists them."""

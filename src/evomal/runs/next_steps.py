@@ -25,7 +25,7 @@ def to_check(tasks: Sequence[TaskFacts]) -> str:
     task = tasks[0]
     if task.origin is None:
         return "evomal.check_task(task)"
-    return f"`evomal check {as_argument(task.name)}`"
+    return f"`evomal check {_named(task)}`"
 
 
 def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
@@ -34,15 +34,18 @@ def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str
     if task.origin is None:
         loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"
         return f"evomal.compare(task, {loss}, seeds=range(3)) in Python"
-    name, options = task.name, ""
-    if isinstance(task.origin, TaskSource):
-        name = task.origin.name
-    else:
-        options = _given(task.origin)
-    return f"evomal train {as_argument(name)} --loss {as_argument(run_dir)}{options}"
+    return f"evomal train {_named(task, f' --loss {as_argument(run_dir)}')}"
 
 
 _NO_OPTIONS = "split_seed", "report"
+
+
+def _named(task: TaskFacts, first: str = "") -> str:
+    """A task as a command takes it, with the options that recreate it after the `first` ones."""
+    if isinstance(task.origin, TaskSource):
+        return f"{as_argument(task.origin.name)}{first}"
+    assert task.origin is not None
+    return f"{as_argument(task.name)}{first}{_given(task.origin)}"
 
 
 def _given(origin: Origin) -> str:
