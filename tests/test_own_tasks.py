@@ -210,6 +210,9 @@ def test_a_mistake_is_one_sentence(
         {"split": "published"},
         {"split_seed": 1},
         {"download": True},
+        {"metric": "mae"},
+        {"report": ["mae"]},
+        {"label_noise": 0.1},
         {"optimizer": "adam"},
         {"learning_rate": 0.1},
         {"batch_size": 64},
@@ -220,6 +223,8 @@ def test_options_of_built_in_tasks_are_refused(option: dict[str, Any], write: Wr
     write(TASK)
     with pytest.raises(InputError, match=f"option {next(iter(option))} is for built-in tasks only"):
         load_task("mine.py:make", **option)
+    with pytest.raises(InputError, match="report must be a list"):
+        load_task("mine.py:make", report=None)  # type: ignore[arg-type]
 
 
 def test_options_of_built_in_tasks(data_dir: Path, tmp_path: Path) -> None:
