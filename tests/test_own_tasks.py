@@ -335,8 +335,10 @@ def test_a_worker_says_what_is_wrong_with_a_task(write: Write) -> None:
     write(TASK.replace("numbers.cos()", "rand(12)"))
     task = load_task("mine.py:make")
     with closing(LocalProcesses([task], EvaluationSettings(), 0, 1)) as executor:
-        error = executor.submit(inputs).exception()
-    assert isinstance(error, InputError)
+        errors = [future.exception() for future in [executor.submit(inputs) for _ in range(2)]]
+    assert isinstance(errors[0], InputError)
+    error = errors[0]
+    assert repr(errors[1]) == repr(error)
     assert "made another task in a worker (data changed); seed what it draws" in str(error)
 
 
