@@ -60,7 +60,9 @@ def require_picklable(tasks: Sequence[Sent]) -> None:
         if isinstance(task, Import):
             continue
         functions = (task.task_loss, task.metric, task.preprocess, task.augment, task.output)
-        for part in (task.model, *functions, *(metric.function for metric in task.report)):
+        recipe = (task.optimizer, task.schedule)
+        reported = (metric.function for metric in task.report)
+        for part in (task.model, *functions, *recipe, *reported):
             try:
                 pickle.dumps(part)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
