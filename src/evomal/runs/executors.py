@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from evomal.errors import InputError
+from evomal.tasks.lazy import LazyData
 from evomal.tasks.precision import float32_precisions, set_float32_precisions
 from evomal.tasks.task import Task
 from evomal.training.numerics import DeadlineError, DivergedError, deadline
@@ -179,11 +180,14 @@ def late(timeout: float | None) -> WorkError:
 def require_picklable(tasks: Sequence[Task]) -> None:
     """Raise an `InputError` if a task cannot be sent to another process."""
     for task in tasks:
-        for part in (task.model, task.task_loss, task.metric, task.preprocess, task.augment):
+        functions = (task.model, task.task_loss, task.metric, task.preprocess, task.augment)
+        lazy = [part for part in (task.train, task.validation) if isinstance(part, LazyData)]
+        for part in (*functions, *lazy):
             try:
                 pickle.dumps(part)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise InputError(
                     f"The task {task.name!r} cannot be sent to worker processes ({error}); "
-                    "define its functions at the top level of a module, or use one worker."
+                    "define its functions and data sets at the top level of a module, or use one "
+                    "worker."
                 ) from error

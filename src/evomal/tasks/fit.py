@@ -21,6 +21,7 @@ from evomal.tasks.data import Data
 from evomal.tasks.inputs import count, is_inputs, rows_of, shapes_of, tensors_of
 
 if TYPE_CHECKING:
+    from evomal.tasks.parts import Part
     from evomal.tasks.task import Task
 
 _TWO = slice(0, 2)
@@ -45,13 +46,14 @@ def require_parts_fit(task: Task, learner: nn.Module) -> None:
             if data is None:
                 continue
             _try_transforms(task, data, part)
-            _require_targets_fit(task.form, _try_model(task, learner, data, part), data, part)
+            pred, target = _try_model(task, learner, data, part)
+            _require_targets_fit(task.form, pred, target, data.targets, part)
         _try_task_loss(task, learner)
         _try_metric(task, learner)
 
 
-def _try_transforms(task: Task, data: Data, part: str) -> None:
-    inputs = rows_of(data.inputs, _TWO)
+def _try_transforms(task: Task, data: Part, part: str) -> None:
+    inputs = data.rows(_TWO).inputs
     rows, augment = count(inputs), task.augment if data is task.train else None
     for name, function in (("augment", augment), ("preprocess", task.preprocess)):
         if function is None:
@@ -76,9 +78,10 @@ def _try_transforms(task: Task, data: Data, part: str) -> None:
         inputs = result
 
 
-def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
-    """Raw outputs for two rows."""
-    inputs = task.batch(data, _TWO).inputs
+def _try_model(task: Task, learner: nn.Module, data: Part, part: str) -> tuple[Tensor, Tensor]:
+    """Raw outputs and targets of two rows."""
+    batch = task.batch(data, _TWO)
+    inputs = batch.inputs
     try:
         pred = task.call(learner, inputs)
     except InputError:
@@ -88,7 +91,7 @@ def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
         hint = "" if is_float else f" (of type {inputs.dtype}; features must be floats)"
         raise InputError(
             f"The model fails on the {part} inputs, two rows of "
-            f"{shapes_of(rows_of(data.inputs, _TWO))}{hint}: {named(error)}"
+            f"{shapes_of(data.rows(_TWO).inputs)}{hint}: {named(error)}"
         ) from error
     if not pred.is_floating_point():
         raise InputError(f"The model must return raw outputs as floats, not {pred.dtype}.")
@@ -97,12 +100,13 @@ def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
             f"The untrained model returns NaN or infinity for {part} inputs; check its "
             "initialisation, the scale of the inputs, and preprocess."
         )
-    return pred
+    return pred, batch.targets
 
 
-def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> None:
-    """Compare the model's output on two rows with the targets."""
-    target = data.targets[_TWO]
+def _require_targets_fit(
+    form: Form, pred: Tensor, target: Tensor, known: Tensor, part: str
+) -> None:
+    """Compare the model's output on two rows with their targets, and with all known ones."""
     if form.link == "softmax":
         if pred.ndim < 2 or (len(pred), *pred.shape[2:]) != tuple(target.shape):
             is_column = target.ndim == pred.ndim == 2 and target.shape[1] == 1
@@ -117,7 +121,7 @@ def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> Non
                 f"There are {len(form.weight)} class weights, but the model returns "
                 f"{pred.shape[1]} logits."
             )
-        classes = data.targets[data.targets != form.ignore_index]
+        classes = known[known != form.ignore_index]
         if not len(classes):
             raise InputError(f"All {part} targets equal ignore_index.")
         low, high = int(classes.min()), int(classes.max())
@@ -189,22 +193,22 @@ def _try_function(
     call: Callable[[Tensor, Data], object],
     task: Task,
     learner: nn.Module,
-    data: Data,
+    data: Part,
 ) -> object:
     """The result of a function of outputs and rows for two rows.
 
-    For all rows if it fails on two, like some metrics when a class is missing.
+    For all known rows if it fails on two, like some metrics when a class is missing.
     """
 
-    def outputs(count: int) -> tuple[Tensor, Data]:
-        batch = task.batch(data, slice(0, count))
+    def outputs(rows: Tensor) -> tuple[Tensor, Data]:
+        batch = task.batch(data, rows)
         slices = [slice(start, start + _ROWS) for start in range(0, len(batch), _ROWS)]
         pieces = [task.call(learner, rows_of(batch.inputs, rows)) for rows in slices]
         return torch.cat(pieces), batch
 
     with contextlib.suppress(*OWN_CODE_ERRORS):
-        return call(*outputs(2))
-    pred, batch = outputs(len(data))
+        return call(*outputs(data.known_rows[:2]))
+    pred, batch = outputs(data.known_rows)
     try:
         return call(pred, batch)
     except OWN_CODE_ERRORS as error:

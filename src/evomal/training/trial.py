@@ -19,6 +19,7 @@ from evomal.seeding import isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
 from evomal.tasks.inputs import equal, mapped
+from evomal.tasks.parts import Part
 from evomal.tasks.task import Task
 from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import DivergedError, is_out_of_memory
@@ -59,7 +60,7 @@ def probe_step(task: Task, seed: int = 0) -> MetaStep:
     return MetaStep(task, learner, [training], judging, seed, 0.5, spoils_inputs(task))
 
 
-def few_rows(task: Task, data: Data) -> Data:
+def few_rows(task: Task, data: Part) -> Data:
     """A few rows, spread over a whole split."""
     count = min(ROWS, task.batch_size, len(data))
     rows = torch.linspace(0, len(data) - 1, count, device=task.device).long()
