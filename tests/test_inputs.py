@@ -378,7 +378,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "numbers in a tuple": (
         {"train": ((1.0, 2.0), Y)},
-        "The training inputs 0 are a single number; pass an array with one row per sample.",
+        "The training inputs 0 are a single value; pass an array with one row per sample.",
     ),
     "no inputs": ({"train": ({}, Y)}, "The training inputs are a dict without keys; its keys must"),
     "numbered inputs": ({"train": ({0: X}, Y)}, "are a dict with the key 0; its keys must be"),
