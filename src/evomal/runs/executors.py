@@ -181,7 +181,8 @@ def require_picklable(tasks: Sequence[Task]) -> None:
     """Raise an `InputError` if a task cannot be sent to another process."""
     for task in tasks:
         functions = (task.model, task.task_loss, task.metric, task.preprocess, task.augment)
-        lazy = [part for part in (task.train, task.validation) if isinstance(part, LazyData)]
+        parts = (task.train, task.validation, task.test)
+        lazy = [part for part in parts if isinstance(part, LazyData)]
         for part in (*functions, *lazy):
             try:
                 pickle.dumps(part)
