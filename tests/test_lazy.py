@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -151,6 +152,13 @@ def searched(task: Task, run_dir: Path, seed: int, **execution: Any) -> Any:
     return without_timing(run.summary())
 
 
+EXECUTIONS: dict[str, dict[str, Any]] = {
+    "one": {},
+    "two": {"workers": 2},
+    "ray": {"workers": 2, "executor": "ray"},
+}
+
+
 @pytest.mark.usefixtures("instant_formulas")
 def test_processes_read_what_one_reads(tmp_path: Path) -> None:
     given = {"noise": 0.2, "metric": smooth}
@@ -160,12 +168,21 @@ def test_processes_read_what_one_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_any_executor_reads_the_same(seed: int, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("instant_formulas")
+def test_any_executor_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))  # Ray's workers import this module
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     task = lazily(noise=0.2, metric=smooth)
-    one = searched(task, tmp_path / "one", seed)
-    for executor in ("local", "ray"):
-        assert searched(task, tmp_path / executor, seed, workers=2, executor=executor) == one
+    with ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False):
+        for seed in range(3):
+            one, *others = (
+                searched(task, tmp_path / f"{seed} {name}", seed, **execution)
+                for name, execution in EXECUTIONS.items()
+            )
+            assert others == [one, one]
 
 
 @pytest.mark.usefixtures("instant_formulas")
