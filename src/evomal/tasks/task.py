@@ -69,7 +69,8 @@ class Task:
         arrays; the model is then called as ``model(*inputs)`` or ``model(**inputs)``. Arrays can
         be from torch, numpy, pandas (read by position, not by index) or polars, or lists; all are
         copied to `device`. A Dataset is read only once, so random transforms in it have no effect:
-        pass them as `augment`. Only `test` may be omitted; it is never used for learning a loss.
+        pass them as `augment`, or ``in_memory=False``. Only `test` may be omitted; it is never used
+        for learning a loss.
     link
         How a learned loss interprets raw outputs: ``"softmax"`` for class indices (B,) or
         (B, d₁, …), ``"sigmoid"`` for binary targets of the output's shape, one or more labels per
