@@ -21,13 +21,13 @@ from torch import Tensor, nn
 import evomal
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.tasks.task import Task
-from evomal.training.loop import new_sgd
+from evomal.training.optimizing import new_optimizer
 
 TEN_NODES = "sub(mul(y, abs(log(f))), square(sub(y, f)))"
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def step_time(task: Task, learner: nn.Module, sgd: torch.optim.SGD, loss: Loss) -> float:
+def step_time(task: Task, learner: nn.Module, sgd: torch.optim.Optimizer, loss: Loss) -> float:
     """Microseconds of one training step."""
     batch = task.batch(task.train, slice(0, task.batch_size))
     start = time.perf_counter()
@@ -90,7 +90,7 @@ def main() -> None:
             losses = (learned, task.task_loss)
             learner = task.new_model(0)
             parameters = list(learner.parameters())
-            sgd = new_sgd(parameters, task.optimizer)
+            sgd = new_optimizer(task, parameters)
             compare(
                 f"{name}, training step",
                 lambda loss, t=task, m=learner, s=sgd: step_time(t, m, s, loss),  # type: ignore[misc]

@@ -175,7 +175,7 @@ def rejection(task: Task, expression: Expression, phi: Tensor, steps: int) -> fl
     with torch.no_grad():
         outputs = new_learner(task)(inputs)
     optimized = outputs.clone().requires_grad_()
-    optimizer = torch.optim.Adam([optimized], lr=task.optimizer.learning_rate)
+    optimizer = torch.optim.Adam([optimized], lr=task.learning_rate)
     for _ in range(steps):
         optimizer.zero_grad()
         loss(optimized, targets).backward()

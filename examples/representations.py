@@ -97,7 +97,7 @@ def trained(bench: Workbench, loss_name: str, steps: int, seed: int, data: Data)
     loss = named_loss(loss_name, task).to(task.device)
     stream = (seed, "representations", task.name)
     try:
-        learner = train(task, loss, steps, stream=stream, milestones=task.milestones)
+        learner = train(task, loss, steps, stream=stream, meta_testing=True)
         error = performance(task, learner, task.test)
     except DivergedError:
         return None

@@ -159,7 +159,7 @@ def learning_curve(bench: Workbench, loss_name: str, seed: int, plan: Plan) -> C
             loss,
             plan.steps,
             stream=(seed, "curves", task.name),
-            milestones=task.milestones,
+            meta_testing=True,
             observers=dict.fromkeys(plan.measured_at, measure),
         )
     except DivergedError:
@@ -227,7 +227,7 @@ def caveats(task: evomal.Task, seeds: int) -> list[str]:
     lines = [
         "A difference is between trainings with the same seed, so the same initial weights and "
         "batches; lower / same / higher counts seeds.",
-        f"Every loss is trained at the task's learning rate, {task.optimizer.learning_rate:g}, "
+        f"Every loss is trained at the task's learning rate, {task.learning_rate:g}, "
         "tuned for none of them.",
     ]
     if seeds == 1:
@@ -281,7 +281,7 @@ def as_json(
     task: evomal.Task, curves: dict[str, list[Curve]], plan: Plan, reference: str
 ) -> dict[str, Any]:
     """All numbers as JSON values; error rates from 0 to 1."""
-    rate = task.optimizer.learning_rate
+    rate = task.learning_rate
     return {
         "task": task.name,
         "steps": plan.measured_at,

@@ -41,7 +41,7 @@ def page_faults(bench: Workbench) -> int:
 
 def inputs(bench: Workbench) -> tuple[list[str], Tensor, bool]:
     data = bench.tasks[0].train.inputs
-    return [task.name for task in bench.tasks], data, data.is_shared()  # type: ignore[no-untyped-call]
+    return [task.name for task in bench.tasks], data, data.is_shared()
 
 
 def double(bench: Workbench) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import evomal
-from evomal import SGD, InputError, SymbolicLoss, Task
+from evomal import SGD, Adam, AdamW, Cosine, InputError, Milestones, SymbolicLoss, Task
 from evomal.tasks.metrics import mean_squared_error
 from tasks_for_tests import Perceptron, regression_task
 
@@ -68,16 +68,19 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "dampening": (lambda v: SGD(dampening=v, nesterov=False), NO_FINITE_NUMBERS),
     "nesterov": (lambda v: SGD(nesterov=v), [*NO_NUMBERS, 0, 1, "False"]),
     "metric": (lambda v: make(metric=v), NO_FUNCTIONS),
+    "maximize": (lambda v: make(metric=single, maximize=v), [*NO_NUMBERS, 0, 1, "False"]),
+    "report": (lambda v: make(report=v), [*NO_LISTS, "mae", [None], ["mea"], ["mae", "mae"]]),
     "task_loss": (lambda v: make(task_loss=v), NO_FUNCTIONS),
     "preprocess": (lambda v: make(preprocess=v), NO_FUNCTIONS),
     "augment": (lambda v: make(augment=v), NO_FUNCTIONS),
+    "output": (lambda v: make(output=v), [*NO_FUNCTIONS, 0, b"logits", "logits", "T", nn.Flatten]),
     "model": (lambda v: make(model=v), [*NO_FUNCTIONS, None, SHARED]),
     "link": (lambda v: make(link=v), [*NO_TEXT, "softmx", 1.5, ["softmax"]]),
     "name": (lambda v: make(name=v), NO_TEXT),
     "split": (lambda v: make(split=v), NO_TEXT),
     "device": (lambda v: make(device=v), [None, 0, 1.5, "", "gpu", "mps", "hpu", "meta", LONG]),
     "milestones": (
-        lambda v: make(milestones=v),
+        lambda v: Milestones(v),
         [*NO_LISTS, [0.5, 0.3], [0.5, 0.5], [0.0], [50, 75], ["a"], [NAN], [True], [None]],
     ),
     "loss_inputs": (
@@ -93,8 +96,30 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     ),
     "optimizer": (
         lambda v: make(optimizer=v),
-        [torch.optim.Adam, torch.optim.SGD(SHARED.parameters()), "adam", {"lr": 0.1}, SGD, 0.1],
+        [
+            torch.optim.SGD(SHARED.parameters()),
+            "adam",
+            {"lr": 0.1},
+            SGD,
+            AdamW,
+            0.1,
+            lambda _: None,
+        ],
     ),
+    "schedule": (
+        lambda v: make(schedule=v),
+        [0.5, "cosine", Cosine, lambda p: None, lambda p: -p, lambda p: 0.0, lambda p: 1 / p],
+    ),
+    "clip_norm": (
+        lambda v: make(clip_norm=v),
+        [*(v for v in NO_FINITE_NUMBERS if v is not None), 0, -1],
+    ),
+    "warmup": (lambda v: Cosine(warmup=v), [*NO_FINITE_NUMBERS, -0.1, 1, 100]),
+    "final": (lambda v: Cosine(final=v), [*NO_FINITE_NUMBERS, -0.1, 1]),
+    "factor": (lambda v: Milestones([0.5], factor=v), [*NO_FINITE_NUMBERS, -0.1, 0]),
+    "betas": (lambda v: AdamW(betas=v), [*NO_LISTS, [0.9], [0.9, 1.0], [0.9, -0.1], ["a", "b"]]),
+    "eps": (lambda v: Adam(eps=v), [*NO_FINITE_NUMBERS, 0, -0.1]),
+    "amsgrad": (lambda v: AdamW(amsgrad=v), [*NO_NUMBERS, 0, 1, "False"]),
     "seed": (lambda v: evomal.search(make(), seed=v), [*NO_WHOLE_NUMBERS, "a", 1.5, -1]),
     "seeds": (
         lambda v: evomal.compare(make(test=(X, Y)), SQUARE, v),
@@ -150,6 +175,12 @@ class Layered(nn.Module):
         super().__init__()
 
 
+class WithUnused(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.LazyLinear(2)
+
+
 def fails() -> nn.Module:
     raise KeyError("width")
 
@@ -197,14 +228,14 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(model=lambda: nn.Sequential(nn.DataParallel(Perceptron()))),
         "wrapped in DataParallel",
     ),
-    "a lazy layer": (
-        lambda: make(model=lambda: nn.LazyLinear(1)),
-        "The model has lazy layers, whose shapes are not known yet; run one batch through it in "
-        "the factory",
+    "a lazy layer that rows do not fit": (
+        lambda: make(model=lambda: nn.LazyConv2d(1, 1)),
+        "The lazy layers of the model cannot take their shapes from two training rows of shape "
+        "(2, 3): RuntimeError",
     ),
-    "a lazy buffer": (
-        lambda: make(model=lambda: nn.Sequential(nn.Linear(3, 1), nn.LazyBatchNorm1d())),
-        "lazy layers",
+    "a lazy layer that is not used": (
+        lambda: make(model=WithUnused),
+        "The model has lazy layers that a batch does not reach in eval mode",
     ),
     "another device": (
         lambda: make(model=lambda: nn.Linear(3, 1, device="meta")),
@@ -223,10 +254,42 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(**{**SOFTMAX, "train": (X, CLASSES.float())}),
         "and an integer type, but have shape (6,) and type torch.float32.",
     ),
-    "Adam": (
-        lambda: make(optimizer=torch.optim.Adam),
-        "The optimizer must be evomal.SGD(...), the only base optimiser so far, got the class "
-        "Adam.",
+    "AdamW": (
+        lambda: make(optimizer=AdamW),
+        "The optimizer must be settings, got the class AdamW; pass an instance, evomal.AdamW(...).",
+    ),
+    "a closure": (
+        lambda: make(optimizer=torch.optim.LBFGS),
+        "A step of the optimizer LBFGS fails (",
+    ),
+    "another's parameters": (
+        lambda: make(optimizer=lambda _: torch.optim.Adam(SHARED.parameters())),
+        "must return a new optimizer of the parameters that it is given.",
+    ),
+    "no optimizer": (
+        lambda: make(optimizer=lambda _: None),
+        "The optimizer function must return a torch.optim.Optimizer, but returned a NoneType.",
+    ),
+    "an optimizer of names": (
+        lambda: make(optimizer=lambda parameters: torch.optim.SGD(parameters.values(), lr=0.1)),
+        "The optimizer function fails with the model's parameters: AttributeError: ",
+    ),
+    "a schedule of torch's": (
+        lambda: make(schedule=torch.optim.lr_scheduler.CosineAnnealingLR),
+        "The schedule is torch's CosineAnnealingLR, which belongs to one optimizer; pass "
+        "evomal.Cosine(...), evomal.Milestones(...) or a function of the progress from 0 to 1.",
+    ),
+    "a schedule in steps": (
+        lambda: make(schedule=lambda step: [1.0, 0.1][step]),
+        "The schedule fails at progress 0 (TypeError: ",
+    ),
+    "a schedule that ends": (
+        lambda: make(schedule=lambda progress: 0.5 - progress),
+        "The schedule's factor at progress 0.55 must be at least 0, got -0.05",
+    ),
+    "no rate": (
+        lambda: make(schedule=lambda progress: 0),
+        "The schedule is 0 during the whole training, so nothing would train.",
     ),
     "an Adam": (
         lambda: make(optimizer=torch.optim.Adam(SHARED.parameters())),
@@ -320,7 +383,8 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "preprocess to numpy": (
         lambda: make(preprocess=lambda x: x.numpy()),
-        "The function preprocess must return a tensor, not an object of type ndarray.",
+        "The function preprocess must return a tensor, or a tuple or dict of tensors, not an "
+        "object of type ndarray.",
     ),
     "preprocess to one": (lambda: make(preprocess=lambda x: x.mean()), "but returns shape () for"),
     "preprocess fails": (
@@ -331,14 +395,17 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make(augment=lambda x: torch.cat([x, x])),
         "The function augment must return as many rows as it gets, but returns shape (4, 3)",
     ),
-    "augment in place": (lambda: make(augment=lambda x: None), "must return a tensor, not None"),
+    "augment in place": (lambda: make(augment=lambda x: None), "dict of tensors, not None."),
     "loss inputs": (
         lambda: make(loss_inputs=["w"]),
         "The argument loss_inputs must be a dict, got",
     ),
-    "one milestone": (lambda: make(milestones=0.5), "The milestones must be a list, got 0.5."),
+    "one milestone": (
+        lambda: Milestones(0.5),  # type: ignore[arg-type]
+        "The milestones must be a list, got 0.5.",
+    ),
     "milestones in steps": (
-        lambda: make(milestones=[50, 75]),
+        lambda: Milestones([50, 75]),
         "The milestones must be increasing fractions between 0 and 1, got [50, 75].",
     ),
     "device": (lambda: make(device="mps"), "'mps' cannot be used; only cpu and cuda can."),
@@ -399,7 +466,8 @@ RIGHT: dict[str, dict[str, Any]] = {
         "batch_size": np.int64(3),
         "testing_steps": np.uint8(5),
         "ignore_index": np.int32(-1),
-        "milestones": np.array([0.25, 0.5]),
+        "schedule": Milestones(np.array([0.25, 0.5])),  # type: ignore[arg-type]
+        "clip_norm": np.float32(1),
     },
     "a batch larger than the data": {"batch_size": 1000},
     "a lazy model after one batch": {"model": filled},

@@ -42,7 +42,7 @@ SQUARED_ERROR = "square(sub(y, f))"
 TWICE_SQUARED_ERROR = "mul(add(1, 1), square(sub(y, f)))"  # ahead after a few steps
 LONG = "add(y, " * 60 + "f" + ")" * 60
 LOSS_KEYS = {"expression", "formula", "latex", "python", "nodes", "link", "inputs", "phi"}
-BEST_KEYS = {*LOSS_KEYS, "fitness"}
+BEST_KEYS = {*LOSS_KEYS, "fitness", "value"}
 SUMMARY_KEYS = {"best", "task_loss_fitness", "hall_of_fame", "outcomes", "generations", "task"}
 SUMMARY_KEYS |= {"method", "seed", "run_dir", "timing"}
 
@@ -210,7 +210,7 @@ def test_train_compares_with_the_task_loss(evomal: Evomal, finished: tuple[Path,
         )
         assert (status, errors, output.count("\n")) == (0, "", 1)
         result = json.loads(output)
-        assert result.keys() == {"metric", "learned", "task_loss"}
+        assert result.keys() == {"metric", "direction", "learned", "task_loss"}
         assert result["metric"] == "mean_squared_error"
         for sample in (result["learned"], result["task_loss"]):
             a, b = sample["values"]
@@ -228,7 +228,7 @@ def test_train_compares_with_the_task_loss(evomal: Evomal, finished: tuple[Path,
 def test_train_can_tune_the_baseline(evomal: Evomal) -> None:
     arguments = ["train", "diabetes/mlp", "--loss", SQUARED_ERROR, "--steps", 3, "--tune-baseline"]
     result = json.loads(evomal(*arguments, "--json")[1])
-    assert result.keys() == {"metric", "learned", "task_loss", "task_loss_tuned"}
+    assert result.keys() == {"metric", "direction", "learned", "task_loss", "task_loss_tuned"}
     assert result["learned"]["std"] is None
     assert result["task_loss_tuned"]["learning_rate"] > 0
     status, output, errors = evomal(*arguments)
@@ -460,7 +460,7 @@ def test_ctrl_c_ends_a_search_with_all_it_has(tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_a_live_display(tmp_path: Path) -> None:
-    status, text = run_in_terminal("-m", "evomal.cli", *SEARCH, cwd=tmp_path)
+    status, text = run_in_terminal("-m", "evomal.cli", *IN_PROCESS, cwd=tmp_path)
     assert status == 0, text
     assert "Traceback" not in text
     assert "\x1b[" in text, "no live display"

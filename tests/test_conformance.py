@@ -17,9 +17,11 @@ from torch import Tensor
 from evomal import NeuralLoss, SymbolicLoss, Task, TaylorLoss
 from evomal.losses import symbolic
 from evomal.losses.base import Loss
+from evomal.losses.families import FAMILIES
 from evomal.losses.files import LOSS_KINDS
 from evomal.losses.form import Form, Link
 from evomal.losses.known import KNOWN_LOSSES
+from evomal.losses.log_cosh import LogCoshLoss
 from evomal.losses.names import resolve_loss
 from evomal.methods.base import Method
 from evomal.methods.gp_lfl import GPLFL
@@ -64,6 +66,9 @@ EVERY_LOSS: list[Loss] = [
     TaylorLoss(link="softmax", reduction="sum", weight=CLASS_WEIGHTS, ignore_index=1),
     *(TaylorLoss(draw(12).to(dtype), "softmax", order=4) for dtype in DTYPES),
     *(TaylorLoss(draw(8), link) for link in LINKS),
+    LogCoshLoss(),
+    LogCoshLoss("none"),
+    *(resolve_loss(family.example) for family in FAMILIES.values()),
 ]
 
 

@@ -90,9 +90,9 @@ def test_a_meta_step_of_a_group(name: str, engine: str) -> None:
 @pytest.mark.parametrize("name", VARIED_TASKS)
 def test_training_steps_of_a_stack(name: str) -> None:
     task = on_meta(VARIED_TASKS[name]())
-    group = stack.Stack(task, losses_for(task), 0)
-    for _ in range(2):
-        group._step(task.batch(task.train, torch.arange(8, device=META)), 0.5)
+    group = stack.Stack(task, losses_for(task), 2, 0)
+    for number in (1, 2):
+        group._step(number, task.batch(task.train, torch.arange(8, device=META)))
         group._keep([0, len(group.losses) - 1])
     assert group.finite.shape == (2,)
     assert {p.device for p in group.theta.values()} == {META}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evomal import InputError, Task, search
+from evomal import SGD, InputError, Task, search
 from evomal.cli import main
 from evomal.cli.tables import run_overview
 from evomal.methods.base import Status
@@ -32,6 +32,7 @@ def found(
     own: bool = False,
     reason: str = "",
     failures: Sequence[str] = (),
+    learned: bool | None = None,
 ) -> str:
     return diagnosis(
         counts,
@@ -39,8 +40,10 @@ def found(
         failures,
         task_loss_diverges=own,
         task_loss_reason=reason,
+        learned=learned,
         learning_rate=0.05,
         rejection_batch=100,
+        check="`evomal check x`",
     )
 
 
@@ -52,25 +55,25 @@ def found(
             [IN_WEIGHTS] * 3 + [IN_TRAINING],
             "4 of 5 candidates diverged, most while their weights were optimised: the ",
             "Standardise the inputs and the targets, or lower the learning rate of the task's "
-            "optimizer, 0.05.",
+            "optimizer, 0.05; `evomal check x` tries several.",
         ),
         (
             {"diverged": 2, "duplicate": 9},
             [IN_TRAINING] * 2,
             "All 2 candidates diverged, most in training: the steps",
-            "0.05.",
+            "0.05; `evomal check x` tries several.",
         ),
         (
             {"diverged": 2},
             [IN_TRAINING, diverged(EQUIVALENCE)],
             "All 2 candidates diverged: the steps",
-            "0.05.",
+            "0.05; `evomal check x` tries several.",
         ),
         (
             {"rejected": 3, "diverged": 1},
             [IN_WEIGHTS],
             "3 of 4 candidates were rejected: when raw outputs were optimised with them, the "
-            "metric did not fall on a few training rows (at most 100). Check that the metric is",
+            "metric was no better on a few training rows (at most 100). Check that the metric is",
             "too small to move the raw outputs.",
         ),
         (
@@ -93,11 +96,22 @@ def test_each_case(counts: dict[Status, int], reasons: list[str], start: str, re
 def test_the_task_loss_comes_first() -> None:
     text = found({"rejected": 9}, [], own=True, reason=IN_TRAINING)
     assert text.startswith("Training with the task loss itself diverges")
-    assert text.endswith("the learning rate of the task's optimizer, 0.05.")
+    assert "the learning rate of the task's optimizer, 0.05; `evomal check x`" in text
     undefined = diverged(TRAINING, DivergedError("the metric"))
     assert "the metric is NaN or infinite on the validation rows" in found(
         {"rejected": 9}, [], own=True, reason=undefined
     )
+
+
+@pytest.mark.parametrize("counts", [{"rejected": 3}, {"duplicate": 3}])
+def test_what_a_longer_search_does_not_change(counts: dict[Status, int]) -> None:
+    text = found(counts, [], learned=False)
+    assert text.endswith(
+        "Not even the task loss predicts better than a constant after so few training steps, and "
+        "a longer search does not change that: raise testing_steps or change the learning rate; "
+        "`evomal check x` shows what works."
+    )
+    assert "constant" not in found(counts, [], learned=True)
 
 
 def negative(pred: Tensor, target: Tensor) -> Tensor:
@@ -157,6 +171,19 @@ def test_a_search_that_learns_nothing(
     assert run.diagnosis in [str(part) for part in run_overview(run).renderables]
     assert main(["show", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["diagnosis"] == run.diagnosis
+
+
+def test_a_search_in_which_nothing_is_trained(tmp_path: Path) -> None:
+    task = regression_task(optimizer=SGD(1e-3))
+    settings = {**TINY, "population_size": 2, "generations": 1, "testing_steps": 1}
+    losses = ("square(sub(y, f))", "abs(sub(y, f))")
+    run = search(task, run_dir=tmp_path, initial_losses=losses, **settings)
+    assert run.learned is False
+    assert run.summary()["constant_fitness"] < run.best.fitness
+    printed = " ".join(str(part) for part in run_overview(run).renderables)
+    assert "a longer search does not change that" in printed
+    assert "evomal.check_task(task) shows what works." in printed
+    assert "search longer" not in printed.lower()
 
 
 @pytest.mark.filterwarnings("ignore::evomal.errors.TaskWarning")

@@ -26,7 +26,11 @@ from evomal.losses.sparse import (
     SparseLabelSmoothingLoss,
     SparselySmoothedLoss,
 )
-from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+from evomal.losses.target import (
+    AbsoluteCrossEntropyLoss,
+    FocalLoss,
+    GeneralizedCrossEntropyLoss,
+)
 
 CLASSES = [2, 3, 10, 100, 1000, 10_000]
 SMOOTHINGS = [0.0, 0.01, 0.1, 0.2, 0.5, 0.9]
@@ -81,6 +85,11 @@ def absolute(classes: int, phi_0: float, phi_1: float) -> tuple[Values, Values]:
     return of_target(classes, phi_0 * classes, -phi_0 if phi_1 > 1 else phi_0, 0.0)
 
 
+def generalised(classes: int, q: float) -> tuple[Values, Values]:
+    """δ = f^(q - 1)."""
+    return of_target(classes, classes ** (1 - q), 1.0, 0.0)
+
+
 Case = tuple[HandcraftedLoss, Callable[[int], tuple[Values, Values]]]
 
 
@@ -95,6 +104,8 @@ def cases() -> Iterator[Case]:
             yield loss, partial(sparsely_smoothed, xi=xi, gamma=gamma)
     for gamma in FOCUSINGS:
         yield FocalLoss(gamma), partial(focal, gamma=gamma)
+    for q in (0.1, 0.7, 1.0):
+        yield GeneralizedCrossEntropyLoss(q), partial(generalised, q=q)
     for phi in [(1.0, 1.0), (0.3, 0.5), (1.0, 1.1), (2.0, 1.9)]:
         yield AbsoluteCrossEntropyLoss(*phi), partial(absolute, phi_0=phi[0], phi_1=phi[1])
 

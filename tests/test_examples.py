@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def printed_by(example: str, *options: str, cwd: Path) -> list[str]:
     """The lines that an example prints."""
     done = subprocess.run(
-        [sys.executable, EXAMPLES / example, "--run-dir", str(cwd / "run"), *options],
+        [sys.executable, EXAMPLES / example, *options],
         capture_output=True,
         text=True,
         check=False,
@@ -29,7 +29,8 @@ def printed_by(example: str, *options: str, cwd: Path) -> list[str]:
 
 
 def test_own_model(tmp_path: Path) -> None:
-    printed = printed_by("own_model.py", "--generations", "2", cwd=tmp_path)
+    options = ["--run-dir", str(tmp_path / "run"), "--generations", "2"]
+    printed = printed_by("own_model.py", *options, cwd=tmp_path)
     assert [line.split(" ")[0] for line in printed] == ["Learned:", "Validation", "Balanced"]
     run = evomal.Run(tmp_path / "run")
     assert run.task_names == ["breast-cancer"]
@@ -38,8 +39,22 @@ def test_own_model(tmp_path: Path) -> None:
     assert saved.to_dict() == run.best.loss.to_dict()
 
 
+def test_imbalanced(tmp_path: Path) -> None:
+    printed = printed_by("imbalanced.py", "--generations", "2", cwd=tmp_path)
+    assert [line.split(":")[0] for line in printed] == [
+        "Learned",
+        "Validation balanced accuracy",
+        "Test balanced accuracy (higher is better)",
+        "Test roc auc (higher is better)",
+        "Test cost",
+    ]
+    run = evomal.Run(tmp_path / "run")
+    assert 0.5 <= run.best.value == -run.best.fitness <= 1
+
+
 def test_token_sequences(tmp_path: Path) -> None:
     options = ["--generations", "1", "--population-size", "3", "--steps", "20", "--seeds", "1"]
+    options += ["--run-dir", str(tmp_path / "run")]
     printed = printed_by("token_sequences.py", *options, cwd=tmp_path)
     assert [line.split(":")[0] for line in printed] == [
         "Learned",
@@ -47,3 +62,12 @@ def test_token_sequences(tmp_path: Path) -> None:
         "Test error, cross-entropy",
     ]
     assert evomal.Run(tmp_path / "run").best.loss.inputs == ("t",)
+
+
+def test_proposer(tmp_path: Path, data_dir: Path) -> None:
+    path = tmp_path / "loss.json"
+    options = ["--rounds", "2", "--testing-steps", "5", "--save", str(path)]
+    *lines, last = printed_by("proposer.py", *options, cwd=tmp_path)
+    assert len(lines) == 6
+    assert lines[2].startswith("error  cross_entropy(y, f): Unknown name 'cross_entropy'")
+    assert last.startswith(f"Best: {evomal.load_loss(path).describe()['expression']}, 0.")

@@ -103,7 +103,9 @@ def test_processes_share_the_data_and_keep_their_tasks(two_processes: LocalProce
         for _ in range(4):  # whichever process answers, it is the same memory
             assert torch.equal(result(two_processes.submit(faulty_work.inputs))[1], 2 * before)
     finally:
-        two_processes._tasks[0].train.inputs.copy_(before)
+        task = two_processes._tasks[0]
+        assert isinstance(task, Task)
+        task.train.inputs.copy_(before)
     assert torch.equal(result(two_processes.submit(faulty_work.inputs))[1], before)
 
 

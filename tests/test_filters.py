@@ -48,7 +48,7 @@ GOOD: dict[str, tuple[Callable[..., Task], str, Link]] = {
 
 def optimised_by_hand(loss: Loss, outputs: Data, learning_rate: float, steps: int) -> Tensor:
     """ŷ* by Adam as in its paper."""
-    pred = outputs.inputs.clone()
+    pred: Tensor = outputs.inputs.clone()
     m, v = torch.zeros_like(pred), torch.zeros_like(pred)
     for t in range(1, steps + 1):
         leaf = pred.clone().requires_grad_()

@@ -21,6 +21,7 @@ from evomal import (
 )
 from evomal.cli import main
 from evomal.errors import InputError
+from evomal.losses.families import FAMILIES
 from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.losses.form import Form
 from evomal.losses.handcrafted import HandcraftedLoss
@@ -221,7 +222,8 @@ def test_the_command_line_shows_and_trains_them(
         return capsys.readouterr().out
 
     listed = {row["name"]: row for row in json.loads(run("losses", "--json"))}
-    assert list(listed) == [*KNOWN_LOSSES, *BY_NAME]
+    families = [family.example for family in FAMILIES.values()]
+    assert list(listed) == [*KNOWN_LOSSES, *BY_NAME, "log-cosh", *families]
     assert listed["label-smoothing"]["expression"] is None
     assert all(kind in run("losses") for kind in BY_NAME)
     shown = json.loads(run("show", "sparse-label-smoothing", "--json"))

@@ -25,6 +25,7 @@ from evomal.tasks import images
 from evomal.tasks.data_files import fetch_archive
 from evomal.tasks.datasets import DATASETS, load_arrays
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
+from evomal.tasks.schedules import Milestones
 from evomal.tasks.task import Task
 from evomal.training.loop import train
 from tasks_for_tests import image_task
@@ -435,7 +436,7 @@ def test_standardised_pixels_by_hand() -> None:
 def test_the_learning_rate_falls_at_the_milestones() -> None:
     rates: list[float] = []
     step = torch.optim.SGD.step
-    task = image_task(milestones=(0.5, 0.8))
+    task = image_task(schedule=Milestones((0.5, 0.8)))
 
     def noting(self: torch.optim.SGD, *arguments: Any) -> Any:
         rates.append(self.param_groups[0]["lr"])
@@ -443,15 +444,16 @@ def test_the_learning_rate_falls_at_the_milestones() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.SGD, "step", noting)
-        train(task, task.task_loss, 10, stream=(0, "test"), milestones=task.milestones)
+        train(task, task.task_loss, 10, stream=(0, "test"), meta_testing=True)
     assert rates == pytest.approx([0.1] * 5 + [0.01] * 3 + [0.001] * 2)
 
 
 def test_colour_tasks_have_the_published_schedule(cifar10: Task) -> None:
+    assert isinstance(cifar10.schedule, Milestones)
     assert cifar10.testing_steps == 150_000
-    assert [round(share * cifar10.testing_steps) for share in cifar10.milestones] == [
+    assert [round(share * cifar10.testing_steps) for share in cifar10.schedule.at] == [
         100_000,
         135_000,
     ]
     with pytest.raises(InputError, match="between 0 and 1"):
-        image_task(milestones=(100, 135))
+        Milestones((100, 135))

@@ -99,7 +99,7 @@ def test_a_leaderboard_names_what_it_counts() -> None:
     def printed(loss: MetaLoss) -> str:
         console = Console(width=80)
         with console.capture() as capture:
-            console.print(leaderboard([BestLoss(loss, 0.5, loss.describe())]))
+            console.print(leaderboard([BestLoss(loss, 0.5, 0.5, loss.describe())]))
         return " ".join(capture.get().split())
 
     assert printed(NeuralLoss()) == "fitness parameters formula 0.5 2650 network 2-50-50-1"

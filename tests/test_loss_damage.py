@@ -14,6 +14,7 @@ from evomal import FocalLoss, NeuralLoss, SymbolicLoss, TaylorLoss, load_loss, s
 from evomal.errors import InputError
 from evomal.losses.files import LOSS_KINDS, loss_from_dict, loss_to_dict
 from evomal.losses.known import HANDCRAFTED_LOSSES
+from evomal.losses.log_cosh import LogCoshLoss
 
 WEIGHT = [0.5, 2.0, 1.25]
 LOSSES = {
@@ -24,6 +25,7 @@ LOSSES = {
         "mul(y, log(f))", torch.tensor([0.1, 2, 3]).half(), "softmax", weight=WEIGHT
     ),
     "network": NeuralLoss(link="softmax", inputs=("w",), weight=WEIGHT, hidden=(3, 2)),
+    "log-cosh": LogCoshLoss(),
     "taylor": TaylorLoss(link="softmax", weight=WEIGHT, order=2),
 }
 DEEP: list[Any] = []
@@ -174,7 +176,7 @@ def test_what_a_message_says(tmp_path: Path) -> None:
         ({"weight": [0.5, None]}, "The field 'weight' must be a list of numbers, got [0.5, N"),
         (
             {"kind": "hinge"},
-            "The field 'kind' must be one of symbolic, network, taylor, absolute-cross",
+            "The field 'kind' must be one of symbolic, network, taylor, log-cosh, abso",
         ),
         ({"gamma": True}, "The field 'gamma' must be a number, got True."),
         ({"gamma": -1}, "The gamma of a loss must be a number of at least 0, got -1"),

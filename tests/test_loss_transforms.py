@@ -37,7 +37,7 @@ def taylor(**common: Any) -> TaylorLoss:
 
 LEARNED: list[Callable[..., MetaLoss]] = [symbolic, neural, taylor]
 # one of each class; torch's own label smoothing cannot be mapped where samples are ignored
-MAKES: list[Callable[..., Loss]] = [*LEARNED, *(LOSSES[i] for i in (1, 3, 5, 7, 9))]
+MAKES: list[Callable[..., Loss]] = [*LEARNED, *(LOSSES[i] for i in (1, 3, 4, 6, 8, 10))]
 
 # torch.func
 

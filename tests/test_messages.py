@@ -43,7 +43,7 @@ def test_a_message_quotes_a_line_at_most() -> None:
         ("diabets/mlp", r"Unknown task 'diabets/mlp'; did you mean diabetes/mlp\?"),
         ("Diabetes/MLP", r"did you mean diabetes/mlp\?"),
         ("cifar10/resnet", r"did you mean cifar10/resnet18 or cifar100/resnet18\?"),
-        ("zzz", "Unknown task 'zzz'; `evomal tasks` lists them."),
+        ("zzz", "Unknown task 'zzz'; `evomal tasks` lists them, and your own has a name such as "),
         (3, "Unknown task 3; "),
         (["diabetes/mlp"], "Unknown task"),
     ],

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.tasks.metrics import PerformanceMetric, mean_squared_error
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 from evomal.training.loop import partial_training, performance, train
@@ -22,7 +23,7 @@ from evomal.training.meta_testing import (
     Comparison,
     Sample,
     compare,
-    tune_learning_rate,
+    tuned_rate,
 )
 from tasks_for_tests import PLAIN, Perceptron, classification_task, image_task, regression_task
 
@@ -132,11 +133,11 @@ def validation_metrics(task: Task, steps: int, seed: int) -> dict[float, float]:
     """Validation metric of the task loss at every learning rate, one training each."""
     found = {}
     for factor in LEARNING_RATE_FACTORS:
-        rate = factor * task.optimizer.learning_rate
-        settings = replace(task.optimizer, learning_rate=rate)
+        settings = replace(task.optimizer, learning_rate=factor * task.learning_rate)
+        one = regression_task(optimizer=settings)
         stream = (seed, "meta-testing", task.name)
-        learner = train(task, task.task_loss, steps, stream=stream, optimizer=settings)
-        found[rate] = performance(task, learner, task.validation)
+        learner = train(one, one.task_loss, steps, stream=stream)
+        found[factor] = performance(one, learner, one.validation)
     return found
 
 
@@ -145,12 +146,12 @@ def test_tuning_picks_the_best_on_validation_rows(rate: float) -> None:
     task = regression_task(optimizer=replace(PLAIN, learning_rate=rate))
     scores = validation_metrics(task, 15, seed=4)
     best = min(scores, key=lambda r: scores[r])
-    assert tune_learning_rate(task, 4, 15) == best
+    assert tuned_rate(task, 4, 15) == best
     result = compare(task, SQUARED_ERROR, [4, 5], steps=15, tune_baseline=True)
     assert result.task_loss_tuned is not None
-    assert result.task_loss_tuned.learning_rate == best
+    assert result.task_loss_tuned.learning_rate == best * rate
     assert result.learned.learning_rate == result.task_loss.learning_rate == rate
-    tuned = regression_task(optimizer=replace(PLAIN, learning_rate=best))
+    tuned = regression_task(optimizer=replace(PLAIN, learning_rate=best * rate))
     assert finite(result.task_loss_tuned) == finite(
         compare(tuned, SQUARED_ERROR, [4, 5], steps=15).task_loss
     )
@@ -158,8 +159,7 @@ def test_tuning_picks_the_best_on_validation_rows(rate: float) -> None:
 
 def test_different_tasks_are_tuned_to_different_rates() -> None:
     found = {
-        tune_learning_rate(regression_task(optimizer=replace(PLAIN, learning_rate=rate)), 4, 15)
-        / rate
+        tuned_rate(regression_task(optimizer=replace(PLAIN, learning_rate=rate)), 4, 15)
         for rate in (0.002, 0.3)
     }
     assert len(found) == 2
@@ -168,12 +168,10 @@ def test_different_tasks_are_tuned_to_different_rates() -> None:
 def test_tuning_skips_rates_that_diverge() -> None:
     task = regression_task(optimizer=SGD(20.0), task_loss=lambda p, t: (p - t).pow(4).mean())
     reports: dict[str, float | None] = {}
-    rate = tune_learning_rate(
-        task, 0, 15, report=lambda name, _, value: reports.update({name: value})
-    )
+    rate = tuned_rate(task, 0, 15, report=lambda name, _, value: reports.update({name: value}))
     assert len(reports) == len(LEARNING_RATE_FACTORS)
     assert reports["validation at learning rate 200"] is None
-    assert reports[f"validation at learning rate {rate:g}"] is not None
+    assert reports[f"validation at learning rate {20 * rate:g}"] is not None
 
 
 def test_when_every_rate_diverges_the_input_is_at_fault() -> None:
@@ -222,8 +220,11 @@ def test_mean_and_sample_standard_deviation(
 
 def test_a_comparison_as_json_holds_the_tuned_baseline_only_if_there_is_one() -> None:
     one, two = Sample([1.0], 0.1), Sample([2.0], 0.3)
-    assert list(Comparison(one, two, None).to_dict()) == ["learned", "task_loss"]
-    assert Comparison(one, one, two).to_dict()["task_loss_tuned"]["learning_rate"] == 0.3
+    r2 = PerformanceMetric("r2", mean_squared_error, maximize=True)
+    fields = Comparison(r2, one, two, None).to_dict()
+    assert list(fields) == ["metric", "direction", "learned", "task_loss"]
+    assert (fields["metric"], fields["direction"]) == ("r2", "maximize")
+    assert Comparison(r2, one, one, two).to_dict()["task_loss_tuned"]["learning_rate"] == 0.3
 
 
 # Bad input

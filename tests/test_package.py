@@ -78,6 +78,12 @@ def test_torch_is_imported_only_when_it_is_needed(statement: str) -> None:
     assert (status, errors) == (0, "")
 
 
+def test_workers_and_searches_start_without_what_only_some_of_them_need() -> None:
+    statement = "import sys, evomal.cli, evomal.runs.search, evomal.runs.processes"
+    check = "assert not {'sklearn', 'scipy', 'pandas', 'sympy', 'cmaes'} & set(sys.modules)"
+    assert run_python("-c", f"{statement}; {check}") == (0, "", "")
+
+
 def imported_modules(tree: ast.Module) -> Iterator[str]:
     """Every module that is imported anywhere in a file, in functions and under conditions too."""
     for node in ast.walk(tree):

@@ -34,8 +34,8 @@ NEAR = 0.05  # of the largest: bfloat16 has 8 bits
 def test_outputs_in_bfloat16_are_near_and_in_single_precision(name: str) -> None:
     task = MAKE[name]()
     rows = task.batch(task.train, slice(0, 8)).inputs
-    learners = [one.new_model(1).eval() for one in (task, task.in_precision("bfloat16"))]
-    full, low = (learner(rows) for learner in learners)
+    both = (task, task.in_precision("bfloat16"))
+    full, low = (one.call(one.new_model(1).eval(), rows) for one in both)
     assert low.dtype == torch.float32
     assert not torch.equal(low, full)
     torch.testing.assert_close(low, full, rtol=0, atol=NEAR * float(full.detach().abs().max()))

@@ -21,6 +21,7 @@ from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import Execution, SearchStopped
 from evomal.runs.executors import WorkError
 from evomal.runs.queue import CHECKPOINT_SECONDS, GenerationQueue
+from evomal.runs.scale import Scale
 from run_helpers import (
     Fate,
     ShuffledExecutor,
@@ -518,7 +519,7 @@ def test_work_is_tried_twice_and_the_run_goes_on(
 def run_until_stopped(queue: GenerationQueue, method: Method, dispatcher: Dispatcher) -> None:
     for outcome in queue.outcomes():
         method.archive.add(outcome)
-        dispatcher.stop.check_archive(method.archive)
+        dispatcher.stop.check_archive(method.archive, Scale(["mse"], ["minimize"]))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

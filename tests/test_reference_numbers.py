@@ -41,7 +41,7 @@ def test_the_published_split_gives_table_3(data_dir: Path) -> None:
 def test_lenet5_learns_mnist_in_five_epochs(data_dir: Path) -> None:
     task = evomal.load_task("mnist/lenet5", data_dir=data_dir)
     assert task.test is not None
-    momentum = SGD(learning_rate=0.01, momentum=0.9, nesterov=False, weight_decay=0.0)
+    task.optimizer = SGD(learning_rate=0.01, momentum=0.9, nesterov=False, weight_decay=0.0)
     steps = 5 * len(task.train) // task.batch_size
-    learner = train(task, task.task_loss, steps, stream=(0,), optimizer=momentum)
+    learner = train(task, task.task_loss, steps, stream=(0,))
     assert performance(task, learner, task.test) < 0.025

@@ -25,6 +25,7 @@ from evomal.methods.registry import METHODS
 from evomal.runs.directory import DATABASE, LOCK
 from evomal.runs.store import RunStore
 from evomal.tasks.optimizers import SGD
+from evomal.tasks.schedules import Cosine
 from run_helpers import (
     TINY,
     Recorder,
@@ -235,6 +236,12 @@ CHANGED: dict[str, tuple[Callable[[], Any], str]] = {
     "model": (lambda: regression_task(model=Deeper), r"has changed .*\(model\)"),
     "batch size": (lambda: regression_task(batch_size=9), r"has changed .*\(batch size\)"),
     "optimizer": (lambda: regression_task(optimizer=SGD()), r"has changed .*\(optimizer\)"),
+    "class of optimizer": (
+        lambda: regression_task(optimizer=lambda p: torch.optim.SGD(p, lr=0.1)),
+        r"has changed .*\(optimizer\)",
+    ),
+    "schedule": (lambda: regression_task(schedule=Cosine()), r"has changed .*\(schedule\)"),
+    "clip_norm": (lambda: regression_task(clip_norm=1.0), r"has changed .*\(clip norm\)"),
     "metric": (
         lambda: regression_task(metric=torch.nn.functional.l1_loss),
         r"has changed .*\(metric\)",

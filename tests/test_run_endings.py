@@ -29,7 +29,8 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Method, Outcome
 from evomal.runs.directory import DATABASE, LOCK, as_argument, named_run_dir
 from evomal.runs.next_steps import to_resume, to_train
-from evomal.runs.record import Origin, TaskFacts
+from evomal.runs.task_facts import TaskFacts
+from evomal.tasks.registry import Origin
 from evomal.training import filters, loop, meta_training, stack
 from evomal.training.loop import partial_training, performance
 from evomal.training.numerics import DeadlineError, deadline, draw_batches
@@ -340,7 +341,7 @@ def test_a_store_that_cannot_be_made_leaves_nothing(
         assert list(tmp_path.iterdir()) == []
 
 
-BUILT_IN = TaskFacts("diabetes/mlp", "published", Origin("published", 0, "/my data"), {})
+BUILT_IN = TaskFacts("diabetes/mlp", "published", Origin("/my data", "published"), {})
 OWN = TaskFacts("mine", "custom", None, {})
 
 

@@ -177,9 +177,12 @@ HIGHER_IS_BETTER: list[tuple[Link, Callable[..., Any]]] = [
 
 @pytest.mark.parametrize(("link", "metric"), HIGHER_IS_BETTER)
 def test_the_direction_of_a_metric(link: Link, metric: Callable[..., Any]) -> None:
-    parts = ["for perfect predictions", "metric=lambda pred, target: -your_metric(pred, target)"]
-    only(parts, partial(make, link, metric=metric))
-    assert messages(partial(make, link, metric=partial(negated, metric))) == []
+    other = partial(negated, metric)
+    only(["but searches minimise it", "pass maximize=True"], partial(make, link, metric=metric))
+    wrong = partial(make, link, metric=other, maximize=True)
+    only(["but searches maximise it", "omit maximize=True"], wrong)
+    assert messages(partial(make, link, metric=metric, maximize=True)) == []
+    assert messages(partial(make, link, metric=other)) == []
 
 
 LEGAL: dict[str, tuple[Link, Callable[..., Any]]] = {

@@ -55,7 +55,7 @@ def entry(fitness: float, nodes: int) -> BestLoss:
     text = "sub(y, f)"
     for _ in range(nodes - 3):
         text = f"abs({text})"
-    return BestLoss(SymbolicLoss(text), fitness, {})
+    return BestLoss(SymbolicLoss(text), fitness, fitness, {})
 
 
 def test_the_front_is_what_beats_all_that_is_smaller() -> None:

@@ -232,7 +232,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "frozen": ({"model": lambda: Perceptron().requires_grad_(False)}, "no trainable parameters"),
     "unknown link": ({"link": "probit"}, "Unknown link 'probit'"),
     "batch size 0": ({"batch_size": 0}, "batch size must be at least 1, got 0"),
-    "several outputs": ({"model": lambda: nn.LSTM(3, 1)}, "one tensor, not a tuple"),
+    "several outputs": (
+        {"model": lambda: nn.LSTM(3, 1)},
+        "one tensor, not a tuple of length 2; pass",
+    ),
 }
 
 

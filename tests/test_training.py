@@ -20,7 +20,7 @@ from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 from evomal.training.engines.choice import engine_on
 from evomal.training.filters import _optimize_outputs, correlation, correlations
-from evomal.training.loop import new_sgd, partial_training, performance, train
+from evomal.training.loop import partial_training, performance, train
 from evomal.training.numerics import (
     DeadlineError,
     DivergedError,
@@ -28,6 +28,7 @@ from evomal.training.numerics import (
     draw_batches,
     require_finite,
 )
+from evomal.training.optimizing import new_optimizer
 from evomal.training.raw_outputs import raw_outputs
 from evomal.training.settings import EvaluationSettings
 from evomal.training.workbench import Workbench
@@ -88,7 +89,7 @@ def test_training_is_a_plain_loop(make: Callable[..., Task], settings: SGD) -> N
     torch.testing.assert_close(vector(learner), vector(expected), rtol=1e-6, atol=1e-9)
     assert all(module.training for module in learner.modules())
     other = replace(settings, learning_rate=0.01)
-    learner = train(task, task.task_loss, 5, stream=STREAM, optimizer=other)
+    learner = train(task, task.task_loss, 5, stream=STREAM, rate=0.01 / settings.learning_rate)
     torch.testing.assert_close(vector(learner), vector(plain_loop(task, 5, other)))
 
 
@@ -348,7 +349,7 @@ def test_every_element_moves_as_in_torchs_plain_sgd(dtype: torch.dtype, settings
         foreach=False,
         fused=False,
     )
-    sgd = new_sgd([ours], settings)
+    sgd = new_optimizer(regression_task(optimizer=settings), [ours])
     for _ in range(3):
         for parameter in (ours, theirs):
             parameter.grad = 2 * torch.ones_like(parameter)

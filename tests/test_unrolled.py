@@ -25,8 +25,8 @@ from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 from evomal.training.hypergradient import forward
 from evomal.training.hypergradient.forward import forward_hypergradient
-from evomal.training.hypergradient.reverse import reverse_hypergradient, sgd_step
-from evomal.training.hypergradient.step import MetaStep, first_step_size
+from evomal.training.hypergradient.reverse import reverse_hypergradient
+from evomal.training.hypergradient.step import MetaStep
 from evomal.training.meta_schedule import MetaSchedule
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
@@ -207,35 +207,6 @@ def test_reverse_equals_finite_differences_through_torchs_sgd(
     found = reverse_hypergradient(loss, loss.phi.clone().requires_grad_(), step)
     assert expected.abs().max() > 1e-4
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_steps_are_torchs(name: str) -> None:
-    settings = OPTIMIZERS[name]
-    rng = torch.Generator().manual_seed(0)
-    start = [torch.randn(2, 3, generator=rng, dtype=F64), torch.randn(4, generator=rng, dtype=F64)]
-    theta, leaves = start, [nn.Parameter(value.clone()) for value in start]
-    sgd = torchs(settings, leaves)
-    momenta: list[Tensor | None] = [None, None]
-    for _ in range(5):
-        gradients = [torch.randn(v.shape, generator=rng, dtype=F64) for v in start]
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = gradient.clone()
-        sgd.step()
-        theta, momenta = sgd_step(settings, theta, gradients, momenta)
-        torch.testing.assert_close(theta, [leaf.detach() for leaf in leaves])
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_first_step_size_is_the_slope_of_torchs_first_step(name: str) -> None:
-    settings = OPTIMIZERS[name]
-    moved = []
-    for slope in (1.0, 3.0):
-        (theta,), _ = sgd_step(
-            settings, [torch.ones((), dtype=F64)], [torch.tensor(slope, dtype=F64)], [None]
-        )
-        moved.append(float(theta))
-    assert first_step_size(settings) == pytest.approx((moved[0] - moved[1]) / 2)
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,17 @@ def _classes_of(what: str) -> int:
     import torch
 
     from evomal.losses.names import is_run_dir
+    from evomal.runs.identity import load_again
     from evomal.runs.run import Run
     from evomal.tasks.registry import TASKS
+    from evomal.tasks.sources import TaskSource
+    from evomal.training.raw_outputs import raw_outputs
 
-    names = Run(what).task_names if is_run_dir(what) else []
+    run = Run(what) if is_run_dir(what) else None
+    if run is not None and isinstance(run.facts.tasks[0].origin, TaskSource):
+        own = load_again(run.facts.tasks[0], "cpu")
+        return int(raw_outputs(own, count=2, seed=0).inputs.shape[1])
+    names = [] if run is None else run.task_names
     if not names or names[0] not in TASKS:
         raise InputError(f"The loss {quoted(what)} is a classification loss; give --classes.")
     with torch.device("meta"):

@@ -72,7 +72,9 @@ class Losses:
     def run(self) -> int:
         """Print names, descriptions and prefix forms, if any."""
         from evomal.cli.tables import simple_table
+        from evomal.losses.families import FAMILIES
         from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
+        from evomal.losses.names import LOG_COSH
 
         rows: list[tuple[str, str | None, str, str | None]] = [
             (name, loss.link, loss.description, loss.expression)
@@ -83,6 +85,8 @@ class Losses:
             for name, loss in HANDCRAFTED_LOSSES.items()
             if name not in KNOWN_LOSSES
         ]
+        rows.append((LOG_COSH, "identity", "log(cosh(y - f))", None))
+        rows += [(one.example, one.link, one.description, None) for one in FAMILIES.values()]
         if self.json_output:
             names = ("name", "link", "description", "expression")
             print_json([dict(zip(names, row, strict=True)) for row in rows])

@@ -46,7 +46,7 @@ class Show:
             print_run(run, console)
             if summary["best"] is not None:
                 console.print("\nThe best loss")
-                console.print(loss_details(summary["best"]))
+                console.print(loss_details(summary["best"], run.facts.scale.title))
             return 0
         details = resolve_loss(self.what).describe()
         if self.json_output:
@@ -61,7 +61,8 @@ class Train:
     """Compare a loss with the task loss: train fresh models, report the test metric."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of a task; `evomal tasks` lists them."""
+    """Name of a task, such as diabetes/mlp (`evomal tasks` lists them), or your own as
+    my_task.py:make_task or package.module:task."""
 
     loss: Annotated[str, tyro.conf.arg(metavar="LOSS")]
     """A loss file, a run directory, the name of a known loss, or an expression in quotes."""
@@ -71,6 +72,9 @@ class Train:
 
     steps: int | None = None
     """Training steps; default the task's number."""
+
+    report: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")] = ()
+    """Metrics to report beside the one of the task, by name as in --metric."""
 
     tune_baseline: Switch = False
     """Also train under the task loss with a learning rate tuned on validation data."""
@@ -92,14 +96,13 @@ class Train:
 
         from evomal.cli.tables import comparison_report, format_number
         from evomal.losses.names import resolve_loss
-        from evomal.tasks.functions import function_name
         from evomal.training.meta_testing import compare
 
         require_option("seeds", self.seeds, 1, 10_000)
         require_option("steps", self.steps, 1, MOST_STEPS)
         require_option("threads", self.threads, 1, MOST_THREADS)
         require_cores(self.threads)
-        task = self.data.load(self.task)
+        task = self.data.load(self.task, self.report)
         loss = resolve_loss(self.loss, task.form)
         torch.set_num_threads(self.threads)
         console = new_console()
@@ -117,9 +120,8 @@ class Train:
             tune_baseline=self.tune_baseline,
             report=report,
         )
-        metric = function_name(task.metric)
         if self.json_output:
-            print_json({"metric": metric, **comparison.to_dict()})
+            print_json(comparison.to_dict())
         elif not self.quiet:
-            console.print(comparison_report(comparison, metric, task.split))
+            console.print(comparison_report(comparison, task.split))
         return 0

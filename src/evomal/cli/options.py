@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,22 +34,50 @@ class DataOptions:
     split: Literal["honest", "published"] = "honest"
     """How tables are split; published repeats the paper's leaky split, for its Table 3 only."""
 
+    metric: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Metric to learn a loss for: a scorer of scikit-learn, such as balanced_accuracy or f1_macro,
+    or error_rate, mse, mae, rmse, pinball:0.9; default the task's."""
+
+    label_noise: float = 0.0
+    """Fraction of the training and validation labels that are replaced by another class."""
+
     download: Switch = False
     """Download missing data."""
 
-    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
-    """Device: cpu, cuda, or auto for a GPU if available."""
+    optimizer: Annotated[Literal["sgd", "adam", "adamw"] | None, tyro.conf.arg(metavar="NAME")] = (
+        None
+    )
+    """Base optimiser of a built-in task: sgd, adam or adamw; default that of the paper."""
 
-    def load(self, name: str) -> Task:
-        """The task of that name."""
+    learning_rate: float | None = None
+    """Learning rate of a built-in task; default that of the optimiser."""
+
+    batch_size: int = 128
+    """Rows in a training batch of a built-in task."""
+
+    device: Annotated[str | None, tyro.conf.arg(metavar="DEVICE")] = None
+    """Device: cpu, cuda, or auto for a GPU if available; default auto for a built-in task, for your
+    own what its code says."""
+
+    def load(self, name: str, report: Sequence[str] = ()) -> Task:
+        """The task of that name; `report` has the metrics that are reported beside its own."""
         from evomal.tasks.registry import load_task
+        from evomal.tasks.sources import is_source
+
+        usual = None if is_source(name) else "auto"
 
         return load_task(
             name,
             data_dir=self.data_dir,
             split=self.split,
+            metric=self.metric,
+            report=report,
+            label_noise=self.label_noise,
             download=self.download,
-            device=self.device,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            device=usual if self.device is None else self.device,
         )
 
 

@@ -22,11 +22,14 @@ from tyro.constructors import (
 )
 
 from evomal.cli.analyze import Analyze
+from evomal.cli.check import CheckTask
 from evomal.cli.downloads import DataSets
 from evomal.cli.lists import Losses, Methods, Tasks
 from evomal.cli.losses import Show, Train
+from evomal.cli.scores import Score
 from evomal.cli.searches import Resume, Search
 from evomal.errors import printable, require_name, shortened
+from evomal.methods.given import PRESETS
 from evomal.methods.registry import METHODS, methods_with, no_such_setting, setting_names
 
 
@@ -51,9 +54,11 @@ COMMANDS: dict[str, _Entry] = {
     "tasks": _Entry(Tasks, "evomal tasks"),
     "methods": _Entry(Methods, "evomal methods"),
     "losses": _Entry(Losses, "evomal losses"),
+    "check": _Entry(CheckTask, "evomal check diabetes/mlp"),
     "search": _Entry(Search, "evomal search diabetes/mlp --preset quick"),
     "resume": _Entry(Resume, "evomal resume runs/0001"),
     "show": _Entry(Show, "evomal show runs/0001"),
+    "score": _Entry(Score, "evomal score diabetes/mlp 'abs(sub(y, f))' --preset quick"),
     "train": _Entry(Train, "evomal train diabetes/mlp --loss runs/0001 --seeds 3"),
     "analyze": _Entry(Analyze, "evomal analyze cross-entropy --classes 10"),
 }
@@ -63,6 +68,7 @@ _PROGRAM = """\
 Learn a symbolic loss function for a PyTorch model and data set.
 
 Examples:
+  evomal check diabetes/mlp                      check a task, in seconds
   evomal search diabetes/mlp --preset quick      learn a loss, in minutes
   evomal show runs/0001                          show the learned losses
   evomal train diabetes/mlp --loss runs/0001     test the best loss on new data
@@ -101,8 +107,11 @@ def parse_command(arguments: Sequence[str]) -> Command:
 
 
 def _parse(arguments: Sequence[str], *, tell: bool) -> Command:
-    """The command with its options; those of a search depend on its method and preset."""
-    search = _search(arguments if "search" in arguments[:1] else ())
+    """The command with its options; the defaults of some depend on others, such as the preset."""
+    defaults = {
+        "search": _search(arguments if "search" in arguments[:1] else ()),
+        "score": _score(arguments if "score" in arguments[:1] else ()),
+    }
     subcommands: Any = Union[  # noqa: UP007
         tuple(
             Annotated[
@@ -110,7 +119,7 @@ def _parse(arguments: Sequence[str], *, tell: bool) -> Command:
                 tyro.conf.subcommand(
                     name,
                     description=_description(entry, alone=name in arguments[:1]),
-                    default=search if name == "search" else tyro.MISSING_NONPROP,
+                    default=defaults.get(name, tyro.MISSING_NONPROP),
                 ),
             ]
             for name, entry in COMMANDS.items()
@@ -149,6 +158,12 @@ def _search(arguments: Sequence[str]) -> Search:
     presets = METHODS[method].presets
     preset = _value(options, "--preset", "paper")  # if there is none, the parser will say so
     return Search(tyro.MISSING, method, settings=presets.get(preset, presets["paper"]))
+
+
+def _score(arguments: Sequence[str]) -> Score:
+    """A scoring with the settings of its preset."""
+    preset = _value(arguments, "--preset", "paper")
+    return Score(tyro.MISSING, tyro.MISSING, settings=PRESETS.get(preset, PRESETS["paper"]))
 
 
 def _value(options: Sequence[str], name: str, default: str) -> str:

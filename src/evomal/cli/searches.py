@@ -91,7 +91,8 @@ class Search:
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(metavar="TASK [TASK ...]"),
     ]
-    """Names of tasks, such as diabetes/mlp; `evomal tasks` lists them."""
+    """Names of tasks, such as diabetes/mlp (`evomal tasks` lists them), or your own as
+    my_task.py:make_task or package.module:task."""
 
     method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "evomal"
     """Search method; `evomal methods` lists them. Each has its own settings, at the end of this

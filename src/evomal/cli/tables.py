@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from evomal.errors import printable
-from evomal.runs.next_steps import to_train
+from evomal.runs.diagnosis import nothing_learned
+from evomal.runs.next_steps import to_check, to_train
 from evomal.runs.record import RunFacts
 from evomal.runs.run import BestLoss, Run
+from evomal.tasks.registry import Origin
 from evomal.training.meta_testing import Comparison, Sample
 
 _LEADERS = 10
@@ -24,7 +26,7 @@ _DETAILS = (
     "network",
     "nodes",
     "parameters",
-    "fitness",
+    "value",
     "link",
     "phi",
 )
@@ -35,7 +37,6 @@ def run_overview(run: Run) -> Group:
     """The tasks, leaderboard and outcome counts of a run."""
     facts = run.facts
     reason = f" ({facts.stop_reason})" if facts.stop_reason else ""
-    metrics = dict.fromkeys(facts.metrics)
     lines: list[RenderableType] = [
         line(
             f"Run {run.run_dir}: {facts.method} on {', '.join(run.task_names)}, "
@@ -43,17 +44,25 @@ def run_overview(run: Run) -> Group:
             + ("" if facts.seconds is None else f" after {facts.seconds:.0f} s")
         ),
         line(
-            f"Fitness is the validation {' and '.join(metrics).replace('_', ' ')} after "
-            f"{facts.settings.testing_steps} training steps"
+            f"{'Fitness' if facts.scale.better == 'lower' else 'The score'} is the validation "
+            f"{facts.scale.names} after {facts.settings.testing_steps} training steps"
             + (", mean over the tasks" if len(run.task_names) > 1 else "")
+            + (", higher is better" if facts.scale.better == "higher" else "")
             + f"; the task loss itself {_score(run)}."
         ),
     ]
     if any(task.split == "published" for task in facts.tasks):
         lines.append(Text(PUBLISHED_WARNING))
+    origins = [task.origin for task in facts.tasks]
+    noise = {one.label_noise for one in origins if isinstance(one, Origin)}
+    if any(noise):
+        shares = " or ".join(f"{100 * share:g} %" for share in sorted(noise))
+        lines.append(Text(f"{shares} of the training and validation labels were made wrong."))
     if run.hall_of_fame:
-        lines += [Text(), leaderboard(run.hall_of_fame), Text()]
-        if run.beats_task_loss is False:
+        lines += [Text(), leaderboard(run.hall_of_fame, facts.scale.title), Text()]
+        if run.learned is False:
+            lines.append(line(nothing_learned(to_check(facts.tasks))))
+        elif run.beats_task_loss is False:
             lines.append(Text(_verdict(run)))
     elif run.diagnosis is not None:
         lines.append(line(run.diagnosis))
@@ -75,24 +84,25 @@ def _score(run: Run) -> str:
     """The fitness of the task loss as a phrase."""
     if not run.facts.has_own_fitness:
         return "has not been trained yet"
-    own = run.task_loss_fitness
+    own = run.facts.scale.value(run.task_loss_fitness)
     return "diverges" if own is None else f"scores {format_number(own)}"
 
 
 def _verdict(run: Run) -> str:
     """The message if the task loss is not beaten, with enough digits to tell the two apart."""
-    best, own = run.best.fitness, run.task_loss_fitness
+    scale = run.facts.scale
+    best, own = run.best.value, scale.value(run.task_loss_fitness)
     assert own is not None
     if best == own:
         return (
-            f"The best loss is no better than the task loss: both score {format_number(own)}. If a "
-            "constant prediction scores the same, neither has learned: raise --testing-steps, or "
-            "choose a finer metric. Otherwise, search longer or with another seed."
+            f"The best loss is no better than the task loss: both score {format_number(own)}. "
+            "Choose a finer metric if it has few values; otherwise, search longer or with another "
+            "seed."
         )
     digits = next(n for n in (4, 8, 17) if f"{best:.{n}g}" != f"{own:.{n}g}")
     return (
         f"The best loss is worse than the task loss: {best:.{digits}g} against {own:.{digits}g}, "
-        "and lower is better. Search longer or with another seed."
+        f"and {scale.better} is better. Search longer or with another seed."
     )
 
 
@@ -128,17 +138,17 @@ def pareto_front(entries: Sequence[BestLoss]) -> list[BestLoss]:
     return front
 
 
-def leaderboard(entries: Sequence[BestLoss]) -> Table:
-    """The best losses for their size, best first."""
+def leaderboard(entries: Sequence[BestLoss], title: str = "fitness") -> Table:
+    """The best losses for their size, best first; the title is that of their values."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("fitness", justify="right")
+    table.add_column(line(title), justify="right")
     table.add_column(
         "nodes" if "nodes" in entries[0].description else "parameters", justify="right"
     )
     table.add_column("formula", overflow="fold")
     for entry in pareto_front(entries)[:_LEADERS]:
         table.add_row(
-            format_number(entry.fitness), str(entry.size), line(entry.formula or _shape(entry))
+            format_number(entry.value), str(entry.size), line(entry.formula or _shape(entry))
         )
     return table
 
@@ -149,15 +159,15 @@ def _shape(entry: BestLoss) -> str:
     return "-" if network is None else f"network {network}"
 
 
-def loss_details(fields: Mapping[str, Any]) -> Table:
-    """The forms and weights of one loss."""
+def loss_details(fields: Mapping[str, Any], title: str = "") -> Table:
+    """The forms and weights of one loss; the title is that of its value in a run."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name in _DETAILS:
         value = fields.get(name)
         if value is not None:
-            table.add_row(name, line(_written(name, value)))
+            table.add_row(line(title) if name == "value" else name, line(_written(name, value)))
     return table
 
 
@@ -166,12 +176,14 @@ def _written(name: str, value: Any) -> str:
         return ", ".join(f"{weight:.6g}" for weight in value)
     if isinstance(value, Mapping):
         return ", ".join(f"{parameter} {of}" for parameter, of in value.items())
-    return format_number(value) if name == "fitness" else str(value)
+    return format_number(value) if name == "value" else str(value)
 
 
-def comparison_report(comparison: Comparison, metric: str, split: str) -> Group:
+def comparison_report(comparison: Comparison, split: str) -> Group:
     """Test metrics of a learned loss and the task loss over seeds, with caveats."""
-    lines: list[RenderableType] = [_comparison_table(comparison, metric)]
+    lines: list[RenderableType] = [_comparison_table(comparison)]
+    for other in comparison.reported:
+        lines += [Text(), _comparison_table(other)]
     if split == "published":
         lines.append(Text(PUBLISHED_WARNING))
     if comparison.task_loss_tuned is None:
@@ -184,9 +196,10 @@ def comparison_report(comparison: Comparison, metric: str, split: str) -> Group:
     return Group(*lines)
 
 
-def _comparison_table(comparison: Comparison, metric: str) -> Table:
+def _comparison_table(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(line(f"test {metric.replace('_', ' ')}"))
+    direction = " (higher is better)" if comparison.metric.maximize else ""
+    table.add_column(line(f"test {comparison.metric.label}{direction}"))
     table.add_column("learning rate", justify="right")
     table.add_column("mean", justify="right")
     table.add_column("sd", justify="right")

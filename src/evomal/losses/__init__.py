@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from evomal.losses.base import Loss
     from evomal.losses.files import load_loss, save_loss
     from evomal.losses.handcrafted import LabelSmoothingLoss
+    from evomal.losses.log_cosh import LogCoshLoss
     from evomal.losses.meta import MetaLoss
     from evomal.losses.neural import NeuralLoss
     from evomal.losses.sparse import (
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
         SparselySmoothedLoss,
     )
     from evomal.losses.symbolic import SymbolicLoss
-    from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+    from evomal.losses.target import (
+        AbsoluteCrossEntropyLoss,
+        FocalLoss,
+        GeneralizedCrossEntropyLoss,
+    )
     from evomal.losses.taylor import TaylorLoss
 
 # Imported on first use, as in `evomal` itself.
@@ -25,7 +30,9 @@ _HOMES = {
     "AbsoluteCrossEntropyLoss": "target",
     "FocalLoss": "target",
     "FocalSparseLabelSmoothingLoss": "sparse",
+    "GeneralizedCrossEntropyLoss": "target",
     "LabelSmoothingLoss": "handcrafted",
+    "LogCoshLoss": "log_cosh",
     "Loss": "base",
     "MetaLoss": "meta",
     "NeuralLoss": "neural",
@@ -41,7 +48,9 @@ __all__ = [
     "AbsoluteCrossEntropyLoss",
     "FocalLoss",
     "FocalSparseLabelSmoothingLoss",
+    "GeneralizedCrossEntropyLoss",
     "LabelSmoothingLoss",
+    "LogCoshLoss",
     "Loss",
     "MetaLoss",
     "NeuralLoss",

@@ -18,6 +18,7 @@ from evomal.losses.base import Loss
 from evomal.losses.fields import packed_text
 from evomal.losses.form import FLOATS, IGNORE_INDEX
 from evomal.losses.known import HANDCRAFTED_LOSSES
+from evomal.losses.log_cosh import LogCoshLoss
 from evomal.losses.meta import MetaLoss
 from evomal.losses.neural import NeuralLoss
 from evomal.losses.symbolic import SymbolicLoss
@@ -29,6 +30,7 @@ LOSS_KINDS: dict[str, type[Loss]] = {
     "symbolic": SymbolicLoss,
     "network": NeuralLoss,
     "taylor": TaylorLoss,
+    "log-cosh": LogCoshLoss,
     **HANDCRAFTED_LOSSES,
 }
 """Classes that can be saved, by their name in the file."""
@@ -59,6 +61,11 @@ def loss_to_dict(loss: Loss) -> dict[str, Any]:
         f"Only evomal's own losses can be saved, but this is a {type(loss).__name__}; "
         "save the state_dict of other modules with torch.save."
     )
+
+
+def file_fields(loss: Loss) -> dict[str, Any]:
+    """The fields of a loss file with all weights in it; raises as `loss_to_dict`."""
+    return {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
 
 
 def loss_from_dict(fields: Any) -> Loss:
@@ -92,7 +99,7 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
         If the loss is not one of evomal's, has a non-finite weight, or `path` cannot be written.
     """
     path = _path(path)
-    fields = {"format": "evomal-loss", "version": FORMAT_VERSION, **loss_to_dict(loss)}
+    fields = file_fields(loss)
     if not loss_is_finite(loss):
         raise InputError("The loss has a non-finite weight, so it is not saved.")
     if not path.name:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from evomal.losses.form import Form, Link
 from evomal.losses.handcrafted import HandcraftedLoss, LabelSmoothingLoss
 from evomal.losses.sparse import FocalSparseLabelSmoothingLoss, SparseLabelSmoothingLoss
-from evomal.losses.target import AbsoluteCrossEntropyLoss, FocalLoss
+from evomal.losses.target import (
+    AbsoluteCrossEntropyLoss,
+    FocalLoss,
+    GeneralizedCrossEntropyLoss,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ KNOWN_LOSSES: dict[str, KnownLoss] = {
 HANDCRAFTED_LOSSES: dict[str, type[HandcraftedLoss]] = {
     "absolute-cross-entropy": AbsoluteCrossEntropyLoss,
     "focal": FocalLoss,
+    "generalized-cross-entropy": GeneralizedCrossEntropyLoss,
     "label-smoothing": LabelSmoothingLoss,
     "sparse-label-smoothing": SparseLabelSmoothingLoss,
     "focal-sparse-label-smoothing": FocalSparseLabelSmoothingLoss,

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from evomal.errors import InputError, quoted, require_name
 from evomal.losses.base import Loss
+from evomal.losses.families import FAMILIES, family_loss, family_of
 from evomal.losses.files import load_loss
 from evomal.losses.form import Form
 from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted_loss
+from evomal.losses.log_cosh import LogCoshLoss
 from evomal.losses.symbolic import SymbolicLoss
 
 BEST_LOSS = "best.json"
 """The file with the best loss so far in a run directory."""
+
+
+LOG_COSH = "log-cosh"
 
 
 def is_run_dir(text: str) -> bool:
@@ -55,8 +60,15 @@ def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B00
         return SymbolicLoss.of_form(known.expression, own)
     if text in HANDCRAFTED_LOSSES:
         return handcrafted_loss(text, form)
+    if text == LOG_COSH:
+        return LogCoshLoss()
+    if family_of(text) is not None:
+        return family_loss(text, form)
+    if text in FAMILIES:
+        raise InputError(f"The loss {text} needs a number, as in {FAMILIES[text].example}.")
     if not re.search(r"[(\d]", text) and text not in ("y", "f", *form.inputs):  # not an expression
-        require_name("loss", text, {**KNOWN_LOSSES, **HANDCRAFTED_LOSSES}, _LOSSES)
+        names = {**KNOWN_LOSSES, **HANDCRAFTED_LOSSES, **FAMILIES, LOG_COSH: LogCoshLoss}
+        require_name("loss", text, names, _LOSSES)
     return SymbolicLoss.of_form(text, form)
 
 

@@ -163,3 +163,34 @@ class FocalLoss(TargetLoss):
     def coefficients(self, classes: int) -> TargetCoefficients:
         """−(1 − p)^γ·log p."""
         return TargetCoefficients(1.0, gamma=self.gamma)
+
+
+class GeneralizedCrossEntropyLoss(TargetLoss):
+    """Generalised cross-entropy: y·(1 − f^q)/q, robust to wrong labels (Zhang and Sabuncu, 2018).
+
+    Between cross-entropy (q → 0) and the absolute error (q = 1).
+
+    Parameters
+    ----------
+    q
+        q in (0, 1].
+    reduction, weight, ignore_index
+        As in ``torch.nn.CrossEntropyLoss``.
+    """
+
+    formula = "y (1 - f^q) / q"
+    setting_names = ("q",)
+
+    def __init__(
+        self,
+        q: float = 0.7,
+        reduction: Reduction = "mean",
+        weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__(reduction, weight, ignore_index)
+        self.q = require_real("q", q, "above 0 and up to 1", lambda value: 0 < value <= 1)
+
+    def curve(self, log_p: Tensor, classes: int) -> Tensor:
+        """(1 − p^q)/q."""
+        return -torch.expm1(self.q * log_p) / self.q

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +18,13 @@ from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.directory import DATABASE
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
-from evomal.runs.executors import WorkError
 from evomal.runs.next_steps import to_resume
 from evomal.runs.queue import GenerationQueue, Numbers
-from evomal.runs.record import RunFacts, TaskFacts
+from evomal.runs.record import RunFacts
 from evomal.runs.run import describe
 from evomal.runs.store import RunStore
-from evomal.runs.work import train_candidates
-from evomal.training.engines.base import Training
+from evomal.runs.task_facts import TaskFacts
+from evomal.runs.task_loss import task_loss_fitness
 
 FAILURES_IN_A_ROW = 10
 """Number of consecutive failures that end a run; those of its last generation are retried on
@@ -123,7 +120,7 @@ class Driver:
         start = RunStart(self._run_dir, self._facts, own, list(self._generations))
         for callback in self._callbacks:
             callback.on_run_start(method, start)
-        stop.check_archive(method.archive)
+        stop.check_archive(method.archive, self._facts.scale)
         while not method.finished:
             stop.check_generations(self._generations)
             self._run_generation(dispatcher)
@@ -132,25 +129,10 @@ class Driver:
         """The fitness of the task loss itself; None if it diverges."""
         if self._facts.has_own_fitness:
             return self._facts.task_loss_fitness
-        trainings: dict[int, Training] = {}
-        waiting = deque(range(len(self._tasks)))
-        while len(trainings) < len(self._tasks):
-            while waiting and dispatcher.has_room:
-                index = waiting.popleft()
-                dispatcher.start(index, train_candidates, [None], index)
-            for index, result in dispatcher.finished():
-                if isinstance(result, WorkError):
-                    raise InputError(
-                        f"The task {self._tasks[index]!r} cannot be trained with its own loss: "
-                        f"{result}."
-                    ) from result
-                (trainings[index],) = result
-        found = [trainings[index] for index in range(len(trainings))]
-        mean = sum(training.curve[-1] for training in found) / len(found)
-        own = mean if math.isfinite(mean) else None
-        reason = next((training.reason for training in found if training.reason), None)
-        self._store.write_facts({"task_loss_fitness": own, "task_loss_reason": reason})
-        return own
+        own = task_loss_fitness(dispatcher, self._tasks)
+        stored = {"task_loss_fitness": own.fitness, "task_loss_reason": own.reason}
+        self._store.write_facts(stored)
+        return own.fitness
 
     def _run_generation(self, dispatcher: Dispatcher) -> None:
         method = self._method
@@ -187,7 +169,7 @@ class Driver:
         for callback in self._callbacks:
             callback.on_candidate(self._method, outcome)
         self._check_failures(outcome)
-        dispatcher.stop.check_archive(archive)
+        dispatcher.stop.check_archive(archive, self._facts.scale)
 
     def _check_failures(self, outcome: Outcome) -> None:
         """End the run if nothing works any more, as after some errors on a GPU.
@@ -212,7 +194,8 @@ class Driver:
     def _keep_formulas(self, seconds: float | None) -> None:
         """Store as many printed forms of the hall of fame as the time allows."""
         forms = self._store.printed_forms()
-        describe(list(self._method.archive.hall_of_fame.values()), forms, seconds)
+        fame = list(self._method.archive.hall_of_fame.values())
+        describe(fame, forms, self._facts.scale, seconds)
         self._store.write_printed_forms(forms)
 
     def _save_best(self) -> None:

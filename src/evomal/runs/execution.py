@@ -19,6 +19,7 @@ from evomal.training.settings import (
 
 if TYPE_CHECKING:
     from evomal.methods.base import Archive, Generation
+    from evomal.runs.scale import Scale
 
 _MOST_SECONDS = 1e8
 """Maximum of any time limit: three years."""
@@ -55,7 +56,7 @@ class Execution:
     """Stop when this many candidates of the run have been evaluated (trained to the end)."""
 
     target_fitness: float | None = None
-    """Stop when a loss reaches this fitness."""
+    """Stop when a loss reaches this fitness, or this value of a metric that is maximised."""
 
     patience: int | None = None
     """Stop when the best fitness has not improved for this many generations."""
@@ -134,12 +135,13 @@ class StopConditions:
         if self.seconds_left() == 0:
             raise SearchStopped(f"max_time of {self._execution.max_time:g} s exceeded")
 
-    def check_archive(self, archive: Archive) -> None:
+    def check_archive(self, archive: Archive, scale: Scale) -> None:
         """Raise `SearchStopped` at max_evaluations or target_fitness."""
         if self.trainings_left(archive) <= 0:
             raise SearchStopped(f"max_evaluations of {self._execution.max_evaluations} reached")
         target, best = self._execution.target_fitness, archive.best
-        if target is not None and best is not None and best.fitness <= target:
+        worst = scale.value(target)
+        if worst is not None and best is not None and best.fitness <= worst:
             raise SearchStopped(f"target_fitness of {target:g} reached")
 
     def check_generations(self, generations: Sequence[Generation]) -> None:

@@ -9,7 +9,6 @@ one contract: `submit` returns a future with the function's value or a `WorkErro
 from __future__ import annotations
 
 import ctypes
-import pickle
 import sys
 import traceback
 import warnings
@@ -19,7 +18,6 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from evomal.errors import InputError
 from evomal.tasks.precision import float32_precisions, set_float32_precisions
 from evomal.tasks.task import Task
 from evomal.training.numerics import DeadlineError, DivergedError, deadline
@@ -174,16 +172,3 @@ def describe_error(error: Exception) -> str:
 def late(timeout: float | None) -> WorkError:
     """The error for work that exceeded its timeout."""
     return WorkError(f"it took longer than {timeout:g} s", timed_out=True)
-
-
-def require_picklable(tasks: Sequence[Task]) -> None:
-    """Raise an `InputError` if a task cannot be sent to another process."""
-    for task in tasks:
-        for part in (task.model, task.task_loss, task.metric, task.preprocess, task.augment):
-            try:
-                pickle.dumps(part)
-            except (pickle.PicklingError, AttributeError, TypeError) as error:
-                raise InputError(
-                    f"The task {task.name!r} cannot be sent to worker processes ({error}); "
-                    "define its functions at the top level of a module, or use one worker."
-                ) from error

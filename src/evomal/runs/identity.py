@@ -7,6 +7,7 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from evomal.errors import InputError
 from evomal.methods.settings import SearchSettings
 from evomal.runs.executors import torch_settings
 from evomal.runs.next_steps import to_resume
-from evomal.runs.record import RunFacts, TaskFacts, common
-from evomal.tasks.functions import function_name
+from evomal.runs.record import RunFacts, common
+from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.registry import load_task
-from evomal.tasks.task import Task, as_tasks
+from evomal.tasks.sanity.suspicions import task_yardsticks
+from evomal.tasks.sources import TaskSource, load_own_task, source_of
+from evomal.tasks.task import Task
+from evomal.tasks.task_arguments import as_tasks
 
 
 def begin_facts(
@@ -32,17 +36,25 @@ def begin_facts(
     return {
         "task": common([task["name"] for task in described]),
         "split": common([task["split"] for task in described]),
-        "metric": common([function_name(task.metric) for task in tasks]),
+        "metric": common([task.performance_metric.name for task in tasks]),
         "form": tasks[0].form.to_dict(),
         "tasks": described,
         "method": method,
         "seed": seed,
         "settings": dataclasses.asdict(settings),
         "engine_reason": engine_reason,
+        "constant_fitness": _constant_fitness(tasks),
         "status": "running",
         "device": str(tasks[0].device),
         "versions": _versions(),
     }
+
+
+def _constant_fitness(tasks: Sequence[Task]) -> float | None:
+    """The fitness of constant predictions; None if it is not known for a task."""
+    found = [task_yardsticks(task).constant for task in tasks]
+    known = [value for value in found if value is not None]
+    return fmean(known) if len(known) == len(found) else None
 
 
 def tasks_of(
@@ -60,7 +72,12 @@ def tasks_of(
                 f"The run was made with your own task {own!r}; resume it in Python: "
                 f"{to_resume(run_dir, described).removesuffix(' in Python')}."
             )
-        tasks = [_load(task, facts.device, data_dir) for task in described]
+        if data_dir is not None and all(isinstance(t.origin, TaskSource) for t in described):
+            raise InputError(
+                "The option data_dir is for built-in tasks only; omit it, as the run was made with "
+                f"your own task {described[0].name!r}."
+            )
+        tasks = [load_again(task, facts.device, data_dir) for task in described]
     tasks = as_tasks(tasks)
     names = [task.name for task in described]
     if [task.name for task in tasks] != names:
@@ -82,9 +99,22 @@ def tasks_of(
     return tasks
 
 
-def _load(task: TaskFacts, device: str, data_dir: str | os.PathLike[str] | None) -> Task:
-    """A built-in task as it was when the run was started."""
+def load_again(
+    task: TaskFacts, device: str, data_dir: str | os.PathLike[str] | None = None
+) -> Task:
+    """A built-in task as it was when the run was started, or an own task imported again."""
     assert task.origin is not None
+    if isinstance(task.origin, TaskSource):
+        name, folder, digest = dataclasses.astuple(task.origin)
+        own = load_own_task(name, folder, device)
+        now = source_of(own)
+        if now is None or now.digest != digest:
+            warnings.warn(
+                f"The code of {name} has changed since the run was started; the run can only go "
+                "on as before if it still makes the same task.",
+                stacklevel=4,
+            )
+        return own
     origin = dataclasses.asdict(task.origin)
     return load_task(
         task.name, device=device, **origin | ({} if data_dir is None else {"data_dir": data_dir})

@@ -1,12 +1,14 @@
-"""Suggested next steps: shell commands, or Python calls for the user's own tasks."""
+"""Suggested next steps: shell commands, or Python calls for tasks made in Python."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
 from evomal.runs.directory import as_argument
-from evomal.runs.record import TaskFacts
+from evomal.runs.task_facts import TaskFacts
+from evomal.tasks.sources import TaskSource
 
 
 def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
@@ -17,13 +19,37 @@ def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> st
     return f"evomal resume {as_argument(run_dir)}"
 
 
+def to_check(tasks: Sequence[TaskFacts]) -> str:
+    """The command or call that checks the first task."""
+    task = tasks[0]
+    if task.origin is None:
+        return "evomal.check_task(task)"
+    name, options = _as_arguments(task)
+    return f"`evomal check {name}{options}`"
+
+
 def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
     """The command or call that trains with the best loss of a run, on the first task's data."""
     task = tasks[0]
     if task.origin is None:
         loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"
         return f"evomal.compare(task, {loss}, seeds=range(3)) in Python"
-    data_dir = task.origin.data_dir
-    where = "" if data_dir is None else f" --data-dir {as_argument(data_dir)}"
-    split = f" --split {task.split}" if task.split == "published" else ""
-    return f"evomal train {as_argument(task.name)} --loss {as_argument(run_dir)}{where}{split}"
+    name, options = _as_arguments(task)
+    return f"evomal train {name} --loss {as_argument(run_dir)}{options}"
+
+
+_NO_OPTIONS = "split_seed", "report"
+
+
+def _as_arguments(task: TaskFacts) -> tuple[str, str]:
+    """The name of a task for a command, and the options that recreate a built-in one."""
+    origin = task.origin
+    assert origin is not None
+    if isinstance(origin, TaskSource):
+        return as_argument(origin.name), ""
+    options = "".join(
+        f" --{field.name.replace('_', '-')} {as_argument(str(value))}"
+        for field in dataclasses.fields(origin)
+        if field.name not in _NO_OPTIONS and (value := getattr(origin, field.name)) != field.default
+    )
+    return as_argument(task.name), options

@@ -26,9 +26,9 @@ from evomal.runs.executors import (
     attempt,
     late,
     prepare_worker,
-    require_picklable,
     torch_settings,
 )
+from evomal.runs.sending import Sent, received, require_picklable, sent
 from evomal.tasks.task import Task
 from evomal.training.settings import TrainingSettings
 from evomal.training.workbench import Workbench
@@ -44,6 +44,7 @@ _LONGEST_WAIT = 20 * 86400.0  # seconds; the system's limit is 24 days
 class LocalProcesses:
     """Spawned processes, each with a `Workbench`; the tasks' data is in shared memory.
 
+    Tasks made in Python are pickled; those that `evomal.load_task` has imported are imported again.
     GPUs are assigned to workers in turn.
 
     Raises
@@ -55,9 +56,9 @@ class LocalProcesses:
     def __init__(
         self, tasks: Sequence[Task], settings: TrainingSettings, seed: int, workers: int
     ) -> None:
-        require_picklable(tasks)
+        self._tasks = sent(tasks)
+        require_picklable(self._tasks)
         self.workers = workers
-        self._tasks = [task.to("cpu") for task in tasks]
         self._devices = [_device_of_worker(tasks[0], index) for index in range(workers)]
         self._settings, self._seed = settings, seed
         self._lock = threading.Lock()
@@ -114,10 +115,10 @@ class LocalProcesses:
             if worker.wait_until_ready():
                 self._started_once = True
                 return worker
-            was_killed = worker.was_killed
-            self._replace(worker)
-            if not (was_killed or self._started_once):
+            if not (worker.was_killed or self._started_once):
+                self._idle.append(worker)
                 break  # another attempt would fail, too
+            self._replace(worker)
             worker = self._idle.pop()
         raise InputError(
             "The worker processes cannot start; see their output. (In a script, guard the "
@@ -155,7 +156,7 @@ class _Worker:
     def __init__(
         self,
         index: int,
-        tasks: Sequence[Task],
+        tasks: Sequence[Sent],
         settings: TrainingSettings,
         seed: int,
         device: torch.device,
@@ -179,12 +180,20 @@ class _Worker:
         return (self.process.exitcode or 0) < 0
 
     def wait_until_ready(self) -> bool:
-        """Whether it has started and is alive; blocks until this is known."""
+        """Whether it has started and is alive; blocks until this is known.
+
+        Raises
+        ------
+        InputError
+            If it cannot import a task.
+        """
         if not self._ready:
             try:
-                self._receive(None)
+                answer = self._receive(None)
             except (EOFError, OSError):
                 return False
+            if isinstance(answer, InputError):
+                raise answer
             self._ready = True
         return self.process.is_alive()
 
@@ -243,7 +252,7 @@ def _device_of_worker(task: Task, index: int) -> torch.device:
 
 def _serve(
     pipe: Connection[Any, Any],
-    tasks: Sequence[Task],
+    tasks: Sequence[Sent],
     settings: TrainingSettings,
     seed: int,
     device: torch.device,
@@ -256,7 +265,11 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare_worker(settings.threads, of_torch)
-    bench = Workbench([task.to(device) for task in tasks], settings, seed)
+    try:
+        bench = Workbench(received(tasks, device), settings, seed)
+    except InputError as error:
+        pipe.send_bytes(pickle.dumps(error))
+        return
     answer: object = "ready"
     while True:
         message = pickle.dumps(answer)

@@ -15,7 +15,11 @@ from evomal.errors import printable
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Generation, Method, Outcome, Status
 from evomal.runs.callbacks import Callback, RunStart
+from evomal.runs.scale import Scale
 from evomal.tasks.arguments import flag
+
+_FITNESS = Scale(["fitness"], ["minimize"])
+"""Before the run starts."""
 
 
 class PlainProgress(Callback):
@@ -24,13 +28,15 @@ class PlainProgress(Callback):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, markup=False)
         self._start = time.monotonic()
+        self._scale = _FITNESS
         self._done_before = 0
 
     def on_run_start(self, method: Method, start: RunStart) -> None:
         """Print the run directory and the fitness of the task loss."""
         self._done_before = method.archive.counts.total()
         done = f", {self._done_before} candidates already finished" if self._done_before else ""
-        own = start.task_loss_fitness
+        self._scale = start.facts.scale
+        own = self._scale.value(start.task_loss_fitness)
         verdict = "diverges" if own is None else f"scores {_number(own)}"
         self._print(f"Run {start.run_dir}{done}. The task loss itself {verdict}.")
 
@@ -44,7 +50,8 @@ class PlainProgress(Callback):
         seconds = time.monotonic() - self._start
         self._print(
             f"Generation {generation.number + 1}/{method.generations}: "
-            f"best {_number(generation.best)}, {_counts(generation.counts)}; {_duration(seconds)}, "
+            f"best {_number(self._scale.value(generation.best))}, "
+            f"{_counts(generation.counts)}; {_duration(seconds)}, "
             f"about {_duration(_time_left(method, seconds, self._done_before))} left"
         )
 
@@ -60,7 +67,8 @@ class LiveProgress(Callback):
         self._console = console
         self._start = time.monotonic()
         self._method: Method | None = None
-        self._task_loss_fitness: float | None = None
+        self._scale = _FITNESS
+        self._task_loss_value: float | None = None
         self._done_before = 0
         self._live = Live(
             console=console,
@@ -73,7 +81,8 @@ class LiveProgress(Callback):
         """Start the display."""
         self._method = method
         self._done_before = method.archive.counts.total()
-        self._task_loss_fitness = start.task_loss_fitness
+        self._scale = start.facts.scale
+        self._task_loss_value = self._scale.value(start.task_loss_fitness)
         self._console.print(printable(f"Run {start.run_dir}"), soft_wrap=True)
         self._live.start(refresh=True)
 
@@ -102,10 +111,10 @@ class LiveProgress(Callback):
             f"{min(method.generation + 1, method.generations)} of {method.generations}, "
             f"candidate {done} of about {expected}",
         )
-        own = self._task_loss_fitness
+        own = self._task_loss_value
         table.add_row(
-            "best fitness",
-            f"{_number(best.fitness if best else None)}   "
+            printable(f"best {self._scale.title}"),
+            f"{_number(self._scale.value(best.fitness if best else None))}   "
             f"(task loss {'diverges' if own is None else _number(own)})",
         )
         if best is not None and isinstance(best.loss, SymbolicLoss):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from evomal.methods.base import Candidate, Method, Outcome
+from evomal.methods.base import Archive, Candidate, Outcome
+from evomal.methods.settings import SearchSettings
 from evomal.runs.decide import Decisions, Failure
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
@@ -20,6 +21,7 @@ from evomal.training.engines.base import Training
 from evomal.training.engines.choice import engine_type
 from evomal.training.halving import LearningCurve, bars
 from evomal.training.screening import Checkpoint, Screening
+from evomal.training.settings import Pipeline
 from evomal.training.stages import TRAINING
 
 CHECKPOINT_SECONDS = 30.0
@@ -28,6 +30,22 @@ CHECKPOINT_SECONDS = 30.0
 Group = tuple[Candidate, ...]
 Numbers = tuple[int, ...]
 Label = tuple[Literal["screening"], Group] | tuple[Literal["training"], Group, int]
+
+
+class Proposer(Protocol):
+    """Where candidates come from: a method, or a person; its archive has all earlier ones."""
+
+    archive: Archive
+
+    @property
+    def settings(self) -> SearchSettings:
+        """Settings of the work on candidates."""
+        ...
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Stages of every candidate before its training."""
+        ...
 
 
 class GenerationQueue:
@@ -54,7 +72,7 @@ class GenerationQueue:
 
     def __init__(
         self,
-        method: Method,
+        method: Proposer,
         candidates: Sequence[Candidate],
         dispatcher: Dispatcher,
         tasks: int = 1,

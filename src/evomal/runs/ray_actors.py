@@ -21,6 +21,7 @@ from evomal.runs.executors import (
     prepare_worker,
     torch_settings,
 )
+from evomal.runs.sending import Sent, received, sent
 from evomal.tasks.task import Task
 from evomal.training.settings import TrainingSettings
 from evomal.training.workbench import Workbench
@@ -83,7 +84,7 @@ class RayActors:
             room = self._room(settings.threads, gpus)
             self.workers = min(room, most) if workers == "auto" else workers
             try:
-                self._tasks = ray.put([task.to("cpu") for task in tasks])
+                self._tasks = ray.put(sent(tasks))
             except TypeError as error:
                 raise InputError(
                     f"Cannot send the tasks to the Ray cluster: {describe_error(error)}"
@@ -170,7 +171,10 @@ class RayActors:
             if actor is None:  # done by another thread
                 return
             try:
-                self._idle.append(_Slot(actor, self._ray.get(reference)))
+                answer = self._ray.get(reference)
+                if isinstance(answer, InputError):
+                    raise answer
+                self._idle.append(_Slot(actor, answer))
                 self._failed_starts = 0
             except self._ray.exceptions.RayError as error:
                 self._actors.discard(actor)
@@ -233,18 +237,25 @@ class _Actor:
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[Sent],
         settings: TrainingSettings,
         seed: int,
         device: str,
         of_torch: Mapping[str, Any],
     ) -> None:
         prepare_worker(settings.threads, of_torch)
-        self._bench = Workbench([task.to(device) for task in tasks], settings, seed)
+        self._failure: InputError | None = None
+        try:
+            self._bench = Workbench(received(tasks, device), settings, seed)
+        except InputError as error:
+            self._failure = error
 
-    def node(self) -> str:
-        """The node of the actor; answered when it is ready."""
+    def node(self) -> str | InputError:
+        """The node of the actor when it is ready, or why it cannot import a task."""
         import ray
+
+        if self._failure is not None:
+            return self._failure
 
         node: str = ray.get_runtime_context().get_node_id()
         return node

@@ -17,60 +17,15 @@ from evomal.methods.base import Generation, Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
+from evomal.runs.scale import Scale
 from evomal.runs.store import RunStore
-from evomal.tasks.registry import Split
+from evomal.runs.task_facts import TaskFacts, read_task
 from evomal.training.halving import rungs
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed", "killed"]
 """*killed* is never stored; it means that the status is running, but no process runs."""
 
-_DESCRIPTION: dict[str, Any] = {
-    "name": str,
-    "split": str,
-    "form": Form,
-    "progress inputs": tuple[str, ...],
-    "metric": Any,
-    "task loss": Any,
-    "preprocess": Any,
-    "augment": Any,
-    "optimizer": Mapping[str, float | bool],
-    "batch size": int,
-    "rejection steps": int,
-    "model": str,
-    "data": str,
-}
-"""Minimum fields of a task's description in this format version."""
-
 _VERSIONS = "evomal", "torch", "python", "torch settings"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The arguments of `evomal.load_task` that recreate a built-in task."""
-
-    split: Split
-    split_seed: int
-    data_dir: str | None
-
-
-@dataclass(frozen=True)
-class TaskFacts:
-    """A task of a run.
-
-    Attributes
-    ----------
-    name, split
-        Attributes of the task.
-    origin
-        How to recreate it; None for a user's task.
-    description
-        The value of `Task.description`.
-    """
-
-    name: str
-    split: str
-    origin: Origin | None
-    description: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,12 +34,14 @@ class RunFacts:
 
     Attributes
     ----------
-    tasks, metrics, method, settings, form, seed, device, versions
-        The inputs of the run.
+    tasks, scale, method, settings, form, seed, device, versions
+        The inputs of the run; the scale has the metrics.
     started
         Start time in ISO format.
     engine_reason
         The reason for the engine in the settings.
+    constant_fitness
+        The fitness of predictions that ignore the inputs; None if unknown.
     status, stop_reason, seconds
         The status, and the duration so far; no seconds before the first stop.
     has_own_fitness, task_loss_fitness, task_loss_reason
@@ -93,7 +50,7 @@ class RunFacts:
     """
 
     tasks: Sequence[TaskFacts]
-    metrics: Sequence[str]
+    scale: Scale
     method: str
     settings: SearchSettings
     engine_reason: str
@@ -102,6 +59,7 @@ class RunFacts:
     device: str
     versions: Mapping[str, str]
     started: str
+    constant_fitness: float | None
     status: Status
     stop_reason: str | None
     seconds: float | None
@@ -115,7 +73,8 @@ class RunFacts:
         return {
             "task": common([task.name for task in self.tasks]),
             "split": common([task.split for task in self.tasks]),
-            "metric": common(self.metrics),
+            "metric": common(self.scale.metrics),
+            "direction": self.scale.direction,
             "method": self.method,
             "seed": self.seed,
         }
@@ -170,7 +129,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     settings: SearchSettings = typed(kind, fact(Any, "settings"), "the settings")
     settings.validate(form.inputs)
     require(settings.engine != "auto", "the engine is 'auto' instead of the chosen one")
-    tasks = [_task(task, form) for task in fact(tuple[Mapping[str, Any], ...], "tasks")]
+    tasks = [read_task(task, form) for task in fact(tuple[Mapping[str, Any], ...], "tasks")]
     require(bool(tasks), "the run has no task")
     names = [task.name for task in tasks]
     require(len(set(names)) == len(names), "two tasks have the same name")
@@ -189,7 +148,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     _require_time(fact(str, "started"))
     return RunFacts(
         tasks,
-        metrics,
+        Scale(metrics, [task.description["direction"] for task in tasks]),
         method,
         settings,
         fact(str, "engine_reason"),
@@ -198,6 +157,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         fact(str, "device"),
         versions,
         fact(str, "started"),
+        optional(float | None, "constant_fitness", None),
         fact(Status, "status"),
         optional(str | None, "stop_reason", None),
         seconds,
@@ -263,18 +223,6 @@ def _checked_form(form: Form) -> Form:
     if form.weight is not None:
         class_weights(form.weight, form.link)
     return form
-
-
-def _task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
-    """A task of a run; all tasks share the form."""
-    for name, kind in (*_DESCRIPTION.items(), ("origin", Origin | None)):
-        require(name in stored, f"a task lacks {name!r}")
-        typed(kind, stored[name], f"a task's {name!r}")
-    require(typed(Form, stored["form"], "a task's form") == form, "the tasks have different forms")
-    require("learning_rate" in stored["optimizer"], "a task's optimizer lacks 'learning_rate'")
-    description = {name: value for name, value in stored.items() if name != "origin"}
-    origin = typed(Origin | None, stored["origin"], "a task's origin")
-    return TaskFacts(stored["name"], stored["split"], origin, description)
 
 
 def _require_device(name: str) -> None:

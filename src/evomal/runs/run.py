@@ -19,7 +19,9 @@ from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import STATUSES, Archive, Generation, Outcome
 from evomal.runs.diagnosis import diagnosis
 from evomal.runs.directory import is_in_use
+from evomal.runs.next_steps import to_check
 from evomal.runs.record import RunFacts, read_record
+from evomal.runs.scale import Scale
 from evomal.runs.store import RunStore, reading
 from evomal.training.settings import FilterSettings
 from evomal.training.stages import StageSeconds
@@ -36,13 +38,17 @@ class BestLoss:
     loss
         The module itself: ``loss(pred, target)``.
     fitness
-        Metric on validation data after partial training; lower is better.
+        Metric on validation data after partial training, negated if it is maximised; lower is
+        better.
+    value
+        The same in the direction of the metric.
     description
         The description from `Loss.describe`.
     """
 
     loss: MetaLoss
     fitness: float
+    value: float
     description: Mapping[str, Any]
 
     @property
@@ -67,7 +73,7 @@ class BestLoss:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**self.description, "fitness": self.fitness}
+        return {**self.description, "fitness": self.fitness, "value": self.value}
 
 
 class Run:
@@ -125,7 +131,7 @@ class Run:
         """The best loss for each number of nodes, fewest nodes first."""
         fame = sorted(self.archive.hall_of_fame.items())
         outcomes = [outcome for _, outcome in fame]
-        return describe(outcomes, self._printed_forms, self.formula_seconds)
+        return describe(outcomes, self._printed_forms, self.facts.scale, self.formula_seconds)
 
     @property
     def best(self) -> BestLoss:
@@ -159,7 +165,9 @@ class Run:
             [outcome.reason for outcome in self.failures if outcome.reason],
             task_loss_diverges=facts.has_own_fitness and facts.task_loss_fitness is None,
             task_loss_reason=facts.task_loss_reason or "",
+            learned=self.learned,
             learning_rate=optimizer["learning_rate"],
+            check=to_check(facts.tasks),
             rejection_batch=settings.rejection_batch if isinstance(settings, FilterSettings) else 0,
         )
 
@@ -180,9 +188,19 @@ class Run:
         return None if best is None or best.loss is None or own is None else best.fitness < own
 
     @property
+    def learned(self) -> bool | None:
+        """Whether the best loss or the task loss beats constant predictions; None if unknown."""
+        best = self.archive.best
+        known = [self.task_loss_fitness, None if best is None else best.fitness]
+        fitnesses = [fitness for fitness in known if fitness is not None]
+        bar = self.facts.constant_fitness
+        return min(fitnesses) < bar if fitnesses and bar is not None else None
+
+    @property
     def _best(self) -> BestLoss | None:
         best = [self.archive.best] if self.archive.best else []
-        return next(iter(describe(best, self._printed_forms, self.formula_seconds)), None)
+        scale, seconds = self.facts.scale, self.formula_seconds
+        return next(iter(describe(best, self._printed_forms, scale, seconds)), None)
 
     def summary(self) -> dict[str, Any]:
         """Everything about the run as JSON values; times and dates only under ``timing``."""
@@ -192,6 +210,8 @@ class Run:
             "best": None if best is None else best.to_dict(),
             "diagnosis": self.diagnosis,
             "task_loss_fitness": self.task_loss_fitness,
+            "task_loss_value": facts.scale.value(self.task_loss_fitness),
+            "constant_fitness": facts.constant_fitness,
             "beats_task_loss": self.beats_task_loss,
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
@@ -227,7 +247,10 @@ def print_key(request: PrintRequest) -> str:
 
 
 def describe(
-    outcomes: Sequence[Outcome], known: dict[str, PrintedForm], seconds: float | None = None
+    outcomes: Sequence[Outcome],
+    known: dict[str, PrintedForm],
+    scale: Scale,
+    seconds: float | None = None,
 ) -> list[BestLoss]:
     """Outcomes with their printed forms; missing ones are computed by sympy and added to `known`.
 
@@ -257,5 +280,6 @@ def describe(
             description = loss.describe()
         else:
             continue
-        described.append(BestLoss(loss, outcome.fitness, description))
+        value = scale.value(outcome.fitness)
+        described.append(BestLoss(loss, outcome.fitness, value, description))
     return described

@@ -1,6 +1,8 @@
 """The tables of `run.sqlite`."""
 
-FORMAT_VERSION = 5  # 2: failures, tasks one by one; 3: the form of losses; 4: curves; 5: methods
+FORMAT_VERSION = 6
+"""2: failures, tasks one by one; 3: the form of losses; 4: curves; 5: methods; 6: tasks' origins,
+optimisers and directions."""
 
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

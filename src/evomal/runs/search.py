@@ -33,7 +33,8 @@ from evomal.runs.record import RunFacts, read_facts, read_record, require_contin
 from evomal.runs.run import Run
 from evomal.runs.store import RunStore, reading
 from evomal.tasks.arguments import instance, whole_number
-from evomal.tasks.task import Task, as_tasks
+from evomal.tasks.task import Task
+from evomal.tasks.task_arguments import as_tasks
 from evomal.training.engines.choice import with_engine
 from evomal.training.settings import EvaluationSettings
 from evomal.training.workbench import Workbench

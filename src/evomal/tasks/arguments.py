@@ -103,6 +103,14 @@ def function(value: Callable[..., T] | None, name: str, called: str) -> Callable
     return value
 
 
+def required_function(value: Callable[..., T], name: str, called: str) -> Callable[..., T]:
+    """A function or another callable object; `called` shows its arguments."""
+    checked = function(value, name, called)
+    if checked is None:
+        raise InputError(f"The {name} must be a function that is called as {called}, got None.")
+    return checked
+
+
 def listed(values: Any, name: str) -> list[Any]:
     """The elements of a list, a tuple, a range or a one-dimensional array."""
     is_array = isinstance(values, np.ndarray) and values.ndim == 1

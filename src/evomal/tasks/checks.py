@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError, first_line, quoted
-from evomal.tasks.functions import function_name
+from evomal.errors import InputError, first_line, named, quoted
+from evomal.seeding import derive_seed, isolated_rng
+from evomal.tasks.functions import function_name, required_arguments
+from evomal.tasks.inputs import Inputs, arguments_of, mapped, shapes_of, tensors_of
 
 OWN_CODE_ERRORS = (
     RuntimeError,
@@ -56,12 +57,7 @@ def model_factory(model: object) -> Callable[[], nn.Module]:
             "The model must be a function that returns a new network, such as "
             f"`lambda: Net(...)`, got {quoted(model)}."
         )
-    try:
-        parameters = inspect.signature(model).parameters.values()
-    except ValueError:  # some C functions have no signature
-        return model
-    collects = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in collects]
+    needed = required_arguments(model)
     if needed:
         name = function_name(model)
         raise InputError(
@@ -84,16 +80,41 @@ def require_usable(learner: object) -> None:
                 f"The model is wrapped in {type(module).__name__}; return the network itself: "
                 "a search uses several devices through its workers."
             )
-    tensors = [*learner.parameters(), *learner.buffers()]
-    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
-        raise InputError(
-            "The model has lazy layers, whose shapes are not known yet; run one batch through it "
-            "in the factory."
-        )
-    if any(tensor.is_meta for tensor in tensors):
+    if any(tensor.is_meta for tensor in [*learner.parameters(), *learner.buffers()]):
         raise InputError(
             "The model is on the meta device, where parameters have no values; create it on a CPU "
             "or GPU."
+        )
+
+
+def is_lazy(learner: nn.Module) -> bool:
+    """Whether a network has lazy layers, whose shapes are not known yet."""
+    tensors = [*learner.parameters(), *learner.buffers()]
+    return any(nn.parameter.is_lazy(tensor) for tensor in tensors)
+
+
+def materialise(learner: nn.Module, inputs: Inputs, seed: int) -> None:
+    """Give lazy layers their shapes and parameters, with a pass in eval mode.
+
+    Raises
+    ------
+    InputError
+        If the pass fails, or does not reach all of them.
+    """
+    device = next(learner.parameters()).device  # the factory's choice, usually a CPU
+    args, kwargs = arguments_of(mapped(lambda tensor: tensor.to(device, copy=True), inputs))
+    try:
+        with torch.no_grad(), isolated_rng(device, derive_seed(seed, "lazy layers")):
+            learner.eval()(*args, **kwargs)
+    except OWN_CODE_ERRORS as error:
+        raise InputError(
+            "The lazy layers of the model cannot take their shapes from two training rows of "
+            f"{shapes_of(inputs)}: {named(error)}"
+        ) from error
+    if is_lazy(learner):
+        raise InputError(
+            "The model has lazy layers that a batch does not reach in eval mode, so that their "
+            "shapes stay unknown; use layers with sizes, such as nn.Linear, for them."
         )
 
 
@@ -116,11 +137,13 @@ def channels_last(learner: nn.Module) -> nn.Module:
 
 
 def images_channels_last(images: Tensor) -> Tensor:
-    """The same images (B, C, H, W) in channels-last memory format.
+    """The same images (B, C, H, W) in channels-last memory format; others are left alone.
 
     This includes images with one channel, for which ``torch.contiguous`` leaves channels-first
     strides, so that convolutions would be slow.
     """
+    if images.ndim != 4 or not images.is_floating_point():
+        return images
     height, width = images.shape[2:]
     if images.shape[1] == 1:
         return images.reshape(len(images), height, width, 1).permute(0, 3, 1, 2)
@@ -128,13 +151,13 @@ def images_channels_last(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
+def runs_channels_last(learner: nn.Module, inputs: Inputs) -> bool:
     """Whether a convolutional network can use channels-last images.
 
     Not with dropout, whose masks depend on the memory format, so that engines would differ; nor
     with group normalisation, whose forward-mode rule supports only the default format.
     """
-    is_image = inputs.ndim == 4 and inputs.is_floating_point()
+    is_image = any(one.ndim == 4 and one.is_floating_point() for one in tensors_of(inputs))
     kinds = [type(module) for module in learner.modules()]
     convolves = any(issubclass(kind, nn.Conv2d) for kind in kinds)
     drops = any("Dropout" in kind.__name__ for kind in kinds)
@@ -143,7 +166,8 @@ def runs_channels_last(learner: nn.Module, inputs: Tensor) -> bool:
         return False
     try:
         twin = channels_last(copy.deepcopy(learner))
-        twin.eval()(images_channels_last(inputs))
+        args, kwargs = arguments_of(mapped(images_channels_last, inputs))
+        twin.eval()(*args, **kwargs)
     except RuntimeError:
         return False
     return True

@@ -17,6 +17,7 @@ from evomal.errors import InputError, TaskWarning, named, quoted
 from evomal.losses.form import Form, Link, class_weights
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
+from evomal.tasks.inputs import Inputs, columns_of, count, labelled, mapped, tensors_of
 
 _ROWS_READ_TWICE = 20  # at most; a transform of half the rows is missed once in a million
 
@@ -25,25 +26,27 @@ _ROWS_READ_TWICE = 20  # at most; a transform of half the rows is missed once in
 class Data:
     """Rows as tensors: `inputs` (n, …) and `targets` (n,) or (n, …).
 
+    `inputs` are `evomal.tasks.inputs.Inputs`: a tensor, or a tuple or dict of tensors (n, …).
     `extras` are extra inputs of the loss by name, each (n,) or (n, …) like the targets.
     """
 
-    inputs: Tensor
+    inputs: Any
     targets: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self.inputs)
+        return count(self.inputs)
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors."""
-        yield from (self.inputs, self.targets, *self.extras.values())
+        yield from (*tensors_of(self.inputs), self.targets, *self.extras.values())
 
     def to(self, device: torch.device) -> Data:
         """The same rows on another device."""
         extras = {name: values.to(device) for name, values in self.extras.items()}
-        return Data(self.inputs.to(device), self.targets.to(device), extras)
+        inputs = mapped(lambda tensor: tensor.to(device), self.inputs)
+        return Data(inputs, self.targets.to(device), extras)
 
     def to_dtype(self, dtype: torch.dtype) -> Data:
         """The same rows with all floating-point values in another dtype."""
@@ -52,7 +55,7 @@ class Data:
             return values.to(dtype) if values.is_floating_point() else values
 
         extras = {name: converted(values) for name, values in self.extras.items()}
-        return Data(converted(self.inputs), converted(self.targets), extras)
+        return Data(mapped(converted, self.inputs), converted(self.targets), extras)
 
 
 Source = Data | Dataset[Any] | Sequence[Any]
@@ -66,22 +69,42 @@ def read_rows(source: Any, part: str, form: Form, dtype: torch.dtype) -> Data:
     InputError
         If there are no rows, a value is not finite, or the targets do not match the link.
     """
-    inputs, targets = (
-        _read_side(values, f"The {part} {kind}")
-        for kind, values in zip(("inputs", "targets"), _pair(source, part), strict=True)
+    given, given_targets = _pair(source, part)
+    inputs = _read_inputs(given, f"The {part} inputs")
+    targets = read_array(given_targets, f"The {part} targets")
+    for what, values in [*_named(inputs, part), (f"The {part} targets", targets)]:
+        if values.ndim == 0:
+            raise InputError(f"{what} are a single number; pass an array with one row per sample.")
+    _require_same_rows(inputs, targets, part)
+    inputs = mapped(
+        lambda values: values.to(dtype) if values.is_floating_point() else values, inputs
     )
-    rows = len(inputs), len(targets)
-    if rows[0] != rows[1] or rows[0] == 0:
+    targets = _read_targets(targets, part, form, dtype)
+    for what, values in [*_named(inputs, part), (f"The {part} targets", targets)]:
+        _require_finite(values, f"{what} hold", dtype)
+    return Data(inputs, targets)
+
+
+def _named(inputs: Inputs, part: str) -> list[tuple[str, Tensor]]:
+    """All tensors with their names in messages."""
+    return [(f"The {part} inputs{label}", values) for label, values in labelled(inputs)]
+
+
+def _require_same_rows(inputs: Inputs, targets: Tensor, part: str) -> None:
+    rows = sorted({len(values) for values in tensors_of(inputs)})
+    if rows == [len(targets)] and rows[0] > 0:
+        return
+    if isinstance(inputs, Tensor):
         raise InputError(
-            f"The {part} data has {rows[0]} inputs and {rows[1]} targets; "
+            f"The {part} data has {rows[0]} inputs and {len(targets)} targets; "
             "it needs the same number of each, at least one."
         )
-    if inputs.is_floating_point():
-        inputs = inputs.to(dtype)
-    targets = _read_targets(targets, part, form, dtype)
-    for kind, values in [("inputs", inputs), ("targets", targets)]:
-        _require_finite(values, f"The {part} {kind} hold", dtype)
-    return Data(inputs, targets)
+    raise InputError(
+        f"The {part} inputs are a {type(inputs).__name__} of arrays with "
+        f"{' or '.join(map(str, rows[:3]))} rows for {len(targets)} targets, but each needs a row "
+        "for every target, at least one; pass rows of a single input as a list or an array, "
+        "because a tuple or dict holds several inputs."
+    )
 
 
 def _pair(source: Any, part: str) -> tuple[Any, Any]:
@@ -109,15 +132,22 @@ def _pair(source: Any, part: str) -> tuple[Any, Any]:
     )
 
 
-def _read_side(values: Any, what: str) -> Tensor:
-    """Inputs or targets, one per row."""
-    array = read_array(values, what)
-    if array.ndim == 0:
-        raise InputError(f"{what} are a single number; pass an array with one row per sample.")
-    return array
+def _read_inputs(values: Any, what: str) -> Inputs:
+    """The inputs of all rows, or of one: an array, or a tuple or dict of arrays."""
+    if isinstance(values, Mapping):
+        wrong = [key for key in values if not isinstance(key, str)]
+        if wrong or not values:
+            seen = f"with the key {quoted(wrong[0])}" if wrong else "without keys"
+            raise InputError(
+                f"{what} are a dict {seen}; its keys must be names of arguments of the model."
+            )
+        return {key: read_array(values[key], f"{what} {key!r}") for key in sorted(values)}
+    if isinstance(values, tuple) and values:
+        return tuple(read_array(held, f"{what} {i}") for i, held in enumerate(values))
+    return read_array(values, what)
 
 
-def _read_dataset(source: Dataset[Any], part: str) -> tuple[list[Tensor], list[Tensor]]:
+def _read_dataset(source: Dataset[Any], part: str) -> tuple[Any, list[Tensor]]:
     """All inputs and all targets of a data set, each row read once, in order.
 
     Reading is seeded, so that a data set that draws from the global generators gives the same task
@@ -144,19 +174,37 @@ def _read_dataset(source: Dataset[Any], part: str) -> tuple[list[Tensor], list[T
             TaskWarning,
             stacklevel=7,
         )
-    return [row[0] for row in rows], [row[1] for row in rows]
+    for index, (inputs, _) in enumerate(rows):
+        if _layout(inputs) != _layout(rows[0][0]):
+            raise InputError(
+                f"Row {index} of the {part} data set has other inputs than row 0: "
+                f"{_layout(inputs)}, not {_layout(rows[0][0])}; every row needs the same."
+            )
+    return columns_of([row[0] for row in rows]), [row[1] for row in rows]
 
 
-def _read_row(source: Dataset[Any], index: int, part: str) -> tuple[Tensor, Tensor]:
-    """Input and target, copied because a data set may reuse the memory."""
+def _layout(inputs: Inputs) -> str:
+    """Which tensors there are, for messages."""
+    if isinstance(inputs, dict):
+        return f"a dict with the keys {quoted(sorted(inputs))}"
+    return f"a tuple of {len(inputs)}" if isinstance(inputs, tuple) else "one array"
+
+
+def _read_row(source: Dataset[Any], index: int, part: str) -> tuple[Inputs, Tensor]:
+    """Inputs and target, copied because a data set may reuse the memory.
+
+    A dict with the key ``"labels"``, as in Hugging Face's data sets, holds both.
+    """
     try:
         row = source[index]
     except OWN_CODE_ERRORS as error:
         raise InputError(
             f"Row {index} of the {part} data set cannot be read: {named(error)}"
         ) from error
+    if isinstance(row, Mapping) and "labels" in row:
+        row = {key: held for key, held in row.items() if key != "labels"}, row["labels"]
     if isinstance(row, tuple | list) and len(row) == 2:
-        return read_array(row[0], f"The {part} inputs"), read_array(row[1], f"The {part} targets")
+        return _read_inputs(row[0], f"The {part} inputs"), read_array(row[1], f"The {part} targets")
     if isinstance(row, Mapping):
         seen = f"dicts with the keys {quoted(list(row))}"
     elif isinstance(row, tuple | list):
@@ -165,15 +213,16 @@ def _read_row(source: Dataset[Any], index: int, part: str) -> tuple[Tensor, Tens
         seen = f"of type {type(row).__name__}"
     raise InputError(
         f"The rows of the {part} data set must be pairs (input, target), but are {seen}; wrap the "
-        "data set in another one that returns pairs."
+        "data set in another one that returns pairs, or dicts with the key 'labels'."
     )
 
 
-def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+def _same(one: tuple[Inputs, Tensor], other: tuple[Inputs, Tensor]) -> bool:
     """Whether two rows have the same values; NaN equals NaN."""
-    return all(
+    pairs = [[*tensors_of(inputs), target] for inputs, target in (one, other)]
+    return _layout(one[0]) == _layout(other[0]) and all(
         a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(*pairs, strict=True)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,9 @@ from torch import Tensor
 
 from evomal.tasks.data import Data
 from evomal.tasks.functions import identity
+from evomal.tasks.inputs import labelled
+from evomal.tasks.optimizers import optimizer_identity
+from evomal.tasks.schedules import schedule_identity
 
 if TYPE_CHECKING:
     from evomal.tasks.task import Task
@@ -23,7 +25,8 @@ def described(task: Task) -> dict[str, Any]:
     The model is identified by the names, shapes and dtypes of its parameters and buffers, functions
     by their names, the data by a digest of all values.
     """
-    state = task.new_model(seed=0).state_dict()
+    learner = task.new_model(seed=0)
+    state = learner.state_dict()
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     layout = repr([(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()])
     return {
@@ -31,11 +34,15 @@ def described(task: Task) -> dict[str, Any]:
         "split": task.split,
         "form": task.form.to_dict(),
         "progress inputs": list(task.progress_inputs),
-        "metric": identity(task.metric),
+        "metric": identity(task.performance_metric.function),
+        "direction": task.performance_metric.direction,
         "task loss": identity(task.task_loss),
         "preprocess": task.preprocess and identity(task.preprocess),
         "augment": task.augment and identity(task.augment),
-        "optimizer": dataclasses.asdict(task.optimizer),
+        "output": identity(task.output) if callable(task.output) else task.output,
+        "optimizer": optimizer_identity(task.optimizer, learner),
+        "schedule": schedule_identity(task.schedule),
+        "clip norm": task.clip_norm,
         "batch size": task.batch_size,
         "rejection steps": task.rejection_steps,
         "model": hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
@@ -46,6 +53,9 @@ def described(task: Task) -> dict[str, Any]:
 def fingerprint(parts: Iterable[Data]) -> str:
     """A digest of data splits, equal if and only if all values are."""
     digest = hashlib.blake2b(digest_size=16)
+    parts = list(parts)
+    names = [label for data in parts for label, _ in labelled(data.inputs) if label]
+    digest.update("".join(names).encode())
     for tensor in [tensor for data in parts for tensor in data.tensors()]:
         digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
         values = tensor.cpu().contiguous()

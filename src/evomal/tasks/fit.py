@@ -18,12 +18,29 @@ from evomal.losses.form import Form
 from evomal.seeding import isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
+from evomal.tasks.inputs import count, is_inputs, rows_of, shapes_of, tensors_of
+from evomal.tasks.metrics import PerformanceMetric
+from evomal.tasks.named_metrics import require_suitable
 
 if TYPE_CHECKING:
     from evomal.tasks.task import Task
 
 _TWO = slice(0, 2)
 _ROWS = 64  # per forward pass on a whole split
+
+
+def require_transforms_fit(task: Task) -> None:
+    """Run two rows of every split through `augment` and `preprocess`.
+
+    Raises
+    ------
+    InputError
+        If one fails or does not return inputs of a model.
+    """
+    with torch.no_grad(), isolated_rng(task.device, 0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of user functions; training shows them
+        for part, data in _parts(task).items():
+            _try_transforms(task, data, part)
 
 
 def require_parts_fit(task: Task, learner: nn.Module) -> None:
@@ -38,20 +55,25 @@ def require_parts_fit(task: Task, learner: nn.Module) -> None:
     """
     learner.eval()
     with torch.no_grad(), isolated_rng(task.device, 0), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of user functions; training shows them
-        parts = {"training": task.train, "validation": task.validation, "test": task.test}
-        for part, data in parts.items():
-            if data is None:
-                continue
-            _try_transforms(task, data, part)
-            _require_targets_fit(task.form, _try_model(task, learner, data, part), data, part)
+        warnings.simplefilter("ignore")
+        for part, data in _parts(task).items():
+            pred = _try_model(task, learner, data, part)
+            _require_targets_fit(task.form, pred, data, part)
         _try_task_loss(task, learner)
-        _try_metric(task, learner)
+        metrics = (task.performance_metric, *task.report)
+        require_suitable(metrics, task.form, pred)
+        for metric in metrics:
+            _try_metric(metric, task, learner)
+
+
+def _parts(task: Task) -> dict[str, Data]:
+    parts = {"training": task.train, "validation": task.validation, "test": task.test}
+    return {part: data for part, data in parts.items() if data is not None}
 
 
 def _try_transforms(task: Task, data: Data, part: str) -> None:
-    inputs = data.inputs[_TWO].clone()
-    rows, augment = len(inputs), task.augment if data is task.train else None
+    inputs = rows_of(data.inputs, _TWO)
+    rows, augment = count(inputs), task.augment if data is task.train else None
     for name, function in (("augment", augment), ("preprocess", task.preprocess)):
         if function is None:
             continue
@@ -59,15 +81,18 @@ def _try_transforms(task: Task, data: Data, part: str) -> None:
             result: object = function(inputs)
         except OWN_CODE_ERRORS as error:
             raise InputError(
-                f"The function {name} fails on the {part} inputs, {rows} rows of shape "
-                f"{tuple(inputs.shape)}: {named(error)}"
+                f"The function {name} fails on the {part} inputs, {rows} rows of "
+                f"{shapes_of(inputs)}: {named(error)}"
             ) from error
-        if not isinstance(result, Tensor):
-            raise InputError(f"The function {name} must return a tensor, not {quoted(result)}.")
-        if result.ndim == 0 or len(result) != rows:
+        if not is_inputs(result):
             raise InputError(
-                f"The function {name} must return as many rows as it gets, but returns shape "
-                f"{tuple(result.shape)} for {rows} {part} rows."
+                f"The function {name} must return a tensor, or a tuple or dict of tensors, not "
+                f"{quoted(result)}."
+            )
+        if any(one.ndim == 0 or len(one) != rows for one in tensors_of(result)):
+            raise InputError(
+                f"The function {name} must return as many rows as it gets, but returns "
+                f"{shapes_of(result)} for {rows} {part} rows."
             )
         inputs = result
 
@@ -76,16 +101,16 @@ def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
     """Raw outputs for two rows."""
     inputs = task.batch(data, _TWO).inputs
     try:
-        pred: object = learner(inputs)
+        pred = task.call(learner, inputs)
+    except InputError:
+        raise
     except OWN_CODE_ERRORS as error:
-        is_float = inputs.is_floating_point()
+        is_float = not isinstance(inputs, Tensor) or inputs.is_floating_point()
         hint = "" if is_float else f" (of type {inputs.dtype}; features must be floats)"
         raise InputError(
-            f"The model fails on the {part} inputs, two rows of shape "
-            f"{tuple(data.inputs[_TWO].shape)}{hint}: {named(error)}"
+            f"The model fails on the {part} inputs, two rows of "
+            f"{shapes_of(rows_of(data.inputs, _TWO))}{hint}: {named(error)}"
         ) from error
-    if not isinstance(pred, Tensor):
-        raise InputError(f"The model must return one tensor, not a {type(pred).__name__}.")
     if not pred.is_floating_point():
         raise InputError(f"The model must return raw outputs as floats, not {pred.dtype}.")
     if not pred.isfinite().all():
@@ -160,14 +185,15 @@ def _try_task_loss(task: Task, learner: nn.Module) -> None:
         )
 
 
-def _try_metric(task: Task, learner: nn.Module) -> None:
+def _try_metric(metric: PerformanceMetric, task: Task, learner: nn.Module) -> None:
     """On validation rows."""
+    name = f"metric {metric.name}" if metric in task.report else "metric"
 
     def call(pred: Tensor, batch: Data) -> object:
-        return task.metric(pred, batch.targets.clone())
+        return metric.function(pred, batch.targets.clone())
 
     try:
-        value: Any = _try_function("metric", call, task, learner, task.validation)
+        value: Any = _try_function(name, call, task, learner, task.validation)
     except NameError:  # it refers to the task, which is not assigned yet
         return
     if isinstance(value, Tensor):
@@ -177,7 +203,7 @@ def _try_metric(task: Task, learner: nn.Module) -> None:
     if not is_number:
         is_array = isinstance(value, Tensor | np.ndarray)
         seen = f"an array of shape {tuple(value.shape)}" if is_array else quoted(value)
-        raise InputError(f"The metric must return one number, but returns {seen}.")
+        raise InputError(f"The {name} must return one number, but returns {seen}.")
 
 
 def _try_function(
@@ -194,8 +220,9 @@ def _try_function(
 
     def outputs(count: int) -> tuple[Tensor, Data]:
         batch = task.batch(data, slice(0, count))
-        pieces = torch.split(batch.inputs, _ROWS)
-        return torch.cat([learner(inputs) for inputs in pieces]), batch
+        slices = [slice(start, start + _ROWS) for start in range(0, len(batch), _ROWS)]
+        pieces = [task.call(learner, rows_of(batch.inputs, rows)) for rows in slices]
+        return torch.cat(pieces), batch
 
     with contextlib.suppress(*OWN_CODE_ERRORS):
         return call(*outputs(2))

@@ -1,7 +1,8 @@
-"""Identification of user functions: names, and plain arguments of partial functions."""
+"""User functions: their names and required arguments, and plain arguments of partial ones."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,16 @@ def function_name(function: Callable[..., Any]) -> str:
     """The name of a function, a partial function, or a callable object."""
     function = getattr(function, "func", function)
     return getattr(function, "__name__", type(function).__name__)
+
+
+def required_arguments(function: Callable[..., Any]) -> list[str]:
+    """The names of the arguments without defaults."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some C functions have no signature
+        return []
+    collects = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in collects]
 
 
 def identity(function: Callable[..., Any]) -> list[Any]:

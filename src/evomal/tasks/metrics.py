@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from evomal.losses.form import IGNORE_INDEX, Form, Link
+from evomal.tasks import arguments
+from evomal.tasks.direction import Direction
 
 TensorLoss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], "Tensor | float"]
+
+
+@dataclass(frozen=True)
+class PerformanceMetric:
+    """A metric with its name and direction, for the arguments ``metric`` and ``report`` of a task.
+
+    Parameters
+    ----------
+    name
+        How it is called where its values are shown.
+    function
+        Any function of (pred, target) that returns a number, as in `evomal.Task`.
+    maximize
+        Whether higher is better.
+    """
+
+    name: str
+    function: Metric
+    maximize: bool = False
+
+    def __post_init__(self) -> None:
+        arguments.text(self.name, "name of a metric")
+        arguments.required_function(self.function, f"metric {self.name!r}", "(pred, target)")
+        arguments.flag(self.maximize, "setting maximize")
+
+    @property
+    def direction(self) -> Direction:
+        """``"maximize"`` or ``"minimize"``."""
+        return "maximize" if self.maximize else "minimize"
+
+    @property
+    def minimized(self) -> Metric:
+        """The function if lower is better, otherwise its negative."""
+        return partial(negated, metric=self.function) if self.maximize else self.function
+
+    @property
+    def label(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
+
+
+def negated(pred: Tensor, target: Tensor, *, metric: Metric) -> float:
+    """The negative of a metric."""
+    return 0.0 - float(metric(pred, target))
 
 
 def cross_entropy(
@@ -38,6 +86,37 @@ def error_rate(pred: Tensor, target: Tensor, *, ignore_index: int = IGNORE_INDEX
 def mean_squared_error(pred: Tensor, target: Tensor) -> float:
     """Mean of (pred - target)² over all elements, in squared units of the target."""
     return float(torch.nn.functional.mse_loss(pred, target))
+
+
+def mean_absolute_error(pred: Tensor, target: Tensor) -> float:
+    """Mean of |pred - target| over all elements, in units of the target."""
+    return float(torch.nn.functional.l1_loss(pred, target))
+
+
+def root_mean_squared_error(pred: Tensor, target: Tensor) -> float:
+    """Square root of `mean_squared_error`, in units of the target."""
+    return math.sqrt(mean_squared_error(pred, target))
+
+
+def pinball_loss(pred: Tensor, target: Tensor, *, quantile: float) -> float:
+    """Mean loss of quantile regression, smallest at that quantile of the target."""
+    missing = target - pred
+    return float(torch.maximum(quantile * missing, (quantile - 1) * missing).mean())
+
+
+def mean_cost(
+    pred: Tensor, target: Tensor, *, cost: float, ignore_index: int = IGNORE_INDEX
+) -> float:
+    """Mean cost per row with two classes: `cost` for a missed 1, and 1 for a false alarm.
+
+    `pred` contains logits as in `error_rate`; the more probable class is predicted.
+    """
+    if pred.shape != target.shape:
+        if pred.shape[1] != 2:
+            raise ValueError("costs need two classes")
+        pred, target = (pred[:, 1] - pred[:, 0])[rows := target != ignore_index], target[rows]
+    predicted, true = pred > 0, target > 0.5
+    return float((cost * (true & ~predicted).double() + (predicted & ~true).double()).mean())
 
 
 _DEFAULTS: dict[Link, tuple[TensorLoss, Metric]] = {

@@ -7,24 +7,24 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 Precision = Literal["full", "tf32", "bfloat16"]
 
 
 class InBfloat16(nn.Module):
-    """A network whose forward pass runs under bfloat16 autocast; its outputs are float32."""
+    """A network whose forward pass runs under bfloat16 autocast."""
 
     def __init__(self, learner: nn.Module) -> None:
         super().__init__()
         self.learner = learner
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The outputs of the network."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network returns."""
+        device = next(self.parameters()).device.type
         # no cache of cast parameters: functional calls would reuse stale ones
-        with torch.autocast(inputs.device.type, torch.bfloat16, cache_enabled=False):
-            outputs: Tensor = self.learner(inputs)
-        return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+            return self.learner(*args, **kwargs)
 
 
 def float32_precisions() -> dict[str, Any]:

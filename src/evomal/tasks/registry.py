@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import nn
 
-from evomal.errors import InputError, require_name
-from evomal.tasks.arguments import whole_number
+from evomal.errors import InputError, quoted, require_name
+from evomal.tasks import arguments
 from evomal.tasks.data import Data
 from evomal.tasks.data_files import Array
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
+from evomal.tasks.label_noise import with_label_noise
 from evomal.tasks.models.alexnet import AlexNet
 from evomal.tasks.models.allcnnc import AllCNNC
 from evomal.tasks.models.lenet5 import LeNet5
@@ -30,11 +31,28 @@ from evomal.tasks.models.resnet18 import ResNet18
 from evomal.tasks.models.squeezenet import SqueezeNet
 from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
-from evomal.tasks.optimizers import SGD
+from evomal.tasks.optimizers import OPTIMIZERS, SGD, OptimizerSettings
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
+from evomal.tasks.schedules import Milestones
+from evomal.tasks.sources import is_source, load_own_task
 from evomal.tasks.task import Task
 
 Split = Literal["honest", "published"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The arguments of `load_task` that recreate a built-in task; None stands for a default."""
+
+    data_dir: str | None = None
+    split: Split = "honest"
+    split_seed: int = 0
+    metric: str | None = None
+    report: tuple[str, ...] = ()
+    label_noise: float = 0.0
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    batch_size: int = 128
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class TaskInfo:
     optimizer: SGD
     rejection_steps: int
     testing_steps: int = 10_000
-    milestones: tuple[float, ...] = ()
+    schedule: Milestones | None = None
 
     @property
     def parameters(self) -> int:
@@ -87,10 +105,9 @@ def _colour(dataset: str, classes: int) -> dict[str, TaskInfo]:
         "mlp": partial(MLP, 3072, classes),
         **{name: partial(model, classes) for name, model in _OF_32_PIXELS.items()},
     }
+    schedule = Milestones((100 / 150, 135 / 150))
     return {
-        f"{dataset}/{name}": TaskInfo(
-            dataset, model, _NESTEROV, 1000, 150_000, (100 / 150, 135 / 150)
-        )
+        f"{dataset}/{name}": TaskInfo(dataset, model, _NESTEROV, 1000, 150_000, schedule)
         for name, model in models.items()
     }
 
@@ -114,15 +131,24 @@ def load_task(
     data_dir: str | os.PathLike[str] | None = None,
     split: Split = "honest",
     split_seed: int = 0,
+    metric: str | None = None,
+    report: Sequence[str] = (),
+    label_noise: float = 0.0,
     download: bool = False,
-    device: str | torch.device = "cpu",
+    optimizer: str | None = None,
+    learning_rate: float | None = None,
+    batch_size: int = 128,
+    device: str | torch.device | None = None,
 ) -> Task:
-    """A built-in task with its data.
+    """A task with its data, by name.
 
     Parameters
     ----------
     name
-        One of `TASKS`, such as ``"diabetes/mlp"``.
+        A built-in task, such as ``"diabetes/mlp"``; or your own, as ``"my_task.py:make_task"`` or
+        ``"package.module:task"``: a file or module, and a `Task` in it or a function without
+        arguments that returns one. Workers and `evomal.resume` import your own again, so that its
+        functions may be lambdas. It has no other options than `device`.
     data_dir
         Folder of the data sets; default ``EVOMAL_DATA``, otherwise the user's cache folder.
     split
@@ -133,56 +159,136 @@ def load_task(
     split_seed
         Seed of the split. It is independent of the seed of a run, so that a loss is always tested
         on rows that its search has not seen.
+    metric
+        Name of a metric, as in `evomal.Task`; default mean squared error for tables and the error
+        rate for images.
+    report
+        Names of metrics to report beside it.
+    label_noise
+        Fraction of the labels of training and validation images, in [0, 1), that are replaced by
+        another class, drawn uniformly with `split_seed`. The test labels are never changed.
     download
         Whether missing data may be downloaded.
+    optimizer
+        The base optimiser: ``"sgd"``, ``"adam"`` or ``"adamw"``; default that of the paper.
+        Adam and AdamW have torch's settings.
+    learning_rate
+        Its learning rate.
+    batch_size
+        Rows in a training batch.
     device
-        Device of the data and the models.
+        Device of the data and the models; default the CPU, or what your own task says.
 
     Raises
     ------
     InputError
-        If there is no such task or split, or the data is missing or damaged.
+        If there is no such task, split or metric, or the data is missing or damaged; for label
+        noise on a regression task; for your own task, if its code fails or makes no task.
     """
-    require_name("task", name, TASKS, "`evomal tasks` lists them")
+    if is_source(name):
+        _require_defaults(
+            name,
+            data_dir=data_dir,
+            split=split,
+            split_seed=split_seed,
+            metric=metric,
+            report=tuple(report),
+            label_noise=label_noise,
+            download=download,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+        )
+        return load_own_task(name, device=device)
+    listing = "`evomal tasks` lists them, and your own has a name such as my_task.py:make_task"
+    require_name("task", name, TASKS, listing)
     require_name("split", split, get_args(Split))
-    split_seed = whole_number(split_seed, "split seed", 0)
+    split_seed = arguments.whole_number(split_seed, "split seed", 0)
     if split_seed >= 2**32:
         raise InputError(f"The split seed must be below 2^32, got {split_seed}.")
     info = TASKS[name]
+    for one in (*([] if metric is None else [metric]), *arguments.listed(report, "report")):
+        if not isinstance(one, str):
+            raise InputError(
+                f"The metrics of a built-in task are given by name, such as 'mae', got "
+                f"{quoted(one)}; functions are for evomal.Task."
+            )
+    label_noise = arguments.number(label_noise, "label noise")
+    if not 0 <= label_noise < 1:
+        raise InputError(f"The label noise must be in [0, 1), got {label_noise:g}.")
+    chosen = _optimizer(info.optimizer, optimizer, learning_rate)
+    batch_size = arguments.whole_number(batch_size, "batch size", 1)
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
     facts = DATASETS[info.dataset].images
     preprocess = augment = None
     if facts is None:
+        if label_noise:
+            raise InputError(f"Label noise needs classes, but {name!r} is a regression task.")
         parts = _table_parts(arrays, split, split_seed)
     else:
         if split != "honest":
             raise InputError(f"The split {split!r} exists only for tables, not for {name!r}.")
         parts = _image_parts(arrays, split_seed)
+        parts[:2] = with_label_noise(parts[:2], label_noise, split_seed)
         preprocess = partial(standardise_pixels, mean=facts.mean, deviation=facts.deviation)
         augment = crop_and_flip if facts.augmented else None
     return Task(
         info.model,
         *parts,
         link="identity" if facts is None else "softmax",
-        optimizer=info.optimizer,
+        metric=metric,
+        report=report,
+        optimizer=chosen,
+        batch_size=batch_size,
         preprocess=preprocess,
         augment=augment,
         rejection_steps=info.rejection_steps,
         testing_steps=info.testing_steps,
-        milestones=info.milestones,
+        schedule=info.schedule,
         name=name,
         split=split,
         origin={
             "split": split,
             "split_seed": split_seed,
             "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+            "metric": metric,
+            "report": list(report),
+            "label_noise": label_noise,
+            "optimizer": optimizer,
+            "learning_rate": None if learning_rate is None else chosen.learning_rate,
+            "batch_size": batch_size,
         },
-        device=device,
+        device="cpu" if device is None else device,
     )
+
+
+def _require_defaults(name: str, **options: Any) -> None:
+    """Raise an `InputError` if an option of `load_task` is given for an own task."""
+    defaults = inspect.signature(load_task).parameters
+    for option, value in options.items():
+        if value != defaults[option].default:
+            raise InputError(
+                f"The option {option} is for built-in tasks only; omit it, and set what it means "
+                f"in the code of {quoted(name)}."
+            )
+
+
+def _optimizer(
+    usual: OptimizerSettings, name: str | None, learning_rate: float | None
+) -> OptimizerSettings:
+    """The settings of the optimiser with this name, those of the task by default."""
+    chosen = usual
+    if name is not None:
+        require_name("optimizer", name, OPTIMIZERS)
+        kind = OPTIMIZERS[name]
+        chosen = usual if isinstance(usual, kind) else kind()  # type: ignore[call-arg]
+    return chosen if learning_rate is None else chosen.with_learning_rate(learning_rate)
 
 
 def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]:
     """Training, validation and test rows, standardised with the statistics of the training rows."""
+    from sklearn.model_selection import train_test_split  # takes as long to import as torch
+
     features, targets = arrays
     rows = np.arange(len(features))
     if split == "honest":
@@ -204,6 +310,8 @@ def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]
 
 def _image_parts(arrays: tuple[Array, ...], seed: int) -> list[Data]:
     """Training, validation and test images, uint8 (n, channels, height, width), and classes."""
+    from sklearn.model_selection import train_test_split
+
     images, labels, test_images, test_labels = arrays
     train, validation = train_test_split(
         np.arange(len(images)), test_size=0.1, stratify=labels, random_state=seed

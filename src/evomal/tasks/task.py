@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -16,11 +16,14 @@ from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, require_input_name
 from evomal.seeding import isolated_rng
 from evomal.tasks import arguments
+from evomal.tasks.calls import Output, called, read_output
 from evomal.tasks.checks import (
     OWN_CODE_ERRORS,
     available_device,
     channels_last,
     images_channels_last,
+    is_lazy,
+    materialise,
     model_factory,
     require_separate,
     require_usable,
@@ -28,13 +31,22 @@ from evomal.tasks.checks import (
 )
 from evomal.tasks.data import Data, Source, read_class_weights, read_extras, read_rows
 from evomal.tasks.description import described, fingerprint
-from evomal.tasks.fit import require_parts_fit
-from evomal.tasks.metrics import Metric, TensorLoss, default_metric, default_task_loss
-from evomal.tasks.optimizers import SGD
+from evomal.tasks.fit import require_parts_fit, require_transforms_fit
+from evomal.tasks.inputs import Inputs, mapped, rows_of
+from evomal.tasks.metrics import Metric, PerformanceMetric, TensorLoss, default_task_loss
+from evomal.tasks.named_metrics import resolve_metric, resolve_report
+from evomal.tasks.optimizers import (
+    OptimizerFactory,
+    OptimizerSettings,
+    base_learning_rate,
+    settings_or_factory,
+)
 from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
+from evomal.tasks.schedules import Schedule, usable_schedule
 
-ORIGIN = {"split", "split_seed", "data_dir"}
+_DATA = {"data_dir", "split", "split_seed", "label_noise"}
+ORIGIN = _DATA | {"metric", "report", "optimizer", "learning_rate", "batch_size"}
 """The arguments of `evomal.load_task` that recreate a built-in task."""
 
 
@@ -51,10 +63,11 @@ class Task:
         and Python, which are seeded and restored around every call; so may the functions below.
     train, validation, test
         Each a pair (inputs, targets) of tensors or arrays with one row per sample, or any
-        map-style ``torch.utils.data.Dataset`` of such pairs. Arrays can be from torch, numpy,
-        pandas (read by position, not by index) or polars, or lists; all are copied to `device`. A
-        Dataset is read only once, so random transforms in it have no effect: pass them as
-        `augment`. Only `test` may be omitted; it is never used for learning a loss.
+        map-style ``torch.utils.data.Dataset`` of such pairs. Inputs may be a tuple or a dict of
+        arrays; the model is then called as ``model(*inputs)`` or ``model(**inputs)``. Arrays can
+        be from torch, numpy, pandas (read by position, not by index) or polars, or lists; all are
+        copied to `device`. A Dataset is read only once, so random transforms in it have no effect:
+        pass them as `augment`. Only `test` may be omitted; it is never used for learning a loss.
     link
         How a learned loss interprets raw outputs: ``"softmax"`` for class indices (B,) or
         (B, d₁, …), ``"sigmoid"`` for binary targets of the output's shape, one or more labels per
@@ -63,11 +76,24 @@ class Task:
         L_T, a differentiable function of (pred, target), where `pred` are raw outputs. Default by
         link: cross-entropy, binary cross-entropy with logits, or squared error.
     metric
-        L_P, any function of (pred, target) that returns a number; it is minimised. It receives all
-        rows of a data split at once, as tensors on the device; `pred` are raw outputs: logits, not
-        probabilities or classes. Default by link: error rate, error rate, or mean squared error.
+        L_P, any function of (pred, target) that returns a number. It receives all rows of a data
+        split at once, as tensors on the device; `pred` are raw outputs: logits, not probabilities
+        or classes. Or a name, which knows its direction: of a scorer of scikit-learn, such as
+        ``"balanced_accuracy"``, or one of docs/tasks.md. Default by link: error rate, error rate,
+        or mean squared error.
+    maximize
+        Whether `metric` is higher for better predictions. Fitness is then its negative.
+    report
+        Further metrics, as names or functions, whose test values are reported beside `metric`.
     optimizer
-        Settings of the base optimiser.
+        The base optimiser: `evomal.SGD`, `evomal.Adam`, `evomal.AdamW`, or a function of the list
+        of parameters that returns any torch optimiser, for methods that tune no weights. Default:
+        the paper's SGD.
+    schedule
+        A function of the progress of a training in [0, 1) that returns a factor of the learning
+        rate, such as `evomal.Cosine` or `evomal.Milestones`. Default: constant.
+    clip_norm
+        Maximum norm of the gradient of all parameters, as in ``torch.nn.utils.clip_grad_norm_``.
     batch_size
         Rows in a training batch.
     preprocess
@@ -75,6 +101,9 @@ class Task:
     augment
         Applied to the inputs of every training batch on the device, before `preprocess`, such as
         random crops. It must draw from a global generator, because others cannot be seeded.
+    output
+        Picks the raw outputs from what a model returns, if that is not one tensor: an index, a key,
+        the name of an attribute, or a function. ``logits`` is found without it.
     loss_inputs
         Extra inputs of the learned loss by name, each a terminal of the search space: a tensor or
         array with one value per training row (or per target), such as a weight, or ``"progress"``
@@ -89,8 +118,6 @@ class Task:
         Steps of the rejection protocol (paper, section 3.5.2).
     testing_steps
         Training steps at meta-testing time.
-    milestones
-        Fractions of the meta-testing steps at which the learning rate is divided by 10.
     name
         Name of the task in runs and messages; random streams also depend on it.
     split
@@ -109,8 +136,8 @@ class Task:
     Warns
     -----
     TaskWarning
-        For data far from unit scale, rows in two splits, a metric that is higher for better
-        predictions, a model whose outputs are not raw, or that is the same for every seed.
+        For data far from unit scale, rows in two splits, a metric with the wrong direction,
+        a model whose outputs are not raw, or that is the same for every seed.
     """
 
     def __init__(
@@ -122,17 +149,21 @@ class Task:
         *,
         link: Link,
         task_loss: TensorLoss | None = None,
-        metric: Metric | None = None,
-        optimizer: SGD | None = None,
+        metric: str | Metric | PerformanceMetric | None = None,
+        maximize: bool = False,
+        report: Sequence[str | Metric | PerformanceMetric] = (),
+        optimizer: OptimizerSettings | OptimizerFactory | None = None,
+        schedule: Schedule | None = None,
+        clip_norm: float | None = None,
         batch_size: int = 128,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        preprocess: Callable[[Any], Any] | None = None,
+        augment: Callable[[Any], Any] | None = None,
+        output: Output | None = None,
         loss_inputs: Mapping[str, Any] | None = None,
         weight: Sequence[float] | None = None,
         ignore_index: int = IGNORE_INDEX,
         rejection_steps: int = 1000,
         testing_steps: int = 10_000,
-        milestones: Sequence[float] = (),
         name: str = "custom",
         split: str = "custom",
         origin: Mapping[str, Any] | None = None,
@@ -148,19 +179,20 @@ class Task:
         self.form = Form(link, tuple(given), read_class_weights(weight, link), ignore_index)
         task_loss = arguments.function(task_loss, "task loss", "(pred, target)")
         self.task_loss = default_task_loss(self.form) if task_loss is None else task_loss
-        metric = arguments.function(metric, "metric", "(pred, target)")
-        self.metric = default_metric(self.form) if metric is None else metric
-        optimizer = SGD() if optimizer is None else optimizer
-        ways = "evomal.SGD(...), the only base optimiser so far"
-        self.optimizer = arguments.instance(optimizer, "optimizer", SGD, ways)
+        self.performance_metric = resolve_metric(metric, self.form, maximize=maximize)
+        self.metric = self.performance_metric.minimized
+        self.report = resolve_report(report, self.form, self.performance_metric)
+        self.optimizer: Any = settings_or_factory(optimizer)
+        self.schedule = usable_schedule(schedule)
+        self.clip_norm = None if clip_norm is None else arguments.positive(clip_norm, "clip_norm")
         self.batch_size = arguments.whole_number(batch_size, "batch size", 1)
         self.preprocess = arguments.function(preprocess, "argument preprocess", "(inputs)")
         self.augment = arguments.function(augment, "argument augment", "(inputs)")
+        self.output = read_output(output)
         self.rejection_steps = arguments.whole_number(
             rejection_steps, "number of rejection steps", 1
         )
         self.testing_steps = arguments.whole_number(testing_steps, "number of testing steps", 1)
-        self.milestones = arguments.increasing_shares(milestones, "milestone")
         self.name = arguments.text(name, "name")
         self.split = arguments.text(split, "split")
         if origin is not None and set(arguments.mapping(origin, "argument origin")) != ORIGIN:
@@ -172,6 +204,7 @@ class Task:
         self.device = available_device(device)
         self.precision: Precision = "full"
         self._channels_last = False
+        self._example: Inputs | None = None  # of two rows on a CPU, if there are lazy layers
         self.findings: dict[Any, Any] = {}
         """Results of tests of the base learner, shared by copies of the task."""
         try:
@@ -180,23 +213,30 @@ class Task:
             raise
         except OWN_CODE_ERRORS as error:
             raise InputError(f"The model factory fails: {named(error)}") from error
-        require_separate(learner, other)
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters.")
+        with isolated_rng(self.device, 0):
+            self.learning_rate = base_learning_rate(self.optimizer, other)
         self.train = self._read(train, "training", dtype)
         self.validation = self._read(validation, "validation", dtype)
         self.test = None if test is None else self._read(test, "test", dtype)
         self.progress_inputs = tuple(k for k, v in given.items() if isinstance(v, str))
         extras = read_extras(given, self.train, dtype)
         self.train = dataclasses.replace(self.train, extras=extras).to(self.device)
+        require_transforms_fit(self)
+        if is_lazy(learner):
+            self._example = mapped(Tensor.cpu, self.batch(self.train, slice(0, 2)).inputs)
+            learner, other = self.new_model(seed=0), self.new_model(seed=1)
+        require_separate(learner, other)
         require_parts_fit(self, learner)
         # Channels last is faster on CPUs, but some networks `view` their features.
         with isolated_rng(self.device, 0):
             images = self.batch(self.train, slice(0, 2)).inputs
             self._channels_last = runs_channels_last(learner, images)
-        for message in suspicions(self, learner, other):
-            warnings.warn(message, TaskWarning, stacklevel=3)
+        self.suspicions = suspicions(self, learner, other)
+        for suspicion in self.suspicions:
+            warnings.warn(suspicion.message, TaskWarning, stacklevel=3)
 
     def new_model(self, seed: int) -> nn.Module:
         """A fresh base learner in train mode on the device, initialised with `seed`.
@@ -209,6 +249,8 @@ class Task:
         with isolated_rng(self.device, seed):
             learner = self.model()
         require_usable(learner)
+        if self._example is not None:
+            materialise(learner, self._example, seed)
         if self._channels_last and self.device.type == "cpu":
             learner = channels_last(learner)
         if self.precision == "bfloat16":
@@ -220,14 +262,23 @@ class Task:
 
         Never a view of the data, because a model may work in place.
         """
-        inputs = data.inputs[rows].clone() if isinstance(rows, slice) else data.inputs[rows]
+        inputs = rows_of(data.inputs, rows)
         if self.augment and data is self.train:
             inputs = self.augment(inputs)
         inputs = self.preprocess(inputs) if self.preprocess else inputs
         if self._channels_last and self.device.type == "cpu":
-            inputs = images_channels_last(inputs)
+            inputs = mapped(images_channels_last, inputs)
         extras = {name: values[rows] for name, values in data.extras.items()}
         return Data(inputs, data.targets[rows], extras)
+
+    def call(
+        self, learner: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Raw outputs of a base learner; `state` replaces parameters and buffers by name."""
+        pred = called(learner, inputs, self.output, state)
+        return (
+            pred.float() if self.precision == "bfloat16" and pred.dtype == torch.bfloat16 else pred
+        )
 
     def loss_inputs(self, batch: Data, progress: float) -> dict[str, Tensor | float]:
         """The extra inputs of a learned loss by name.
@@ -285,24 +336,3 @@ class Task:
 
     def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
         return read_rows(source, part, self.form, dtype).to(self.device)
-
-
-def as_tasks(tasks: Any) -> list[Task]:
-    """One task, or several, as a list.
-
-    Raises
-    ------
-    InputError
-        If an element is not a task.
-    """
-    several = isinstance(tasks, Iterable) and not isinstance(tasks, str | nn.Module)
-    found = list(tasks) if several else [tasks]
-    for task in found:
-        require_task(task)
-    return found
-
-
-def require_task(task: object) -> None:
-    """Raise an `InputError` if the argument is not a task."""
-    load = f"evomal.load_task({task!r})" if isinstance(task, str) else "evomal.load_task(name)"
-    arguments.instance(task, "task", Task, f"made with {load} or evomal.Task(...)")

@@ -17,9 +17,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.tasks.inputs import Inputs, mapped
 from evomal.tasks.task import Task
+from evomal.training.hypergradient.first_step import first_step
 from evomal.training.hypergradient.reverse import reverse_hypergradient
-from evomal.training.hypergradient.step import MetaStep, first_step
+from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import quiet_vmap
 from evomal.training.stack import stacked_outputs
 from evomal.training.trial import (
@@ -160,9 +162,9 @@ def first_order(
             output = step.call(theta, buffers, batch.inputs)
         value = step.value(loss, output, batch, phi.detach())
         gradients = torch.autograd.grad(value, list(theta.values()), materialize_grads=True)
-        updated = first_step(step.task.optimizer, list(theta.values()), gradients)
+        updated, _ = first_step(step).taken(dict(zip(theta, gradients, strict=True)))
         with step.rng("judging"), torch.no_grad():
-            judged = step.call(dict(zip(theta, updated, strict=True)), buffers, step.judging.inputs)
+            judged = step.call(updated, buffers, step.judging.inputs)
             judgements.append(step.judgement(judged))
     return output.detach(), torch.stack(judgements)
 
@@ -229,14 +231,14 @@ def stacked_training_difference(task: Task) -> str | None:
 _SCALES = 1.0, 0.9  # scales of the parameters of stacked learners in the trial
 
 
-def _passes(step: MetaStep, learner: nn.Module, call: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def _passes(step: MetaStep, learner: nn.Module, call: Callable[[Inputs], Tensor]) -> list[Tensor]:
     """Outputs in train mode, twice, because dropout continues its stream, then in eval mode."""
     (batch,) = step.training
     with step.rng("training"):
-        outputs = [call(batch.inputs.clone()) for _ in range(2)]
+        outputs = [call(mapped(torch.clone, batch.inputs)) for _ in range(2)]
     learner.eval()
     with torch.no_grad():
-        outputs.append(call(batch.inputs.clone()))
+        outputs.append(call(mapped(torch.clone, batch.inputs)))
     learner.train()
     return outputs
 
@@ -246,11 +248,10 @@ def _alone(step: MetaStep) -> list[tuple[list[Tensor], Tensor]]:
     found = []
     for scale in _SCALES:
         learner = step.task.new_model(seed=0).to(_dtype(step))
-        parameters = list(learner.parameters())
+        parameters = [p for p in learner.parameters() if p.requires_grad]
         for p in parameters:
             p.data.mul_(scale)
-            p.requires_grad_()
-        outputs = _passes(step, learner, learner)
+        outputs = _passes(step, learner, partial(step.task.call, learner))
         total = torch.stack([one.square().sum() for one in outputs]).sum()
         gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
         found.append((outputs, _one_vector(gradients)))
@@ -262,11 +263,11 @@ def _stacks_alike(step: MetaStep, alone: Sequence[tuple[list[Tensor], Tensor]]) 
     learner = step.learner
     both = {
         name: torch.stack([scale * p.detach() for scale in _SCALES]).requires_grad_()
-        for name, p in learner.named_parameters()
+        for name, p in step.parameters().items()
     }
     buffers = {name: torch.stack([b] * len(_SCALES)) for name, b in step.buffers().items()}
     with quiet_vmap():
-        stack = _passes(step, learner, partial(stacked_outputs, learner, both, buffers))
+        stack = _passes(step, learner, partial(stacked_outputs, step.task, learner, both, buffers))
     total = torch.stack([outputs.square().sum() for outputs in stack]).sum()
     gradients = torch.autograd.grad(total, list(both.values()), materialize_grads=True)
     for place, (expected, expected_gradient) in enumerate(alone):
@@ -302,6 +303,10 @@ def _in_double(step: MetaStep) -> MetaStep:
         learner=copy.deepcopy(step.learner).double(),
         training=[batch.to_dtype(torch.float64) for batch in step.training],
         judging=step.judging.to_dtype(torch.float64),
+        states={
+            name: {key: value.double() for key, value in state.items()}
+            for name, state in step.states.items()
+        },
     )
 
 

@@ -15,8 +15,8 @@ from evomal.losses.base import Loss
 from evomal.losses.form import NO_INPUTS
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
-from evomal.training.loop import can_be_fused
 from evomal.training.numerics import DivergedError, all_finite, check_deadline, require_finite
+from evomal.training.optimizing import can_be_fused
 from evomal.training.raw_outputs import metric_on_few
 from evomal.training.workbench import Workbench
 
@@ -89,8 +89,7 @@ def _optimize_outputs(
 ) -> tuple[Tensor, ...]:
     """ŷ* of every loss: the outputs after `steps` steps of Adam on it."""
     pred = torch.stack([outputs.inputs] * len(losses)).requires_grad_()
-    rate = task.optimizer.learning_rate
-    optimizer = torch.optim.Adam([pred], lr=rate, fused=can_be_fused([pred]))
+    optimizer = torch.optim.Adam([pred], lr=task.learning_rate, fused=can_be_fused([pred]))
     for i in range(steps):
         check_deadline()
         inputs = task.loss_inputs(outputs, i / steps)
@@ -133,7 +132,7 @@ def gradient_norms(
     DivergedError
         If the loss or a gradient is not finite.
     """
-    pred = outputs.inputs.clone().requires_grad_()
+    pred: Tensor = outputs.inputs.clone().requires_grad_()
     value = loss(pred, outputs.targets, **inputs)
     (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
     require_finite([value, gradient], "the loss", "a gradient")

@@ -18,7 +18,6 @@ from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.metrics import TensorLoss
-from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 from evomal.training.halving import LearningCurve, rungs
 from evomal.training.numerics import (
@@ -28,6 +27,7 @@ from evomal.training.numerics import (
     draw_batches,
     require_finite,
 )
+from evomal.training.optimizing import BaseOptimizer
 
 Observer = Callable[[nn.Module], bool | None]
 """Observes a base learner during its training; returning False ends the training."""
@@ -69,9 +69,10 @@ def train(
     steps: int,
     *,
     stream: Sequence[int | str],
-    optimizer: SGD | None = None,
-    milestones: Sequence[float] = (),
+    rate: float = 1.0,
+    meta_testing: bool = False,
     observers: Mapping[int, Observer] = NO_OBSERVERS,
+    started: Callable[[torch.optim.Optimizer], object] = lambda optimizer: None,
 ) -> nn.Module:
     """Train a fresh base learner for `steps` steps with `loss`.
 
@@ -85,13 +86,15 @@ def train(
         Number of optimiser steps.
     stream
         Name of the random stream of θ₀, batches and dropout: equal streams give equal trainings.
-    optimizer
-        Replaces the task's settings.
-    milestones
-        Fractions of the steps at which the learning rate is divided by 10.
+    rate
+        Factor of the task's learning rate.
+    meta_testing
+        Whether schedules that are for meta-testing only apply (`evomal.Milestones`).
     observers
         Observers by the number of steps after which each is called, 0 for before the first. They
         may leave the base learner in eval mode.
+    started
+        Receives the optimiser before the first step.
 
     Returns
     -------
@@ -107,8 +110,8 @@ def train(
     """
     learner = task.new_model(derive_seed(*stream, "theta"))
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    sgd = new_sgd(parameters, optimizer or task.optimizer)
-    decays = {round(share * steps) for share in milestones}
+    optimizer = BaseOptimizer(task, parameters, steps, rate=rate, meta_testing=meta_testing)
+    started(optimizer.optimizer)
     finite = torch.ones((), dtype=torch.bool, device=task.device)
 
     def goes_on(taken: int) -> bool:
@@ -120,17 +123,14 @@ def train(
         return verdict is not False
 
     def step(number: int, batch: Data) -> bool:
-        if number - 1 in decays:
-            for group in sgd.param_groups:
-                group["lr"] *= 0.1
-        pred = learner(batch.inputs)
+        pred = task.call(learner, batch.inputs)
         own = own_inputs(task, loss, batch, (number - 1) / steps)
         value = loss(pred, batch.targets, **own)
         if not value.requires_grad:
             raise InputError("The loss does not depend on the prediction, so nothing trains.")
-        sgd.zero_grad()
+        optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
-        sgd.step()
+        optimizer.step(number)
         finite.logical_and_(pred.detach().isfinite().all() & value.detach().isfinite())
         if number % _CHECK_EVERY == 0 or number == steps or number in observers:
             if not finite:
@@ -143,28 +143,6 @@ def train(
     return learner
 
 
-def new_sgd(parameters: Sequence[Tensor], settings: SGD) -> torch.optim.SGD:
-    """The base optimiser, ``torch.optim.SGD``."""
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        dampening=settings.dampening,
-        fused=can_be_fused(parameters),
-    )
-
-
-def can_be_fused(parameters: Sequence[Tensor]) -> bool:
-    """Whether to use torch's fused optimisers: on CPUs they do not update 16-bit parameters."""
-    return all(
-        p.device.type == "cuda"
-        or (p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64))
-        for p in parameters
-    )
-
-
 def own_inputs(
     task: Task, loss: TensorLoss, batch: Data, progress: float
 ) -> dict[str, Tensor | float]:
@@ -175,7 +153,6 @@ def own_inputs(
     return {name: value for name, value in given.items() if name in loss.inputs}
 
 
-@torch.no_grad()
 def performance(task: Task, learner: nn.Module, data: Data) -> float:
     """L_P of a base learner, in eval mode, on a whole data split; lower is better.
 
@@ -184,16 +161,30 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     DivergedError
         If a prediction or the metric is not finite.
     """
+    pred = predictions(task, learner, data)
+    with torch.no_grad():
+        return finite_metric(task, pred, data.targets)
+
+
+@torch.no_grad()
+def predictions(task: Task, learner: nn.Module, data: Data) -> Tensor:
+    """Raw outputs of a base learner, in eval mode, for a whole data split.
+
+    Raises
+    ------
+    DivergedError
+        If one is not finite.
+    """
     learner.eval()
     pieces: list[Tensor] = []
     with isolated_rng(task.device, 0):
         for rows in evaluation_rows(task, data):
             check_deadline()
             batch = task.batch(data, rows)
-            pieces.append(learner(batch.inputs))
+            pieces.append(task.call(learner, batch.inputs))
     pred = torch.cat(pieces)
     require_finite([pred], "a prediction")
-    return finite_metric(task, pred, data.targets)
+    return pred
 
 
 def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:

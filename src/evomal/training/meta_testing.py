@@ -11,10 +11,13 @@ from typing import Any
 from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.tasks.arguments import whole_number, whole_numbers
-from evomal.tasks.metrics import TensorLoss
-from evomal.tasks.task import Task, require_task
-from evomal.training.loop import performance, train
+from evomal.tasks.direction import own_value
+from evomal.tasks.metrics import PerformanceMetric, TensorLoss
+from evomal.tasks.task import Task
+from evomal.tasks.task_arguments import require_task
+from evomal.training.loop import predictions, train
 from evomal.training.numerics import DivergedError
+from evomal.training.reporting import own_values
 
 LEARNING_RATE_FACTORS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Factors of the base learning rate to try when tuning it."""
@@ -64,20 +67,38 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A learned loss, the task loss, and optionally the task loss with a tuned learning rate."""
+    """A learned loss, the task loss, and optionally the task loss with a tuned learning rate.
 
+    Attributes
+    ----------
+    metric
+        The metric, with its direction.
+    learned, task_loss, task_loss_tuned
+        Its values.
+    reported
+        The same trainings by each of the metrics that the task reports.
+    """
+
+    metric: PerformanceMetric
     learned: Sample
     task_loss: Sample
     task_loss_tuned: Sample | None
+    reported: Sequence[Comparison] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; ``task_loss_tuned`` only if there is one."""
+        """As JSON values; ``task_loss_tuned`` and ``reported`` only if there are any."""
         samples = {
             "learned": self.learned,
             "task_loss": self.task_loss,
             "task_loss_tuned": self.task_loss_tuned,
         }
-        return {name: sample.to_dict() for name, sample in samples.items() if sample is not None}
+        others = {"reported": [other.to_dict() for other in self.reported]}
+        return {
+            "metric": self.metric.name,
+            "direction": self.metric.direction,
+            **{name: sample.to_dict() for name, sample in samples.items() if sample is not None},
+            **(others if self.reported else {}),
+        }
 
 
 def compare(
@@ -109,7 +130,8 @@ def compare(
         among `LEARNING_RATE_FACTORS` times the task's. A learned loss can merely act as a different
         learning rate (paper, section 5.5); this distinguishes such a gain from others.
     report
-        Called with the name of the loss, the seed and the metric after every training.
+        Called with the name of the loss, the seed and the metric, in its own direction, after
+        every training.
 
     Raises
     ------
@@ -127,30 +149,32 @@ def compare(
     if not seeds:
         raise InputError("A comparison needs at least one seed.")
 
-    def test(name: str, train_loss: TensorLoss, learning_rate: float) -> Sample:
-        values = []
+    def test(name: str, train_loss: TensorLoss, rate: float = 1.0) -> list[Sample]:
+        rows = []
         for seed in seeds:
-            values.append(_metric(task, train_loss, steps, seed, learning_rate, "test"))
-            report(name, seed, values[-1])
-        return Sample(values, learning_rate)
+            rows.append(_metrics(task, train_loss, steps, seed, rate, "test"))
+            report(name, seed, rows[-1][0])
+        reached = rate * task.learning_rate
+        return [Sample(list(values), reached) for values in zip(*rows, strict=True)]
 
-    base = task.optimizer.learning_rate
-    learned = test("learned", copy.deepcopy(loss).to(task.device), base)
-    task_loss = test("task_loss", task.task_loss, base)
-    tuned = None
+    learned = test("learned", copy.deepcopy(loss).to(task.device))
+    task_loss = test("task_loss", task.task_loss)
+    metrics = (task.performance_metric, *task.report)
+    tuned: Sequence[Sample | None] = [None] * len(metrics)
     if tune_baseline:
-        best = tune_learning_rate(task, seeds[0], steps, report)
+        best = tuned_rate(task, seeds[0], steps, report)
         tuned = test("task_loss_tuned", task.task_loss, best)
-    return Comparison(learned, task_loss, tuned)
+    own, *others = map(Comparison, metrics, learned, task_loss, tuned)
+    return replace(own, reported=others)
 
 
-def tune_learning_rate(
+def tuned_rate(
     task: Task,
     seed: int,
     steps: int,
     report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
 ) -> float:
-    """The base learning rate with the best validation metric for the task loss.
+    """The factor of the learning rate with the best validation metric for the task loss.
 
     Raises
     ------
@@ -158,29 +182,25 @@ def tune_learning_rate(
         If every training diverges.
     """
     scores: dict[float, float] = {}
-    for factor in LEARNING_RATE_FACTORS:
-        learning_rate = factor * task.optimizer.learning_rate
-        value = _metric(task, task.task_loss, steps, seed, learning_rate, "validation")
-        report(f"validation at learning rate {learning_rate:g}", seed, value)
+    for rate in LEARNING_RATE_FACTORS:
+        value = _metrics(task, task.task_loss, steps, seed, rate, "validation")[0]
+        report(f"validation at learning rate {rate * task.learning_rate:g}", seed, value)
         if value is not None:
-            scores[learning_rate] = value
+            scores[rate] = own_value(value, task.performance_metric.direction)
     if not scores:
         raise InputError("The task loss diverges at every learning rate tried.")
     return min(scores, key=lambda rate: scores[rate])
 
 
-def _metric(
-    task: Task, loss: TensorLoss, steps: int, seed: int, learning_rate: float, part: str
-) -> float | None:
-    """Metric on one data split after training; None if the training diverges."""
-    optimizer = replace(task.optimizer, learning_rate=learning_rate)
+def _metrics(
+    task: Task, loss: TensorLoss, steps: int, seed: int, rate: float, part: str
+) -> list[float | None]:
+    """Metrics on one data split after training; None if the training diverges."""
     stream = (seed, "meta-testing", task.name)
     data = task.test if part == "test" else task.validation
     assert data is not None
     try:
-        learner = train(
-            task, loss, steps, stream=stream, optimizer=optimizer, milestones=task.milestones
-        )
-        return performance(task, learner, data)
+        learner = train(task, loss, steps, stream=stream, rate=rate, meta_testing=True)
+        return own_values(task, predictions(task, learner, data), data.targets)
     except DivergedError:
-        return None
+        return [None] * (1 + len(task.report))

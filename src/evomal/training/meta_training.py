@@ -110,7 +110,10 @@ def tune_group(
             finite = torch.stack([one.finite for one in found]).all(dim=0)
             return [torch.stack(own).mean(dim=0) for own in by_loss], finite
 
-        states = _advance(bench, tunings, gradients)
+        try:
+            states = _advance(bench, tunings, gradients)
+        except DivergedError as error:  # there is no state for meta steps to start from
+            return [error.with_traceback(None)] * len(tunings)
     if states[0].step < bench.tuning.meta_steps:
         return list(states)
     finite = torch.stack([state.phi.isfinite().all() for state in states]).tolist()

@@ -33,7 +33,7 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
     learner = task.new_model(derive_seed(*stream, "theta"))
     with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
         batch = task.batch(task.train, rows)
-        outputs = Data(learner(batch.inputs), batch.targets, batch.extras)
+        outputs = Data(task.call(learner, batch.inputs), batch.targets, batch.extras)
     return outputs.to_dtype(torch.float32) if outputs.inputs.dtype in HALVES else outputs
 
 

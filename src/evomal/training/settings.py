@@ -84,6 +84,14 @@ class TuningSettings(TrainingSettings):
     meta_batch: Literal["validation", "training"] = "validation"
     """Data split of the batch on which the task loss evaluates an updated base learner."""
 
+    meta_start: Literal["auto", "fresh", "training"] = "auto"
+    """Where meta steps start: from a fresh base learner, or from states that a training under the
+    task loss passes through. auto: fresh for SGD, training for Adam and AdamW, through whose first
+    step nothing can be learned."""
+
+    meta_snapshots: int = 16
+    """Number of these states; fewer if they are larger than 1 GiB."""
+
     def validate(self) -> None:
         """Raise an `InputError` for the first invalid setting."""
         super().validate()
@@ -91,6 +99,8 @@ class TuningSettings(TrainingSettings):
         require_whole(self, 1, 10_000, "base_steps")
         require_number(self, 1e6, "meta_learning_rate")
         require_choice(self, "meta_batch", "validation", "training")
+        require_choice(self, "meta_start", "auto", "fresh", "training")
+        require_whole(self, 1, 10_000, "meta_snapshots")
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
+from evomal.tasks.inputs import Inputs
 from evomal.tasks.task import Task
 from evomal.training.halving import LearningCurve, rungs
-from evomal.training.loop import evaluation_rows, finite_metric, new_sgd, own_inputs, take_steps
+from evomal.training.loop import evaluation_rows, finite_metric, own_inputs, take_steps
 from evomal.training.numerics import (
     DivergedError,
     check_deadline,
@@ -27,6 +28,7 @@ from evomal.training.numerics import (
     quiet_vmap,
     require_finite,
 )
+from evomal.training.optimizing import BaseOptimizer
 
 
 def stacked_training(
@@ -42,35 +44,38 @@ def stacked_training(
     the stack.
     """
     with quiet_vmap():
-        return Stack(task, losses, seed).train(steps, bars)
+        return Stack(task, losses, steps, seed).train(bars)
 
 
 class Stack:
     """The learners of a group in training."""
 
-    def __init__(self, task: Task, losses: Sequence[MetaLoss], seed: int) -> None:
+    def __init__(self, task: Task, losses: Sequence[MetaLoss], steps: int, seed: int) -> None:
         self.task = task
+        self.steps = steps
         self.losses = list(losses)
         self.stream = (seed, "fitness", task.name)
         self.learner = task.new_model(derive_seed(*self.stream, "theta"))
         count = len(losses)
         self.theta = {
-            name: torch.stack([p.detach()] * count).requires_grad_(p.requires_grad)
+            name: torch.stack([p.detach()] * count).requires_grad_()
             for name, p in self.learner.named_parameters()
+            if p.requires_grad
         }
         self.buffers = {name: torch.stack([b] * count) for name, b in self.learner.named_buffers()}
-        self.sgd = new_sgd(self._trained(), task.optimizer)
+        self.optimizer = BaseOptimizer(task, self._trained(), steps, clip=clip_rows)
         self.finite = torch.ones(count, dtype=torch.bool, device=task.device)
 
-    def train(self, steps: int, bars: Sequence[float] | None) -> list[LearningCurve]:
+    def train(self, bars: Sequence[float] | None) -> list[LearningCurve]:
         """Train; return the curve of every learner."""
+        steps = self.steps
         curves: list[list[float]] = [[] for _ in self.losses]
         places = list(range(len(curves)))  # indices of the learners in the stack
         bar_at = {} if bars is None else dict(zip(rungs(steps), bars, strict=True))
 
         def step(number: int, batch: Data) -> bool:
             nonlocal places
-            self._step(batch, (number - 1) / steps)
+            self._step(number, batch)
             if number not in bar_at and number != steps:
                 return True
             for place, value in zip(places, self._performances(), strict=True):
@@ -85,41 +90,35 @@ class Stack:
         take_steps(self.task, steps, self.stream, step)
         return [tuple(curve) for curve in curves]
 
-    def _trained(self) -> list[Tensor]:
-        return [p for p in self.theta.values() if p.requires_grad]
+    def _outputs(self, inputs: Inputs) -> Tensor:
+        return stacked_outputs(self.task, self.learner, self.theta, self.buffers, inputs)
 
-    def _step(self, batch: Data, progress: float) -> None:
+    def _trained(self) -> list[Tensor]:
+        return list(self.theta.values())
+
+    def _step(self, number: int, batch: Data) -> None:
         """One training step of all learners."""
-        preds = stacked_outputs(self.learner, self.theta, self.buffers, batch.inputs)
+        progress = (number - 1) / self.steps
+        preds = self._outputs(batch.inputs)
         values = torch.stack(
             [
                 loss(pred, batch.targets, **own_inputs(self.task, loss, batch, progress))
                 for loss, pred in zip(self.losses, preds, strict=True)
             ]
         )
-        self.sgd.zero_grad()
+        self.optimizer.zero_grad()
         values.sum().backward()  # type: ignore[no-untyped-call]
-        self.sgd.step()
+        self.optimizer.step(number)
         self.finite &= finite_rows([preds, values])
 
     def _keep(self, places: Sequence[int]) -> None:
         """Remove all other learners from the stack."""
-        old, settings = self.sgd, self.task.optimizer
         self.losses = [self.losses[i] for i in places]
         rows = torch.tensor(places, dtype=torch.long, device=self.task.device)
         self.finite = self.finite[rows]
         self.buffers = {name: b[rows] for name, b in self.buffers.items()}
-        before = self._trained()
-        self.theta = {
-            name: p.detach()[rows].requires_grad_(p.requires_grad) for name, p in self.theta.items()
-        }
-        self.sgd = new_sgd(self._trained(), settings)
-        for was, now in zip(before, self._trained(), strict=True):
-            state = old.state[was]
-            self.sgd.state[now] = {
-                key: value[rows] if isinstance(value, Tensor) else value
-                for key, value in state.items()
-            }
+        self.theta = {name: p.detach()[rows].requires_grad_() for name, p in self.theta.items()}
+        self.optimizer.keep(rows, self._trained())
 
     @torch.no_grad()
     def _performances(self) -> list[float]:
@@ -132,7 +131,7 @@ class Stack:
             for rows in evaluation_rows(task, data):
                 check_deadline()
                 inputs = task.batch(data, rows).inputs
-                pieces.append(stacked_outputs(self.learner, self.theta, self.buffers, inputs))
+                pieces.append(self._outputs(inputs))
         self.learner.train()
         return [
             self._metric(pred) if is_finite else math.inf
@@ -147,14 +146,28 @@ class Stack:
             return math.inf
 
 
+def clip_rows(parameters: Sequence[Tensor], clip_norm: float) -> None:
+    """``torch.nn.utils.clip_grad_norm_`` for every learner of a stack, parameters (P, …)."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
+    norms = torch.stack([g.flatten(1).norm(dim=1) if g.ndim > 1 else g.abs() for g in gradients])
+    factors = (clip_norm / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+
+
 def stacked_outputs(
-    learner: nn.Module, theta: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
+    task: Task,
+    learner: nn.Module,
+    theta: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    inputs: Inputs,
 ) -> Tensor:
     """Raw outputs of every learner, shape (P, B, …); buffers change in place."""
 
     def call(own: dict[str, Tensor], state: dict[str, Tensor]) -> Tensor:
-        out: Tensor = functional_call(learner, {**own, **state}, inputs)
-        return out
+        return task.call(learner, inputs, {**own, **state})
 
     outputs: Tensor = vmap(call, randomness="same")(theta, buffers)
     return outputs

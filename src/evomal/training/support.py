@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from evomal.errors import InputError
 from evomal.losses.meta import MetaLoss
 from evomal.seeding import isolated_rng
+from evomal.tasks.optimizers import OptimizerSettings
 from evomal.tasks.task import Task
 from evomal.training.agreement import (
     Results,
@@ -33,8 +34,8 @@ from evomal.training.hypergradient.forward import forward_hypergradient
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.hypergradient.reverse import reverse_hypergradient
 from evomal.training.hypergradient.step import MetaStep
-from evomal.training.loop import new_sgd
 from evomal.training.numerics import DivergedError
+from evomal.training.optimizing import new_optimizer
 from evomal.training.trial import (
     Failed,
     as_input_error,
@@ -90,6 +91,12 @@ def require_trainable(task: Task, *, base_steps: int | None) -> None:
         _train(task)
     if base_steps is None:
         return
+    if not isinstance(task.optimizer, OptimizerSettings):
+        raise InputError(
+            f"The optimizer of {task.name!r} is a function, but the weights of losses are learned "
+            "only with evomal.SGD, evomal.Adam or evomal.AdamW; pass one of these, or use a "
+            "method without weights, such as gp-lfl."
+        )
     found = _found(task, lambda: tried(partial(_differentiate, task)), "reverse mode")
     if isinstance(found, Failed) and (base_steps > 1 or forward_mode_problem(task) is not None):
         raise InputError(no_weights(task, found.reason))
@@ -112,6 +119,8 @@ def group_problem(task: Task, *, stacked: bool) -> str | None:
     It needs forward-mode rules; to be stacked, it also has to work under ``torch.vmap``, including
     ordinary training.
     """
+    if not isinstance(task.optimizer, OptimizerSettings):
+        return "its optimizer is a function"
     way = _found(task, lambda: _find_way(task, stacked=stacked), "group", stacked)
     return way.reason if isinstance(way, Failed) else None
 
@@ -147,11 +156,11 @@ def _found(task: Task, find: Callable[[], T], *what: object) -> T:
 def _train(task: Task) -> None:
     """One ordinary training step with the task loss."""
     learner, batch = task.new_model(seed=0), few_rows(task, task.train)
-    sgd = new_sgd([p for p in learner.parameters() if p.requires_grad], task.optimizer)
+    optimizer = new_optimizer(task, [p for p in learner.parameters() if p.requires_grad])
     with isolated_rng(task.device, 0):
-        value = task.task_loss(learner(batch.inputs), batch.targets)
+        value = task.task_loss(task.call(learner, batch.inputs), batch.targets)
         value.backward()  # type: ignore[no-untyped-call]
-    sgd.step()
+    optimizer.step()
 
 
 def _differentiate(task: Task) -> None:

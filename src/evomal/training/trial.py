@@ -18,14 +18,20 @@ from evomal.errors import InputError, named
 from evomal.seeding import isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
+from evomal.tasks.inputs import equal, mapped
+from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
+from evomal.training.hypergradient.optimizer_step import State, states_of
 from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import DivergedError, is_out_of_memory
+from evomal.training.optimizing import new_optimizer
 
 T = TypeVar("T")
 
 ROWS = 4
 """Number of rows in a trial of a base learner."""
+
+_WARM_UP = 3  # steps before the step that is tried
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,10 @@ def spoils_inputs(task: Task) -> bool:
 
     def find() -> bool:
         inputs = few_rows(task, task.train).inputs
-        before = inputs.clone()
+        before = mapped(torch.clone, inputs)
         with torch.no_grad(), isolated_rng(task.device, 0):
-            task.new_model(seed=0)(inputs)
-        return not torch.equal(inputs, before)
+            task.call(task.new_model(seed=0), inputs)
+        return not equal(inputs, before)
 
     return kept(task, "spoils inputs", find)  # the same on every device
 
@@ -55,7 +61,24 @@ def probe_step(task: Task, seed: int = 0) -> MetaStep:
     """
     training, judging = (few_rows(task, data) for data in (task.train, task.validation))
     learner = task.new_model(seed=0)
-    return MetaStep(task, learner, [training], judging, seed, 0.5, spoils_inputs(task))
+    states = {} if isinstance(task.optimizer, SGD) else _warmed_up(task, training)
+    return MetaStep(task, learner, [training], judging, seed, 0.5, spoils_inputs(task), states)
+
+
+def _warmed_up(task: Task, batch: Data) -> dict[str, State]:
+    """The state of the optimiser after steps under the task loss.
+
+    The derivative of the first step of Adam is 0 but for rounding.
+    """
+    learner = task.new_model(seed=0)
+    optimizer = new_optimizer(task, [p for p in learner.parameters() if p.requires_grad])
+    with isolated_rng(task.device, 0):
+        for _ in range(_WARM_UP):
+            optimizer.zero_grad()
+            value = task.task_loss(learner(batch.inputs.clone()), batch.targets.clone())
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return states_of(learner, optimizer)
 
 
 def few_rows(task: Task, data: Data) -> Data:

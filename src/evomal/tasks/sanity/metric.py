@@ -15,23 +15,30 @@ from evomal.losses.form import Form
 from evomal.seeding import derive_generator, isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.classes import class_name, held_classes
+from evomal.tasks.direction import own_value
+from evomal.tasks.metrics import PerformanceMetric
 
 if TYPE_CHECKING:
     from evomal.tasks.data import Data
     from evomal.tasks.task import Task
 
-_SURE = 10.0
+SURE = 10.0
 """The logit of a perfect prediction: a probability of 0.99995 in float16, too."""
 
-_MOST_OUTPUTS = 50_000_000
+MOST_OUTPUTS = 50_000_000
 """Maximum number of elements of synthetic predictions; a larger split is not checked."""
 
 _NAMES = 5
 """Maximum number of classes named in a message."""
 
+_ADVICE = {
+    "minimize": ("minimise", "higher", "pass"),
+    "maximize": ("maximise", "lower", "omit"),
+}
+
 
 def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
-    """Check that the metric is defined, and lower for perfect predictions than for wrong ones.
+    """Check that the metric is defined, and better for perfect predictions than for wrong ones.
 
     `pred` are outputs for a few rows; they give the number of classes and the dtype. A metric that
     refers to the task, which is not assigned yet, cannot be checked.
@@ -43,17 +50,17 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
     """
     parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
     for part, data in parts.items():
-        if pred[0].numel() * len(data) > _MOST_OUTPUTS:
+        if pred[0].numel() * len(data) > MOST_OUTPUTS:
             continue
         perfect = perfect_predictions(data.targets, task.form, pred)
         shuffled, opposite = _wrong_predictions(perfect, task.form)
         try:
-            value, problem = _judged(task, perfect, data)
+            value, problem = judged(task, perfect, data)
             if not math.isfinite(value):  # for example, the logarithm of an error of 0
                 wrong = shuffled if task.link == "identity" else opposite
                 tenth = torch.arange(len(perfect), device=perfect.device) % 10 == 0
                 perfect[tenth] = wrong[tenth]
-                value, _ = _judged(task, perfect, data)
+                value, _ = judged(task, perfect, data)
         except NameError:
             return
         if not math.isfinite(value):
@@ -62,8 +69,8 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
                 raise InputError(message)
             yield message
         elif part == "validation":
-            values = [_judged(task, made_up, data)[0] for made_up in (shuffled, opposite)]
-            yield from _check_direction(value, *values)
+            values = [judged(task, made_up, data)[0] for made_up in (shuffled, opposite)]
+            yield from _check_direction(task.performance_metric, value, *values)
 
 
 def perfect_predictions(targets: Tensor, form: Form, pred: Tensor) -> Tensor:
@@ -71,12 +78,12 @@ def perfect_predictions(targets: Tensor, form: Form, pred: Tensor) -> Tensor:
     if form.link == "identity":
         return targets.clone()
     if form.link == "sigmoid":
-        nearly_zero = 1 / (1 + math.exp(_SURE))
+        nearly_zero = 1 / (1 + math.exp(SURE))
         return targets.double().logit(nearly_zero).to(pred.dtype)
     classes = torch.where(targets == form.ignore_index, 0, targets).unsqueeze(1)
     shape = len(targets), pred.shape[1], *targets.shape[1:]
-    logits = torch.full(shape, -_SURE, dtype=pred.dtype, device=targets.device)
-    return logits.scatter_(1, classes, _SURE)
+    logits = torch.full(shape, -SURE, dtype=pred.dtype, device=targets.device)
+    return logits.scatter_(1, classes, SURE)
 
 
 def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
@@ -88,7 +95,7 @@ def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     return shuffled, -perfect
 
 
-def _judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
+def judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
     """The metric of synthetic predictions, NaN if it fails; and a phrase for messages."""
     try:
         with warnings.catch_warnings(), torch.no_grad(), isolated_rng(task.device, 0):
@@ -131,16 +138,20 @@ def _missing_classes(task: Task, data: Data, pred: Tensor) -> str:
     return ", ".join(named + more)
 
 
-def _check_direction(perfect: float, shuffled: float, opposite: float) -> Iterator[str]:
-    """Metrics are minimised, so perfect predictions must score lower than wrong ones."""
+def _check_direction(
+    metric: PerformanceMetric, perfect: float, shuffled: float, opposite: float
+) -> Iterator[str]:
+    """Perfect predictions must score better than wrong ones; the values are minimised ones."""
     wrong = {"shuffled": shuffled, "opposite": opposite}
     finite = {kind: value for kind, value in wrong.items() if math.isfinite(value)}
     if finite and all(_is_above(perfect, value) for value in finite.values()):
         kind, value = next(iter(finite.items()))
+        best, other = (own_value(number, metric.direction) for number in (perfect, value))
+        verb, higher, remedy = _ADVICE[metric.direction]
         yield (
-            f"The metric is {perfect:.4g} for perfect predictions of the validation data and "
-            f"{value:.4g} for {kind} ones, but searches minimise it. If higher is better, negate "
-            "it: metric=lambda pred, target: -your_metric(pred, target)."
+            f"The metric is {best:.4g} for perfect predictions of the validation data and "
+            f"{other:.4g} for {kind} ones, but searches {verb} it. If {higher} is better, "
+            f"{remedy} maximize=True."
         )
 
 

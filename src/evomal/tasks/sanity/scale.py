@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from evomal.seeding import isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
+from evomal.tasks.inputs import Inputs, labelled, rows_of
 
 if TYPE_CHECKING:
     from evomal.tasks.task import Task
@@ -34,19 +35,21 @@ def check_scale(task: Task, learner: nn.Module) -> Iterator[str]:
     Scaling inside the model is fine. `learner` is a base learner; it is modified.
     """
     rows = torch.arange(0, len(task.train), -(-len(task.train) // _ROWS), device=task.device)
-    sample = Data(task.train.inputs[rows], task.train.targets[rows])  # a copy: not augmented
+    # a copy, so that it is not augmented
+    sample = Data(rows_of(task.train.inputs, rows), task.train.targets[rows])
     with isolated_rng(task.device, 0):
         inputs = task.batch(sample, slice(None)).inputs
-    far_inputs = _far_from_unit(inputs)
+    seen = [(_far_from_unit(values), label) for label, values in labelled(inputs)]
+    far_inputs, label = next((pair for pair in seen if pair[0] is not None), (None, ""))
     far_targets = _far_from_unit(sample.targets) if task.link == "identity" else None
     if far_inputs is None and far_targets is None:
         return
-    outputs, first_sees = _forward(task, learner, inputs[:64])
+    outputs, first_sees = _forward(task, learner, rows_of(inputs, slice(64)))
     if far_inputs is not None and (first_sees is None or _far_from_unit(first_sees) is not None):
         yield (
-            f"The training inputs are far from unit scale: {far_inputs}. Training is likely to "
-            "diverge or stall; standardise them with the mean and the standard deviation of the "
-            "training rows."
+            f"The training inputs{label} are far from unit scale: {far_inputs}. Training is likely "
+            "to diverge or stall; standardise them with the mean and the standard deviation of "
+            "the training rows."
         )
     if far_targets is not None and not _alike(outputs, sample.targets):
         yield (
@@ -86,7 +89,7 @@ def _alike(outputs: Tensor, targets: Tensor) -> bool:
     return one > 0 and two > 0 and 1 / FAR < one / two < FAR
 
 
-def _forward(task: Task, learner: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+def _forward(task: Task, learner: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     """Outputs in train mode, and the inputs of the first layer with parameters, None if unknown.
 
     Ones for a normalisation layer, which brings its inputs to unit scale.
@@ -105,7 +108,7 @@ def _forward(task: Task, learner: nn.Module, inputs: Tensor) -> tuple[Tensor, Te
     ]
     try:
         with torch.no_grad(), isolated_rng(task.device, 0):
-            outputs: Tensor = learner.train()(inputs)
+            outputs = task.call(learner.train(), inputs)
     except OWN_CODE_ERRORS:
         return torch.zeros(1), None
     finally:

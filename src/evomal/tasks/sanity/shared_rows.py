@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evomal.seeding import derive_generator
+from evomal.tasks.inputs import labelled, rows_of, tensors_of
 
 if TYPE_CHECKING:
     from evomal.tasks.data import Data
@@ -54,24 +55,34 @@ def shared_rows(train: Data, *parts: Data) -> list[int]:
 
 
 def _shared(train: Data, known: npt.NDArray[np.uint64], part: Data) -> int:
-    if train.inputs.shape[1:] != part.inputs.shape[1:]:  # sequences of another length
+    shapes = [
+        [(label, tensor.shape[1:]) for label, tensor in labelled(data.inputs)]
+        for data in (train, part)
+    ]
+    if shapes[0] != shapes[1]:  # sequences of another length
         return 0
     own = _digests(part)
     suspects = np.flatnonzero(np.isin(own, known))
     if not len(suspects):
         return 0
     rows = set(_contents(train, np.flatnonzero(np.isin(known, own[suspects]))))
-    inputs = part.inputs[torch.from_numpy(suspects)].reshape(len(suspects), -1)
-    varied = (inputs != inputs[:, :1]).any(dim=1) | (part.inputs.ndim <= 2)
-    found = [content in rows for content in _contents(part, suspects)]
-    return int((torch.tensor(found) & varied.cpu()).sum())
+    found = torch.tensor([content in rows for content in _contents(part, suspects)])
+    inputs = tensors_of(rows_of(part.inputs, torch.from_numpy(suspects)))
+    varied = [_varied(tensor) for tensor in inputs]
+    return int((found & torch.stack(varied).any(dim=0)).sum())
+
+
+def _varied(tensor: Tensor) -> Tensor:
+    """Which rows are not constant images, (n,)."""
+    flat = tensor.reshape(len(tensor), -1)
+    return ((flat != flat[:, :1]).any(dim=1) | (tensor.ndim <= 2)).cpu()
 
 
 def _digests(data: Data) -> npt.NDArray[np.uint64]:
     """A number for every row, of up to `_ELEMENTS` of its inputs and of its targets."""
     total = np.zeros(len(data), dtype=np.uint64)
     rng = derive_generator(0, "digests")
-    for tensor in (data.inputs, data.targets):
+    for tensor in (*tensors_of(data.inputs), data.targets):
         table = tensor.reshape(len(tensor), -1)
         columns = np.linspace(0, table.shape[1] - 1, min(_ELEMENTS, table.shape[1])).astype(int)
         content = _bytes(table[:, torch.from_numpy(columns).to(table.device)])
@@ -84,8 +95,9 @@ def _digests(data: Data) -> npt.NDArray[np.uint64]:
 
 def _contents(data: Data, rows: npt.NDArray[np.int64]) -> list[bytes]:
     """The values of some rows, a text of bytes each."""
-    places = torch.from_numpy(rows).to(data.inputs.device)
-    whole = [_bytes(tensor[places]) for tensor in (data.inputs, data.targets)]
+    places = torch.from_numpy(rows).to(data.targets.device)
+    tensors = (*tensors_of(data.inputs), data.targets)
+    whole = [_bytes(tensor[places]) for tensor in tensors]
     return [row.tobytes() for row in np.concatenate(whole, axis=1)]
 
 
@@ -100,7 +112,7 @@ def _expected(data: Data) -> float:
     rows = torch.arange(0, len(data), -(-len(data) // _SAMPLE))
     pairs = max(1, len(rows) * (len(rows) - 1))
     share = 1.0
-    for tensor in (data.inputs, data.targets):
+    for tensor in (*tensors_of(data.inputs), data.targets):
         table = tensor[rows.to(tensor.device)].reshape(len(rows), -1).double().cpu()
         for column in table.T.numpy():
             counts = np.unique(column, return_counts=True)[1]

@@ -14,6 +14,7 @@ from evomal.training.engines.base import Engine
 from evomal.training.engines.batched import BatchedEngine
 from evomal.training.engines.loop import LoopEngine
 from evomal.training.engines.stacked import StackedEngine
+from evomal.training.meta_start import starts_fresh
 from evomal.training.settings import TrainingSettings, TuningSettings
 from evomal.training.support import require_trainable, unsuitable
 from evomal.training.workbench import Workbench
@@ -74,6 +75,8 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Ch
     base_steps = settings.base_steps if tunes and isinstance(settings, TuningSettings) else None
     for task in tasks:
         require_trainable(task, base_steps=base_steps)
+        if tunes and isinstance(settings, TuningSettings):
+            starts_fresh(task, settings)
     _require_precision(settings, tasks)
     on_cpu = all(task.device.type == "cpu" for task in tasks)
     size = settings.group_size or (GROUP_ON_CPU if on_cpu else None)
@@ -104,7 +107,7 @@ def _chosen(
         return LoopEngine, "the method does not tune weights"
     if base_steps != 1:
         return LoopEngine, "more than one base step is differentiated"
-    largest = max(sum(p.numel() for p in task.new_model(0).parameters()) for task in tasks)
+    largest = max(_trained_parameters(task) for task in tasks)
     if (size or 1) * largest > MOST_PARAMETERS:
         return LoopEngine, f"a group's base learners have over {MOST_PARAMETERS:,} parameters"
     device = "CPU" if on_cpu else "GPU"
@@ -117,6 +120,10 @@ def _chosen(
             return engine, "; ".join([device, f"{learners} it", *problems])
         problems.append(f"not {engine.name}: {problem}")
     return LoopEngine, "; ".join([device, *problems])
+
+
+def _trained_parameters(task: Task) -> int:
+    return sum(p.numel() for p in task.new_model(0).parameters() if p.requires_grad)
 
 
 def _require_precision(settings: TrainingSettings, tasks: Sequence[Task]) -> None:

@@ -6,7 +6,7 @@ there are the same for all of them; only the vectors multiplied by J differ. For
 - one forward pass at θ₀;
 - P pull-backs Jᵀu of the losses' slopes and P evaluations of updated learners θ₁: in one pass or
   one at a time;
-- P forward-mode products J v, as one batched product if that is correct, which computes the
+- P forward-mode products J w, as one batched product if that is correct, which computes the
   network's primal values once.
 
 Affine layers, which take most of the arithmetic, are differentiated by hand (`affine`).
@@ -23,7 +23,7 @@ from torch import Tensor
 from evomal.losses.meta import MetaLoss
 from evomal.training.hypergradient.affine import AffineLayer
 from evomal.training.hypergradient.shared_pass import SharedPass
-from evomal.training.hypergradient.step import MetaStep, first_step_size
+from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import finite_rows
 
 
@@ -84,14 +84,13 @@ def group_hypergradients(
     u = torch.stack([slope.detach() for slope in slopes])
     updated = shared.updated(u, stacked=stacked)
     tangents = shared.tangents(updated, in_turn=in_turn)
-    alpha = first_step_size(step.task.optimizer)
     products = [(slope * tangent).sum() for slope, tangent in zip(slopes, tangents, strict=True)]
     gradients = [torch.zeros_like(phi) for phi in phis]
     known = [p for p, product in enumerate(products) if product.requires_grad]
     if known:  # the others are linear in f with slopes independent of φ, or flat
         total = torch.stack([products[p] for p in known]).sum()
         derivatives = torch.autograd.grad(total, phis, materialize_grads=True)
-        gradients = [-alpha * derivative for derivative in derivatives]
+        gradients = [shared.first.factor * derivative for derivative in derivatives]
     finite = updated.finite & finite_rows([u, torch.stack(values), updated.judgements])
     finite &= torch.stack([gradient.isfinite().all() for gradient in gradients])
     return GroupGradients(gradients, finite, shared.output.detach(), updated.judgements)

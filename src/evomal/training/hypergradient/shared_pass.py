@@ -21,7 +21,8 @@ from evomal.training.hypergradient.affine import (
     product,
     pushed_forward,
 )
-from evomal.training.hypergradient.step import MetaStep, first_step, first_step_size
+from evomal.training.hypergradient.first_step import ByName, LinearStep, Pull, first_step
+from evomal.training.hypergradient.step import MetaStep
 from evomal.training.numerics import all_finite, finite_rows
 
 
@@ -33,16 +34,17 @@ class Updated:
     ----------
     judgements
         L_T(θ₁) of every loss, (P,).
-    v
-        Its gradients by parameter, (P, …), without the weights of low-rank layers.
+    w
+        Its gradients pulled back through the step (`evomal.training.hypergradient.first_step`), by
+        parameter, (P, …), without the weights of low-rank layers.
     shifts
-        For each low-rank layer, the change of its outputs at θ₀ along v of its weight, (P, …).
+        For each low-rank layer, the change of its outputs at θ₀ along w of its weight, (P, …).
     finite
         Whether all intermediate values were finite, (P,).
     """
 
     judgements: Tensor
-    v: dict[str, Tensor]
+    w: dict[str, Tensor]
     shifts: dict[str, Tensor]
     finite: Tensor
 
@@ -58,11 +60,12 @@ class SharedPass:
         with step.rng("training"), watched as self.passes:
             self.output = step.call(self.theta, self.buffers, batch.inputs)
         self.layers = {layer.name: layer for layer in layers if layer.name in self.passes}
-        self.low_rank = [name for name, layer in self.layers.items() if layer.low_rank]
-        self.alpha = first_step_size(step.task.optimizer)
-        decay = 1 - self.alpha * step.task.optimizer.weight_decay
-        weights = {name: self.theta[f"{name}.weight"].detach() for name in self.low_rank}
-        self.decayed = {name: w if decay == 1 else w * decay for name, w in weights.items()}
+        self.first = first_step(step)
+        self.low_rank: list[str] = []
+        self.base: dict[str, Tensor] = {}  # weights of low-rank layers, to which the step adds
+        if isinstance(self.first, LinearStep):
+            self.low_rank = [name for name, layer in self.layers.items() if layer.low_rank]
+            self.base = {name: self.first.base[f"{name}.weight"] for name in self.low_rank}
         hidden = {f"{name}.weight" for name in self.low_rank}
         self.whole = {name: p for name, p in self.theta.items() if name not in hidden}
 
@@ -89,8 +92,8 @@ class SharedPass:
         def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
             met[name] = inputs
             common = inputs @ self.passes[name].inputs.mT
-            change = torch.addmm(probes[name], common, deltas[name], alpha=-self.alpha)
-            return product(layer, inputs, self.decayed[name], layer.bias) + change
+            change = torch.addmm(probes[name], common, deltas[name], alpha=self.first.factor)
+            return product(layer, inputs, self.base[name], layer.bias) + change
 
         with intercepted(self.step.learner, self.low_rank, forward):
             judged = self.step.call(updated, buffers, self.step.judging.inputs)
@@ -105,7 +108,7 @@ class SharedPass:
         }
 
     def shift(self, name: str, inputs: Tensor, epsilon: Tensor) -> Tensor:
-        """(h h'ᵀ)ε: the change of a layer's outputs along v of W; all may have rows (P, …)."""
+        """(h h'ᵀ)ε: the change of a layer's outputs along w of W; all may have rows (P, …)."""
         return (inputs @ self.passes[name].inputs.mT).mT @ epsilon
 
     def updated(self, u: Tensor, *, stacked: bool) -> Updated:
@@ -115,7 +118,7 @@ class SharedPass:
         low-rank layers, which are the same for all learners.
         """
         learner = self.step.learner
-        shared = sum(weight.numel() for weight in self.decayed.values())
+        shared = sum(weight.numel() for weight in self.base.values())
         total = sum(parameter.numel() for parameter in self.theta.values())
         convolves = any(isinstance(layer, nn.Conv2d) for layer in learner.modules())
         if stacked or (2 * shared > total and not convolves):
@@ -125,23 +128,23 @@ class SharedPass:
     def _updated_in_turn(self, u: Tensor) -> Updated:
         values = list(self.whole.values())
         outputs = [self.passes[name].outputs for name in self.low_rank]
-        v = {name: p.new_empty(len(u), *p.shape) for name, p in self.whole.items()}
+        w = {name: p.new_empty(len(u), *p.shape) for name, p in self.whole.items()}
         shifts = {
             name: z.new_zeros(len(u), *z.shape)
             for name, z in zip(self.low_rank, outputs, strict=True)
         }
 
-        def pull(slope: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        def step(slope: Tensor) -> tuple[ByName, Pull, ByName, Tensor]:
             pulled = torch.autograd.grad(
                 self.output, [*values, *outputs], slope, retain_graph=True, materialize_grads=True
             )
-            updated = first_step(self.step.task.optimizer, values, pulled[: len(values)])
+            learner, pull = self.first.taken(dict(zip(self.whole, pulled, strict=False)))
             deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
-            return dict(zip(self.whole, updated, strict=True)), deltas, all_finite(pulled)
+            return learner, pull, deltas, all_finite(pulled)
 
         judgements, finite = [], []
         for p, slope in enumerate(u):
-            learner, deltas, is_finite = pull(slope)
+            learner, pull, deltas, is_finite = step(slope)
             probes = self.probes(deltas)
             own = {name: buffer.clone() for name, buffer in self.buffers.items()}
             with self.step.rng("judging"):
@@ -149,14 +152,14 @@ class SharedPass:
             judgement = self.step.judgement(judged)
             leaves = [*learner.values(), *probes.values()]
             gradients = torch.autograd.grad(judgement, leaves, materialize_grads=True)
-            for name, gradient in zip(learner, gradients, strict=False):
-                v[name][p] = gradient
+            for name, direction in pull(dict(zip(learner, gradients, strict=False))).items():
+                w[name][p] = direction
             for name, epsilon in zip(self.low_rank, gradients[len(learner) :], strict=True):
                 if name in met:
                     shifts[name][p] = self.shift(name, met[name].detach(), epsilon)
             judgements.append(judgement.detach())
             finite.append(is_finite & all_finite([judged]))
-        return Updated(torch.stack(judgements), v, shifts, torch.stack(finite))
+        return Updated(torch.stack(judgements), w, shifts, torch.stack(finite))
 
     def _updated_in_one(self, u: Tensor) -> Updated:
         values = list(self.whole.values())
@@ -169,30 +172,28 @@ class SharedPass:
             for value, gradient in zip([*values, *outputs], found, strict=True)
         ]
         finite = finite_rows(pulled)
-        updated = first_step(self.step.task.optimizer, values, pulled[: len(values)])
+        updated, pull = self.first.taken(dict(zip(self.whole, pulled, strict=False)))
         deltas = dict(zip(self.low_rank, pulled[len(values) :], strict=True))
         del found, pulled  # as large as all learners
         probes = self.probes(deltas)
         own = {name: torch.stack([buffer] * len(u)) for name, buffer in self.buffers.items()}
         with self.step.rng("judging"):
-            judged, met = vmap(self.judge, randomness="same")(
-                dict(zip(self.whole, updated, strict=True)), own, deltas, probes
-            )
+            judged, met = vmap(self.judge, randomness="same")(updated, own, deltas, probes)
         judgements = torch.stack([self.step.judgement(pred) for pred in judged])
         gradients = torch.autograd.grad(
-            judgements.sum(), [*updated, *probes.values()], materialize_grads=True
+            judgements.sum(), [*updated.values(), *probes.values()], materialize_grads=True
         )
-        v = dict(zip(self.whole, gradients, strict=False))
+        w = pull(dict(zip(updated, gradients, strict=False)))
         shifts = {name: torch.zeros_like(delta) for name, delta in deltas.items()}
         for name, epsilon in zip(self.low_rank, gradients[len(values) :], strict=True):
             if name in met:
                 inputs = met[name].detach()
                 common = inputs[0] if inputs.stride(0) == 0 else inputs  # the same for all losses
                 shifts[name] = self.shift(name, common, epsilon)
-        return Updated(judgements.detach(), v, shifts, finite & finite_rows([judged]))
+        return Updated(judgements.detach(), w, shifts, finite & finite_rows([judged]))
 
     def tangents(self, updated: Updated, *, in_turn: bool) -> Tensor:
-        """J v for every loss, shape (P, *outputs), in one forward-mode pass or one per loss.
+        """J w for every loss, shape (P, *outputs), in one forward-mode pass or one per loss.
 
         In one pass, dropout can draw other masks than at θ₀, because ``torch.vmap`` changes the
         memory layout, and a layer may lack a batching rule.
@@ -202,10 +203,10 @@ class SharedPass:
         others = {name: value for name, value in fixed.items() if name not in own}
         (batch,) = self.step.training
 
-        def one(v: dict[str, Tensor], shifts: dict[str, Tensor]) -> Tensor:
+        def one(w: ByName, shifts: ByName) -> Tensor:
             def forward(name: str, layer: nn.Module, inputs: Tensor) -> Tensor:
                 met = self.passes[name]
-                changes = [v[one] for one in self.layers[name].parameters if one in v]
+                changes = [w[one] for one in self.layers[name].parameters if one in w]
                 if name in shifts:
                     shift = sum(changes, shifts[name])
                 else:
@@ -218,7 +219,7 @@ class SharedPass:
                     return self.step.call(parameters, self.step.buffers(), batch.inputs)
 
             nothing = self.output.new_zeros(())  # there may be no others
-            directions = {name: v[name] for name in others}
+            directions = {name: w[name] for name in others}
             if not in_turn:
                 tangent: Tensor = jvp(pushed, (others, nothing), (directions, nothing))[1]
                 return tangent
@@ -230,7 +231,7 @@ class SharedPass:
                 output, change = forward_ad.unpack_dual(pushed(duals, nothing))  # type: ignore[no-untyped-call]
                 return torch.zeros_like(output) if change is None else change
 
-        given = updated.v, updated.shifts
+        given = updated.w, updated.shifts
         if not in_turn:
             with torch.no_grad(), self.step.rng("training"):
                 tangents: Tensor = vmap(one, randomness="same")(*given)

@@ -1,22 +1,23 @@
-"""One meta step of Algorithm 1: a fresh base learner, its batches, and its first optimiser step."""
+"""One meta step of Algorithm 1: a base learner, its batches, and its base optimiser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from evomal.losses.meta import MetaLoss
 from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
-from evomal.tasks.optimizers import SGD
+from evomal.tasks.inputs import Inputs, mapped
+from evomal.tasks.optimizers import OptimizerSettings
 from evomal.tasks.task import Task
+from evomal.training.hypergradient.optimizer_step import OptimizerStep, State
 
 ON_THE_WAY = "a prediction", "the loss", "a gradient"
 """Names in a `DivergedError` of values in a training step of a meta step."""
@@ -32,7 +33,7 @@ class MetaStep:
     Attributes
     ----------
     learner
-        The fresh base learner with θ₀, in train mode.
+        The base learner with θ₀, in train mode.
     training
         One preprocessed batch (inputs, targets) per base step.
     judging
@@ -41,10 +42,14 @@ class MetaStep:
         Seed of the learner's randomness, such as dropout.
     progress
         Fraction of the training completed, for losses that depend on it. Drawn for every meta
-        step, because learners are new in each, so that their own progress would always be 0.
+        step if its learner is fresh, because its own progress would always be 0.
     spoils_inputs
         Whether the learner changes its inputs in place, so that `call` must pass a copy: batches
         are read more than once.
+    states
+        The optimiser's state of every trainable parameter by name; empty if the learner is fresh.
+    rate
+        Factor of the learning rate.
     """
 
     task: Task
@@ -54,6 +59,16 @@ class MetaStep:
     seed: int
     progress: float = 0.0
     spoils_inputs: bool = False
+    states: Mapping[str, State] = field(default_factory=dict)
+    rate: float = 1.0
+
+    @property
+    def optimizer(self) -> OptimizerStep:
+        """A step of the base optimiser."""
+        settings = self.task.optimizer
+        assert isinstance(settings, OptimizerSettings)  # weights are not learned with others
+        rate = settings.learning_rate * self.rate
+        return OptimizerStep(settings, rate, self.task.clip_norm)
 
     def value(self, loss: MetaLoss, pred: Tensor, batch: Data, phi: Tensor) -> Tensor:
         """The loss of raw outputs for a training batch, differentiable in φ as well."""
@@ -74,12 +89,11 @@ class MetaStep:
         return {name: b.clone() for name, b in self.learner.named_buffers()}
 
     def call(
-        self, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
+        self, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Inputs
     ) -> Tensor:
         """The learner's outputs with other parameters; it changes `buffers`, not the learner."""
-        inputs = inputs.clone() if self.spoils_inputs else inputs
-        out: Tensor = functional_call(self.learner, {**theta, **buffers}, inputs)
-        return out
+        inputs = mapped(torch.clone, inputs) if self.spoils_inputs else inputs
+        return self.task.call(self.learner, inputs, {**theta, **buffers})
 
     def judgement(self, pred: Tensor) -> Tensor:
         """L_T of an updated learner's outputs for the evaluation batch.
@@ -94,30 +108,3 @@ class MetaStep:
     ) -> AbstractContextManager[None]:
         """Seeds random draws in one part of the meta step: the learner, or a user's task loss."""
         return isolated_rng(self.task.device, derive_seed(self.seed, part))
-
-
-def first_step(
-    optimizer: SGD, theta: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> list[Tensor]:
-    """θ₁ after the first step of SGD, as new leaves; gradients may have extra leading dimensions.
-
-    Parameters may share a gradient's memory.
-    """
-    alpha = first_step_size(optimizer)
-    decay = 1 - alpha * optimizer.weight_decay
-    with torch.no_grad():
-        updated = [
-            torch.add(value if decay == 1 else value * decay, gradient, alpha=-alpha)
-            for value, gradient in zip(theta, gradients, strict=True)
-        ]
-    return [value.requires_grad_() for value in updated]
-
-
-def first_step_size(optimizer: SGD) -> float:
-    """The step size of the first optimiser step per unit of gradient.
-
-    It is α with plain momentum and α(1 + μ) with Nesterov momentum; weight decay and dampening do
-    not affect the contribution of M_φ.
-    """
-    factor = 1 + optimizer.momentum if optimizer.nesterov else 1
-    return optimizer.learning_rate * factor
