@@ -75,7 +75,8 @@ def _warmed_up(task: Task, batch: Data) -> dict[str, State]:
     with isolated_rng(task.device, 0):
         for _ in range(_WARM_UP):
             optimizer.zero_grad()
-            value = task.task_loss(learner(batch.inputs.clone()), batch.targets.clone())
+            pred = task.call(learner, mapped(torch.clone, batch.inputs))
+            value = task.task_loss(pred, batch.targets.clone())
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return states_of(learner, optimizer)
