@@ -37,7 +37,8 @@ def pretrained_backbone(images: torch.Tensor, classes: torch.Tensor) -> nn.Modul
     optimizer = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=0.01)
     for _ in range(60):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(head(backbone(images)), classes).backward()
+        loss = nn.functional.cross_entropy(head(backbone(images)), classes)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return backbone.requires_grad_(requires_grad=False)
 

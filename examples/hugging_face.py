@@ -27,8 +27,8 @@ def make_model() -> nn.Module:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
-        num_labels=10,
     )
+    config.num_labels = 10
     return ViTForImageClassification(config)
 
 

@@ -30,7 +30,8 @@ class Factors(nn.Module):
     def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
         """Values (B,) for ids (B,)."""
         product = (self.users(user) * self.items(item)).sum(dim=1)
-        return product + self.user_bias(user)[:, 0] + self.item_bias(item)[:, 0]
+        values: torch.Tensor = product + self.user_bias(user)[:, 0] + self.item_bias(item)[:, 0]
+        return values
 
 
 def make_task() -> evomal.Task:
