@@ -201,6 +201,6 @@ def _metrics(
     assert data is not None
     try:
         learner = train(task, loss, steps, stream=stream, rate=rate, meta_testing=True)
-        return own_values(task, predictions(task, learner, data), data.targets)
+        return own_values(task, *predictions(task, learner, data))
     except DivergedError:
         return [None] * (1 + len(task.report))
