@@ -104,6 +104,7 @@ def retrained(task: Task, loss: SymbolicLoss | None, steps: int) -> float:
 def start(options: argparse.Namespace) -> None:
     """Print one table per task."""
     print_machine(f"preset {options.preset}, {options.seeds} seeds, {options.workers} workers")
+    given = {} if options.generations is None else {"generations": options.generations}
     for name in options.tasks:
         task = evomal.load_task(name, device=options.device)
         print(f"\n{name}: fitness, retrained on {len(FRESH_SEEDS)} new seeds, seconds")
@@ -120,6 +121,7 @@ def start(options: argparse.Namespace) -> None:
                         meta_start=meta_start,
                         workers=options.workers,
                         progress=False,
+                        **given,
                     )
                     taken = time.perf_counter() - before
                 best = run.archive.best
@@ -166,6 +168,7 @@ def main() -> None:
     other.add_argument("--tasks", nargs="+", default=names)
     other.add_argument("--seeds", type=int, default=5)
     other.add_argument("--preset", default="quick")
+    other.add_argument("--generations", type=int, help="default the preset's")
     other.add_argument("--workers", type=int, default=2)
     other.set_defaults(work=start)
     options = parser.parse_args()

@@ -25,6 +25,7 @@ from evomal.runs.pace import Pace
 from evomal.tasks import lazy
 from evomal.tasks.sanity.suspicions import task_yardsticks
 from evomal.training.learning import Learning, best_factor, further, learning
+from run_helpers import TINY
 from tasks_for_tests import (
     PLAIN,
     Perceptron,
@@ -266,6 +267,38 @@ def test_the_time_of_a_search_is_that_of_its_stages() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+OWN = """
+import torch
+from torch import nn
+from evomal import Task
+
+def make_task():
+    inputs = 1e3 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    parts = [(inputs[:40], inputs[:40, :1]), (inputs[40:], inputs[40:, :1])]
+    return Task(lambda: nn.Linear(3, 1), *parts, link="identity", name="own")
+"""
+
+
+def test_the_command_on_an_own_task_with_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    Path("own.py").write_text(OWN)
+    assert main(["check", "own.py:make_task", "--preset", "quick"]) == 1
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert "warning  scale" in output
+    assert "problem  learning" in output
+    assert output.splitlines()[-1] == "Solve the problems before a search."
+    settings = {**TINY, "population_size": 2, "generations": 1, "testing_steps": 60}
+    with pytest.warns(TaskWarning):
+        task = evomal.load_task("own.py:make_task")
+    run = evomal.search(task, run_dir="run", **settings)
+    assert run.diagnosis is not None
+    assert run.diagnosis.endswith("/own.py:make_task` tries several.")
 
 
 def test_the_command(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
