@@ -195,14 +195,29 @@ def test_hypergradients_are_those_through_torchs_optimizers(
 SMOOTH = SymbolicLoss(
     "mul(tanh(sub(y, f)), sub(square(f), y))", torch.linspace(0.7, 1.4, 8)
 ).double()
+
+
+class Scaled(Perceptron):
+    """Has a parameter that is a single number."""
+
+    def __init__(self, outputs: int, dtype: torch.dtype) -> None:
+        super().__init__(outputs, dtype)
+        self.scale = nn.Parameter(torch.tensor(1.3, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * super().forward(x)
+
+
 AWKWARD = [partial(image_task, F64)] + [
     partial(regression_task, F64, model=partial(learner, 1, F64))
-    for learner in (TiedFrozenUnused, SharedGradients, SummedParameter)
+    for learner in (TiedFrozenUnused, SharedGradients, SummedParameter, Scaled)
 ]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw clipped", "sgd nesterov", "sgd clipped"])
-@pytest.mark.parametrize("make", AWKWARD, ids=["ConvNet", "Tied", "SharedGradients", "Summed"])
+@pytest.mark.parametrize(
+    "make", AWKWARD, ids=["ConvNet", "Tied", "SharedGradients", "Summed", "Scaled"]
+)
 def test_awkward_learners(make: Callable[..., Task], optimizer: str) -> None:
     task = make(**OPTIMIZERS[optimizer])
     step = under_way(task)

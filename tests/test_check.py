@@ -74,7 +74,7 @@ def test_a_good_task() -> None:
     assert str(check).splitlines()[0].startswith("ok       data: 40 training")
     fields = json.loads(json.dumps(check.to_dict(), allow_nan=False))
     assert fields["worst"] == "ok"
-    assert fields["metric"]["perfect"] == 0
+    assert fields["yardsticks"]["perfect"] == 0
     assert [factor for factor, _ in fields["learning"]["values"]][:2] == [0.1, 0.3]
 
 
@@ -315,4 +315,5 @@ def test_the_command(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["check", "diabetes/mlp", "--json", *options]) == 0
     fields = json.loads(capsys.readouterr().out)
     assert fields["task"] == "diabetes/mlp"
-    assert math.isclose(fields["metric"]["constant"], 0.958, abs_tol=1e-3)
+    assert (fields["metric"], fields["direction"]) == ("mean_squared_error", "minimize")
+    assert math.isclose(fields["yardsticks"]["constant"], 0.958, abs_tol=1e-3)

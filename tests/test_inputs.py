@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -437,6 +438,13 @@ def test_lazy_layers_take_their_shapes_from_the_data() -> None:
     losses = losses_for(regression_task())
     for curve, loss in zip(stacked_training(task, losses, 5, 0), losses, strict=True):
         assert list(curve) == [pytest.approx(partial_training(task, loss, 5, 0), rel=1e-4)]
+
+
+def test_an_optimizer_function_gets_the_parameters_of_lazy_layers() -> None:
+    task = regression_task(model=Lazy, optimizer=lambda group: torch.optim.NAdam(group, lr=0.02))
+    assert task.learning_rate == 0.02
+    assert task.description()["optimizer"]["class"] == "NAdam"
+    assert math.isfinite(partial_training(task, task.task_loss, 3, 0))
 
 
 def test_a_lazy_learner_draws_nothing_from_outside() -> None:

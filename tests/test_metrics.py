@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import evomal
-from evomal import InputError, PerformanceMetric, Task, load_task
+from evomal import InputError, PerformanceMetric, Task, TaskWarning, load_task
 from evomal.cli import main
 from evomal.losses.form import Form, Link
 from evomal.runs.execution import SearchStopped, StopConditions
@@ -267,6 +267,16 @@ def test_a_reported_metric_may_be_undefined_on_the_test_rows() -> None:
     result = evomal.compare(task, SQUARE, [0], steps=2)
     assert result.learned.values[0] is not None
     assert result.reported[0].learned.values == [None]
+
+
+def test_a_metric_that_fails_on_the_test_rows_is_one_sentence() -> None:
+    some = torch.randn(12, 3), torch.arange(12) % 3
+    two = some[0], torch.arange(12) % 2
+    model = partial(Perceptron, 3)
+    with pytest.warns(TaskWarning, match="on the test data"):
+        task = Task(model, some, some, two, link="softmax", metric="log_loss")
+    with pytest.raises(InputError, match=r"^The metric log_loss of 'custom' fails on the test "):
+        evomal.compare(task, SQUARE, [0], steps=2)
 
 
 # Built-in tasks

@@ -223,6 +223,9 @@ def test_a_mistake_is_one_sentence(
         {"split": "published"},
         {"split_seed": 1},
         {"download": True},
+        {"metric": "mae"},
+        {"report": ["mae"]},
+        {"label_noise": 0.1},
         {"optimizer": "adam"},
         {"learning_rate": 0.1},
         {"batch_size": 64},
@@ -233,6 +236,8 @@ def test_options_of_built_in_tasks_are_refused(option: dict[str, Any], write: Wr
     write(TASK)
     with pytest.raises(InputError, match=f"option {next(iter(option))} is for built-in tasks only"):
         load_task("mine.py:make", **option)
+    with pytest.raises(InputError, match="report must be a list"):
+        load_task("mine.py:make", report=None)  # type: ignore[arg-type]
 
 
 def test_options_of_built_in_tasks(data_dir: Path, tmp_path: Path) -> None:
@@ -359,8 +364,10 @@ def test_a_worker_says_what_is_wrong_with_a_task(write: Write) -> None:
     write(TASK.replace("numbers.cos()", "rand(12)"))
     task = load_task("mine.py:make")
     with closing(LocalProcesses([task], EvaluationSettings(), 0, 1)) as executor:
-        error = executor.submit(inputs).exception()
-    assert isinstance(error, InputError)
+        errors = [future.exception() for future in [executor.submit(inputs) for _ in range(2)]]
+    assert isinstance(errors[0], InputError)
+    error = errors[0]
+    assert repr(errors[1]) == repr(error)
     assert "made another task in a worker (data changed); seed what it draws" in str(error)
 
 

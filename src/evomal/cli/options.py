@@ -44,9 +44,7 @@ class DataOptions:
     download: Switch = False
     """Download missing data."""
 
-    optimizer: Annotated[Literal["sgd", "adam", "adamw"] | None, tyro.conf.arg(metavar="NAME")] = (
-        None
-    )
+    optimizer: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Base optimiser of a built-in task: sgd, adam or adamw; default that of the paper."""
 
     learning_rate: float | None = None

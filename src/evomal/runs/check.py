@@ -24,6 +24,7 @@ from evomal.runs.check_words import (
 from evomal.runs.pace import Pace, measured_pace
 from evomal.seeding import kept_rng
 from evomal.tasks.arguments import positive
+from evomal.tasks.direction import Direction
 from evomal.tasks.sanity.suspicions import few_outputs
 from evomal.tasks.sanity.yardsticks import Yardsticks, yardsticks
 from evomal.tasks.task import Task
@@ -66,6 +67,8 @@ class Check:
     ----------
     task
         Name of the task.
+    metric, direction
+        Name and direction of its metric.
     findings
         What was found, in the order of the checks.
     yardsticks
@@ -80,6 +83,8 @@ class Check:
     """
 
     task: str
+    metric: str
+    direction: Direction
     findings: tuple[Finding, ...]
     yardsticks: Yardsticks
     learning: Learning | None
@@ -94,14 +99,16 @@ class Check:
         return max((one.level for one in self.findings), key=levels.index)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; metrics are lower for better predictions, as a fitness is."""
+        """As JSON values; those of the metric are fitnesses: negated if it is maximised."""
         own = self.learning
         learned = None if own is None else asdict(own) | {"values": list(own.values.items())}
         return {
             "task": self.task,
+            "metric": self.metric,
+            "direction": self.direction,
             "worst": self.worst,
             "findings": [asdict(finding) for finding in self.findings],
-            "metric": self.yardsticks._asdict(),
+            "yardsticks": self.yardsticks._asdict(),
             "learning": learned,
             "engine": self.engine,
             "engine_reason": self.engine_reason,
@@ -165,7 +172,18 @@ class _Checking:
     def check(self) -> Check:
         findings = (*self._cheap(), *self._trained())
         engine, reason = self.engine or (None, None)
-        return Check(self.task.name, findings, self.bars, self.learning, engine, reason, self.times)
+        metric = self.task.performance_metric
+        return Check(
+            self.task.name,
+            metric.name,
+            metric.direction,
+            findings,
+            self.bars,
+            self.learning,
+            engine,
+            reason,
+            self.times,
+        )
 
     def _cheap(self) -> Iterator[Finding]:
         """What is known without training; suspicions in place of what would be fine."""

@@ -112,7 +112,12 @@ class LocalProcesses:
         """
         worker = self._idle.pop()
         for _ in range(_START_ATTEMPTS):
-            if worker.wait_until_ready():
+            try:
+                ready = worker.wait_until_ready()
+            except InputError:
+                self._idle.append(worker)  # it says the same to whoever is next
+                raise
+            if ready:
                 self._started_once = True
                 return worker
             if not (worker.was_killed or self._started_once):
@@ -163,6 +168,7 @@ class _Worker:
     ) -> None:
         self.index = index
         self._ready = False
+        self._failure: InputError | None = None
         self._pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(
             target=_serve,
@@ -187,12 +193,15 @@ class _Worker:
         InputError
             If it cannot import a task.
         """
+        if self._failure is not None:
+            raise self._failure
         if not self._ready:
             try:
                 answer = self._receive(None)
             except (EOFError, OSError):
                 return False
             if isinstance(answer, InputError):
+                self._failure = answer
                 raise answer
             self._ready = True
         return self.process.is_alive()

@@ -342,7 +342,7 @@ def _text_of(given: Given) -> str:
 def _reason(outcome: Outcome) -> str | None:
     """Why a loss was not trained, where the status alone says it."""
     reasons: dict[Status, str] = {
-        "rejected": "the metric did not fall when raw outputs were optimised with it",
+        "rejected": "the metric was no better after raw outputs were optimised with it",
         "duplicate": f"the same loss as number {outcome.source}",
         "equivalent": f"the same gradients as number {outcome.source}",
     }

@@ -192,7 +192,7 @@ def load_task(
             split=split,
             split_seed=split_seed,
             metric=metric,
-            report=tuple(report),
+            report=tuple(arguments.listed(report, "report")),
             label_noise=label_noise,
             download=download,
             optimizer=optimizer,

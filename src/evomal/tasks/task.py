@@ -235,6 +235,7 @@ class Task:
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters.")
+<<<<<<< HEAD
         with isolated_rng(self.device, 0):
             self.learning_rate = base_learning_rate(self.optimizer, other)
         reader = PartReader(self, dtype, labels, in_memory, loader_workers)
@@ -242,6 +243,11 @@ class Task:
         self.validation = reader.read(validation, "validation", validation_rows)
         self.test = None if test is None else reader.read(test, "test")
         self.classes = labels.classes
+=======
+        self.train = self._read(train, "training", dtype)
+        self.validation = self._read(validation, "validation", dtype)
+        self.test = None if test is None else self._read(test, "test", dtype)
+>>>>>>> review
         self.progress_inputs = tuple(k for k, v in given.items() if isinstance(v, str))
         shape = (len(self.train), *self.train.targets.shape[1:])
         extras = read_extras(given, shape, dtype)
@@ -251,6 +257,8 @@ class Task:
             self._example = mapped(Tensor.cpu, self.batch(self.train, slice(0, 2)).inputs)
             learner, other = self.new_model(seed=0), self.new_model(seed=1)
         require_separate(learner, other)
+        with isolated_rng(self.device, 0):
+            self.learning_rate = base_learning_rate(self.optimizer, other)
         require_parts_fit(self, learner)
         # Channels last is faster on CPUs, but some networks `view` their features.
         with isolated_rng(self.device, 0):

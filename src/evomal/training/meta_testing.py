@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evomal.errors import InputError
+from torch import Tensor
+
+from evomal.errors import InputError, named
 from evomal.losses.base import Loss
 from evomal.tasks.arguments import whole_number, whole_numbers
+from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.direction import own_value
 from evomal.tasks.metrics import PerformanceMetric, TensorLoss
 from evomal.tasks.task import Task
 from evomal.tasks.task_arguments import require_task
 from evomal.training.loop import predictions, train
-from evomal.training.numerics import DivergedError
+from evomal.training.numerics import DivergedError, is_out_of_memory
 from evomal.training.reporting import own_values
 
 LEARNING_RATE_FACTORS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -136,7 +139,8 @@ def compare(
     Raises
     ------
     InputError
-        If the task has no test data, the loss does not match the task, or there are no seeds.
+        If the task has no test data, the loss does not match the task, there are no seeds, or the
+        metric fails on the test data.
     """
     require_task(task)
     if task.test is None:
@@ -201,6 +205,26 @@ def _metrics(
     assert data is not None
     try:
         learner = train(task, loss, steps, stream=stream, rate=rate, meta_testing=True)
+<<<<<<< HEAD
         return own_values(task, *predictions(task, learner, data))
+=======
+        pred = predictions(task, learner, data)
+        return _judged(task, pred, data.targets, part)
+>>>>>>> review
     except DivergedError:
         return [None] * (1 + len(task.report))
+
+
+def _judged(task: Task, pred: Tensor, target: Tensor, part: str) -> list[float | None]:
+    try:
+        return own_values(task, pred, target)
+    except (DivergedError, InputError):
+        raise
+    except OWN_CODE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"The metric {task.performance_metric.name} of {task.name!r} fails on the {part} data "
+            f"({named(error)}); choose a metric that is defined there, or another split of the "
+            "rows, such as one in which every part has all classes."
+        ) from error

@@ -52,7 +52,9 @@ class OptimizerStep:
         """
         if self.clip_norm is None:
             return gradients
-        norms = [torch.linalg.vector_norm(g.flatten(rows), dim=-1) for g in gradients]
+        norms = [
+            torch.linalg.vector_norm(g.reshape(*g.shape[:rows], -1), dim=-1) for g in gradients
+        ]
         norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         return [g * factor.reshape(norm.shape + (1,) * (g.ndim - rows)) for g in gradients]
@@ -175,7 +177,7 @@ def states_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     """Copies of the optimiser's state of every trainable parameter, by name."""
     return {
         name: {
-            key: value.detach().clone() if value.ndim else torch.tensor(float(value))
+            key: torch.tensor(float(value)) if key == "step" else value.detach().clone()
             for key, value in optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
