@@ -235,19 +235,11 @@ class Task:
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters.")
-<<<<<<< HEAD
-        with isolated_rng(self.device, 0):
-            self.learning_rate = base_learning_rate(self.optimizer, other)
         reader = PartReader(self, dtype, labels, in_memory, loader_workers)
         self.train = reader.read(train, "training")
         self.validation = reader.read(validation, "validation", validation_rows)
         self.test = None if test is None else reader.read(test, "test")
         self.classes = labels.classes
-=======
-        self.train = self._read(train, "training", dtype)
-        self.validation = self._read(validation, "validation", dtype)
-        self.test = None if test is None else self._read(test, "test", dtype)
->>>>>>> review
         self.progress_inputs = tuple(k for k, v in given.items() if isinstance(v, str))
         shape = (len(self.train), *self.train.targets.shape[1:])
         extras = read_extras(given, shape, dtype)
