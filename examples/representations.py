@@ -36,7 +36,7 @@ from evomal.runs.executors import WorkError
 from evomal.runs.processes import LocalProcesses
 from evomal.seeding import isolated_rng
 from evomal.tasks.data import Data
-from evomal.training.loop import evaluation_rows, performance, train
+from evomal.training.loop import evaluation_batches, performance, train
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
 from evomal.training.workbench import Workbench
@@ -80,8 +80,8 @@ def representations(task: evomal.Task, learner: nn.Module, data: Data) -> Tensor
     learner.eval()
     try:
         with isolated_rng(task.device, 0):
-            for rows in evaluation_rows(task, data):
-                learner(task.batch(data, rows).inputs)
+            for batch in evaluation_batches(task, data):
+                learner(batch.inputs)
                 pieces.append(entered[0].clone())
     finally:
         for hook in hooks:

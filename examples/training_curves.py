@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import t as student_t
 from torch import nn
 
@@ -32,6 +33,7 @@ from evomal.runs.executors import WorkError
 from evomal.runs.processes import LocalProcesses
 from evomal.seeding import derive_generator
 from evomal.tasks.data import Data
+from evomal.tasks.parts import Part
 from evomal.training.loop import performance, train
 from evomal.training.meta_testing import Sample
 from evomal.training.numerics import DivergedError
@@ -130,11 +132,11 @@ def named_loss(text: str, task: evomal.Task) -> Loss:
     return loss
 
 
-def some_rows(data: Data, count: int, *stream: str) -> Data:
+def some_rows(data: Part, count: int, *stream: str) -> Data:
     """At most `count` rows, always the same ones; a copy, which is not augmented."""
     rows = derive_generator(*stream).permutation(len(data))[:count]
     rows.sort()
-    return Data(data.inputs[rows], data.targets[rows])
+    return data.rows(torch.from_numpy(rows))
 
 
 def learning_curve(bench: Workbench, loss_name: str, seed: int, plan: Plan) -> Curve:

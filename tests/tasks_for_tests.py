@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import evomal
 from evomal import SymbolicLoss
 from evomal.losses.form import Link
 from evomal.tasks.data import Data
 from evomal.tasks.optimizers import SGD
+from evomal.tasks.parts import Source
 from evomal.tasks.task import Task
 
 PLAIN = SGD(learning_rate=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)
@@ -149,15 +151,19 @@ def _task(
     settings: dict[str, Any],
     shape: tuple[int, ...] = (3,),
 ) -> Task:
-    """A task whose targets are a function of three noisy mixtures of the inputs."""
+    """A task whose targets are a function of three noisy mixtures of the inputs.
+
+    With ``in_memory=False``, its parts are Datasets.
+    """
     rng = torch.Generator().manual_seed(5)
     mixing = torch.randn(torch.Size(shape).numel(), 3, generator=rng)
-    parts = []
+    parts: list[Source] = []
     for rows in (40, 24, 24):
         inputs = torch.randn(rows, *shape, generator=rng)
         noise = 0.1 * torch.randn(rows, 3, generator=rng)
         mixtures = inputs.flatten(1) @ mixing / mixing.norm(dim=0) + noise
-        parts.append(Data(inputs.to(dtype), targets(mixtures.to(dtype))))
+        tensors = inputs.to(dtype), targets(mixtures.to(dtype))
+        parts.append(Data(*tensors) if settings.get("in_memory", True) else TensorDataset(*tensors))
     defaults: dict[str, Any] = {
         "batch_size": 8,
         "optimizer": PLAIN,
@@ -165,7 +171,9 @@ def _task(
         "testing_steps": 20,
         "name": f"test/{link}",
     }
-    return Task(settings.pop("model", model), *parts, link=link, **(defaults | settings))
+    train, validation, test = parts
+    learner = settings.pop("model", model)
+    return Task(learner, train, validation, test, link=link, **(defaults | settings))
 
 
 VARIED_TASKS: dict[str, Callable[..., Task]] = {

@@ -94,6 +94,29 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
             *([1, 1, NAN], [1, 1, INF], [0, 0, 0], [[1, 1, 1]], [1, 1, None], [1j, 1, 1]),
         ],
     ),
+    "classes": (
+        lambda v: make(**SOFTMAX, classes=v),
+        [
+            *(v for v in NO_LISTS if v is not None),
+            [],
+            [0.5],
+            ["a", "a"],
+            ["a", 1],
+            [True, 1],
+            [None],
+            [["a"]],
+            [0, 2],
+        ],
+    ),
+    "validation_rows": (
+        lambda v: make(validation_rows=v),
+        [*(v for v in NO_WHOLE_NUMBERS if v is not None), 0, -3],
+    ),
+    "in_memory": (lambda v: make(in_memory=v), [*NO_NUMBERS, 0, 1, "False"]),
+    "loader_workers": (
+        lambda v: make(in_memory=False, loader_workers=v),
+        [*NO_WHOLE_NUMBERS, -1],
+    ),
     "optimizer": (
         lambda v: make(optimizer=v),
         [

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from evomal.arrays import read_array
 from evomal.errors import InputError
@@ -336,6 +337,45 @@ def test_loss_inputs_are_read_as_all_arrays_are() -> None:
     assert task.train.extras["w"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     with pytest.raises(InputError, match="The values of the loss input 'w' are a masked array"):
         regression((X, Y[:, None]), loss_inputs={"w": np.ma.array(np.ones(6))})
+
+
+class Pairs(Dataset[Any]):
+    """Rows of two arrays."""
+
+    def __init__(self, inputs: Any, targets: Any) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        return self.inputs[index], self.targets[index]
+
+
+DOORS: dict[str, Callable[[Any], Task]] = {
+    "inputs": lambda bad: regression((bad, Y[:, None])),
+    "targets": lambda bad: regression((X, bad)),
+    "several inputs": lambda bad: regression(({"x": bad}, Y[:, None])),
+    "validation": lambda bad: Task(Perceptron, (X, X), (bad, X), link="identity"),
+    "test": lambda bad: regression((X, Y[:, None]), test=(X, bad)),
+    "rows": lambda bad: regression(Pairs(bad, Y[:, None])),
+    "rows of targets": lambda bad: regression(Pairs(X, bad)),
+    "lazily read rows": lambda bad: regression(Pairs(bad, Y[:, None]), in_memory=False),
+    "loss inputs": lambda bad: regression((X, Y[:, None]), loss_inputs={"w": bad}),
+}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+def test_bad_arrays_are_refused_at_every_door(door: Callable[[Any], Task]) -> None:
+    bad = {
+        "masked": np.ma.array(X, mask=X > 9),
+        "sparse": scipy.sparse.csr_matrix(X),
+        "sparse tensor": torch.from_numpy(X).to_sparse(),
+        "hold Python objects": X.astype(object),
+    }
+    for said, values in bad.items():
+        with pytest.raises(InputError, match=said):
+            door(values)
 
 
 def test_a_dtype_of_the_model_that_numpy_lacks_has_a_digest() -> None:

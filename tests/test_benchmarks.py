@@ -17,7 +17,11 @@ SMALL: dict[str, tuple[list[str], str]] = {
         ["--tasks", "diabetes/mlp", "--n", "1", "--steps", "2"],
         r"mean, 25% promising +[\d.]+ +[\d.]+ +[\d.]+\n",
     ),
-    "data": (["--n", "2"], r"CIFAR-10 from its files, digests checked +[\d.]+ ms"),
+    "data": (
+        ["--n", "2", "--rows", "3000", "--columns", "5", "--candidates", "4"],
+        r"CIFAR-10 from its files, digests checked +[\d.]+ ms(.*\n)+"
+        r"in memory: task (.*\n)+memory map: task (.*\n)+Dataset: task (.*\n)+ +worker \d+ MB",
+    ),
     "halving": (
         ["--tasks", "diabetes/mlp", "--n", "3", "--testing-steps", "8"],
         r"steps taken: \d+%",

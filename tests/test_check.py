@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,6 +22,7 @@ from evomal.losses.form import Link
 from evomal.methods.registry import METHODS
 from evomal.runs.check_words import duration
 from evomal.runs.pace import Pace
+from evomal.tasks import lazy
 from evomal.tasks.sanity.suspicions import task_yardsticks
 from evomal.training.learning import Learning, best_factor, further, learning
 from run_helpers import TINY
@@ -83,6 +85,26 @@ def test_the_training_is_that_of_a_search_with_seed_0(tmp_path: Path) -> None:
     assert found.value == run.task_loss_fitness
     assert found.values[1.0] == found.value
     assert run.facts.constant_fitness == task_yardsticks(task).constant
+
+
+def test_a_task_that_is_read_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = checked(classification_task(in_memory=False))
+    expected = checked(classification_task())
+    found = by_topic(check)
+    assert check.worst == "ok"
+    assert check.yardsticks == expected.yardsticks
+    assert found["data"].message.startswith(
+        "40 training, 24 validation, 24 test rows, read batch by batch. The model gets float32 (3,)"
+    )
+    assert found["shared rows"].message.startswith("Not looked for, because")
+    for topic in ("classes", "metric", "learning", "learning rate"):
+        assert found[topic] == by_topic(expected)[topic]
+    monkeypatch.setattr(lazy, "SAMPLE", 10)
+    found = by_topic(checked(classification_task(in_memory=False)))
+    assert re.fullmatch(
+        r"3 classes with \d to \d of 10 sampled training rows\.", found["classes"].message
+    )
+    assert found["metric"].level == "ok"
 
 
 @pytest.mark.parametrize("make", [regression_task, binary_task, image_task])

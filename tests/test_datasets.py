@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from evomal.errors import InputError
-from evomal.tasks.data import Data
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 from evomal.tasks.images import MNIST_MD5
+from evomal.tasks.parts import Part
 from evomal.tasks.registry import TASKS, Split, load_task
 from evomal.tasks.task import Task
 
@@ -29,7 +29,7 @@ TABLES = [name for name, info in TASKS.items() if DATASETS[info.dataset].images 
 Rows = NDArray[np.float64]
 
 
-def table(*parts: Data | None) -> Rows:
+def table(*parts: Part | None) -> Rows:
     """Features and targets of some data splits side by side."""
     return np.concatenate(
         [torch.cat([p.inputs, p.targets], dim=1).double().numpy() for p in parts if p is not None]

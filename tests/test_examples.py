@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +73,36 @@ def test_proposer(tmp_path: Path, data_dir: Path) -> None:
     assert len(lines) == 6
     assert lines[2].startswith("error  cross_entropy(y, f): Unknown name 'cross_entropy'")
     assert last.startswith(f"Best: {evomal.load_loss(path).describe()['expression']}, 0.")
+
+
+@pytest.mark.parametrize(
+    ("example", "engine"),
+    [
+        ("recommender", "batched"),
+        ("hugging_face", "batched"),
+        ("lstm", "loop"),
+        ("frozen_backbone", "batched"),
+    ],
+)
+def test_own_tasks(example: str, engine: str, tmp_path: Path) -> None:
+    """Searches on the command line, and a training with the loss of each."""
+    task = f"{EXAMPLES / example}.py:make_task"
+
+    def evomal_json(*arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "evomal", *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    settings = ["--preset", "quick", "--generations", "2", "--population-size", "4"]
+    settings += ["--initial-losses", "squared-error", "--testing-steps", "100"]
+    found = evomal_json("search", task, *settings, "--run-dir", "run", "--workers", "2")
+    assert found["settings"]["engine"] == engine
+    assert found["best"]["value"] is not None
+    tested = evomal_json("train", task, "--loss", "run", "--steps", "100")
+    assert tested["task_loss"]["mean"] is not None

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from evomal import Execution, Run, search
 from evomal.errors import InputError, TaskWarning
 from evomal.tasks.inputs import tensors_of
-from evomal.tasks.optimizers import SGD
+from evomal.tasks.optimizers import SGD, AdamW, OptimizerSettings
 from evomal.tasks.task import Task
 from evomal.training.engines.choice import engine_on, with_engine
 from evomal.training.loop import partial_training, performance, train
@@ -28,7 +28,7 @@ from evomal.training.support import group_way
 from evomal.training.trial import spoils_inputs
 from evomal.training.workbench import Workbench
 from run_helpers import run_python, tiny_settings, without_timing
-from tasks_for_tests import ConvNet, Perceptron, image_task, losses_for, regression_task
+from tasks_for_tests import PLAIN, ConvNet, Perceptron, image_task, losses_for, regression_task
 
 F64 = torch.float64
 KINDS = ["dict", "tuple"]
@@ -190,9 +190,10 @@ def test_warnings_name_the_input() -> None:
 # Engines
 
 
+@pytest.mark.parametrize("optimizer", [PLAIN, AdamW()], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_inputs_have_the_engine_of_one(kind: str) -> None:
-    task, plain = of_two(kind), regression_task(F64)
+def test_several_inputs_have_the_engine_of_one(kind: str, optimizer: OptimizerSettings) -> None:
+    task, plain = of_two(kind, optimizer=optimizer), regression_task(F64, optimizer=optimizer)
     settings = tiny_settings(engine="auto")
     assert with_engine(settings, [task], tunes=True) == with_engine(settings, [plain], tunes=True)
     for stacked in (False, True):
@@ -379,7 +380,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "numbers in a tuple": (
         {"train": ((1.0, 2.0), Y)},
-        "The training inputs 0 are a single number; pass an array with one row per sample.",
+        "The training inputs 0 are a single value; pass an array with one row per sample.",
     ),
     "no inputs": ({"train": ({}, Y)}, "The training inputs are a dict without keys; its keys must"),
     "numbered inputs": ({"train": ({0: X}, Y)}, "are a dict with the key 0; its keys must be"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evomal.errors import InputError
 from evomal.losses.symbolic import SymbolicLoss
+from evomal.tasks import lazy
 from evomal.tasks.metrics import PerformanceMetric, mean_squared_error
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
@@ -115,6 +116,15 @@ def test_metrics_are_on_test_rows_after_the_steps_asked_for(steps: int | None) -
     learner = train(task, SQUARED_ERROR, expected_steps, stream=(2, "meta-testing", task.name))
     assert task.test is not None
     assert finite(result.learned) == [performance(task, learner, task.test)]
+
+
+def test_test_rows_may_be_read_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "SAMPLE", 5)  # of the targets, which are read with the rows
+    found = [
+        compare(classification_task(report=["f1_macro"], in_memory=held), CROSS_ENTROPY, [1, 2])
+        for held in (True, False)
+    ]
+    assert found[0].to_dict() == found[1].to_dict()
 
 
 def test_every_training_is_reported() -> None:

@@ -23,8 +23,10 @@ from evomal.runs.next_steps import to_check, to_resume, to_train
 from evomal.runs.processes import LocalProcesses
 from evomal.runs.sending import Import, received, require_picklable, sent
 from evomal.runs.task_facts import TaskFacts
+from evomal.tasks.lazy import LazyData
 from evomal.tasks.registry import Origin
 from evomal.tasks.sources import TaskSource, load_own_task, source_of
+from evomal.training.loop import partial_training
 from evomal.training.settings import EvaluationSettings
 from faulty_work import inputs
 from run_helpers import TINY, Recorder, run_python, running, without_timing
@@ -58,6 +60,17 @@ def make():
 
 task = make()
 """
+
+LAZY = (
+    TASK.replace("import nn,", "import nn, utils,")
+    .replace(
+        "    def rows(", "    class Rows(utils.data.TensorDataset):\n        pass\n\n    def rows("
+    )
+    .replace("return stack(", "return Rows(stack(")
+    .replace("numbers.cos()[:, None]", "numbers.cos()[:, None])")
+    .replace("batch_size=4", "batch_size=4, in_memory=False")
+)
+"""The same rows in Datasets of a local class."""
 
 Write = Callable[..., Path]
 
@@ -322,6 +335,22 @@ def test_what_a_worker_gets_is_the_same_task(write: Write) -> None:
         received([first], "cpu")
 
 
+def test_workers_read_for_themselves_what_is_not_in_memory(write: Write) -> None:
+    path = write(LAZY)
+    task = load_task("mine.py:make")
+    (first,) = sent([task])
+    assert isinstance(first, Import)
+    assert not first.data
+    require_picklable([first])
+    pickle.dumps(first)
+    (own,) = received([first], "cpu")
+    assert isinstance(own.train, LazyData)
+    assert len({partial_training(one, one.task_loss, 5, 0) for one in (task, own)}) == 1
+    path.write_text(LAZY.replace("numbers.cos()", "numbers.exp()"))
+    with pytest.raises(InputError, match=r"another task in a worker \(data, code changed\)"):
+        received([first], "cpu")
+
+
 @pytest.mark.parametrize(
     "functions",
     [
@@ -373,12 +402,13 @@ def test_a_killed_search_goes_on_and_its_loss_is_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", [TASK, LAZY], ids=["in memory", "lazily"])
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_lambdas_and_local_classes_reach_workers(
-    executor: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    executor: str, code: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    write(TASK)
+    write(code)
     name = "mine.py:make"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     execution = ["--executor", executor, "--workers", "2", "--quiet"]

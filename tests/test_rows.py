@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "list of rows": (list(zip(X, Y, strict=True)), "but is a list of length 5"),
     "zip": (zip(X, Y, strict=True), "but is of type builtins.zip"),
     "loader in a pair": ((DataLoader(TensorDataset(X)), Y), "The training inputs are of type Data"),
-    "one number": ((X, 3.0), "The training targets are a single number"),
+    "one number": ((X, 3.0), "The training targets are a single value"),
     "rows with keys": (Rows(keyed), "are dicts with the keys ['image', 'label']; wrap"),
     "rows of three": (Rows(lambda i: (X[i], Y[i], i)), "must be pairs (input, target), but are of"),
     "rows of inputs": (Rows(lambda i: X[i]), "but are of type Tensor"),
@@ -140,7 +140,7 @@ def test_random_transforms_are_told_with_the_remedy() -> None:
     (warning,) = caught
     message = str(warning.message)
     assert "Two reads of a row of the training data set differ (5 of 5 rows " in message
-    assert message.endswith("transforms, and pass the transforms as augment=.")
+    assert message.endswith("transforms as augment=, or pass in_memory=False.")
     assert warning.filename == __file__
 
 

@@ -56,6 +56,12 @@ def test_a_loss_has_the_score_that_it_has_in_a_search(
         assert found.loss.to_dict() == outcome.loss.to_dict()
 
 
+def test_scores_of_rows_read_batch_by_batch_are_those_in_memory() -> None:
+    tasks = [classification_task(in_memory=held) for held in (True, False)]
+    scores, lazy = ([one.fitness for one in score(task, [ERROR], **SIZES)] for task in tasks)
+    assert scores == lazy
+
+
 def test_the_settings_are_those_of_evomal() -> None:
     for preset, settings in PRESETS.items():
         theirs = METHODS["evomal"].presets[preset]

@@ -18,9 +18,10 @@ from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.seeding import isolated_rng
 from evomal.tasks.checks import images_channels_last
-from evomal.tasks.data import Data, Source
+from evomal.tasks.data import Data
 from evomal.tasks.metrics import error_rate, mean_squared_error
 from evomal.tasks.optimizers import SGD
+from evomal.tasks.parts import Source
 from evomal.tasks.task import Task
 from tasks_for_tests import TASK_BY_LINK, ConvNet, Perceptron, image_task, regression_task
 

@@ -139,10 +139,17 @@ def _stack(values: Sequence[Any], what: str) -> Tensor:
     """Stack a list of numbers, or of arrays of equal shapes; a copy."""
     if all(isinstance(value, Number) for value in values):
         return _from_numpy(np.array(values), what)
-    return _stacked([_as_tensor(value, what) for value in values], what)
+    return stacked([_as_tensor(value, what) for value in values], what)
 
 
-def _stacked(tensors: list[Tensor], what: str, dim: int = 0) -> Tensor:
+def stacked(tensors: list[Tensor], what: str, dim: int = 0) -> Tensor:
+    """One tensor from several of equal shapes, which `read_array` returned.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+    """
     shapes = {tuple(tensor.shape): None for tensor in tensors}
     if len(shapes) > 1:
         first, second, *_ = shapes
@@ -163,7 +170,7 @@ def _from_table(values: Any, what: str) -> Tensor:
         raise _error(what, "are a table without columns", _DEFAULT_REMEDY)
     names = [f" in the column {str(name)!r}" for name in values.columns]
     pairs = zip(columns, names, strict=True)
-    return _stacked([_from_column(column, what, name) for column, name in pairs], what, dim=1)
+    return stacked([_from_column(column, what, name) for column, name in pairs], what, dim=1)
 
 
 def _from_column(column: Any, what: str, where: str) -> Tensor:

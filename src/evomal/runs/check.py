@@ -17,6 +17,7 @@ from evomal.runs.check_words import (
     about_metric,
     about_model,
     about_rates,
+    about_shared_rows,
     about_time,
     about_training_rows,
 )
@@ -192,7 +193,7 @@ class _Checking:
             "data": about_data(task),
             "scale": "Inputs and targets are near unit scale where the model needs it.",
             "classes": about_training_rows(task),
-            "shared rows": "No sign of rows that are in two splits.",
+            "shared rows": about_shared_rows(task),
             "model": about_model(self.model_name, self.parameters, shape),
         }
         for topic, text in fine.items():

@@ -10,6 +10,7 @@ from torch import Tensor
 from evomal.tasks.classes import held_classes
 from evomal.tasks.direction import own_value
 from evomal.tasks.functions import function_name
+from evomal.tasks.lazy import LazyData
 from evomal.tasks.sanity.yardsticks import Yardsticks
 from evomal.tasks.task import Task
 from evomal.training.learning import Learning
@@ -26,12 +27,25 @@ def about_data(task: Task) -> str:
     """Rows, shapes and types of the data."""
     parts = {"training": task.train, "validation": task.validation, "test": task.test}
     rows = [f"{len(data):,} {part}" for part, data in parts.items() if data is not None]
-    batch = few_rows(task, task.train)
+    batch, lazy = few_rows(task, task.train), _is_read_lazily(task)
     missing = "" if task.test is not None else " Without test rows, no loss can be compared later."
+    known = "read batch by batch" if lazy else "all numbers finite"
     return (
-        f"{', '.join(rows)} rows, all numbers finite. The model gets {_shapes(batch.inputs)}, "
-        f"losses get targets {_shapes(batch.targets)}.{missing}"
+        f"{', '.join(rows)} rows, {known}. The model gets {_shapes(batch.inputs)}, losses get "
+        f"targets {_shapes(batch.targets)}.{missing}"
     )
+
+
+def about_shared_rows(task: Task) -> str:
+    """That no rows are in two splits, if nothing else was found."""
+    if _is_read_lazily(task):
+        return "Not looked for, because the rows are read batch by batch."
+    return "No sign of rows that are in two splits."
+
+
+def _is_read_lazily(task: Task) -> bool:
+    """Whether the rows of a split are not in memory."""
+    return any(isinstance(part, LazyData) for part in (task.train, task.validation, task.test))
 
 
 def _shapes(values: Any) -> str:
@@ -51,14 +65,14 @@ def about_training_rows(task: Task) -> str:
         return ""
     counts = classes[classes >= 0].bincount()
     counts = counts[counts > 0]
+    sampled = len(classes) < len(task.train)
+    among = f" of {len(classes):,} sampled" if sampled else ""
     if task.link == "sigmoid" and task.train.targets.ndim == 2 and classes.shape[1] > 1:
-        return f"{classes.shape[1]} labels; the rarest value has {int(counts.min()):,} rows."
+        return f"{classes.shape[1]} labels; the rarest value has {int(counts.min()):,}{among} rows."
     rows = "rows" if task.train.targets.ndim == 1 or task.link == "sigmoid" else "targets"
     span = " to ".join(f"{count:,}" for count in sorted({int(counts.min()), int(counts.max())}))
-    return (
-        f"{len(counts)} classes with {span} training {rows}"
-        "; those of the other splits are among them."
-    )
+    others = "" if sampled else "; those of the other splits are among them"
+    return f"{len(counts)} classes with {span}{among} training {rows}{others}."
 
 
 def about_model(name: str, parameters: int, shape: tuple[int, ...]) -> str:

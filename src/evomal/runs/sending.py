@@ -12,6 +12,7 @@ import torch
 
 from evomal.errors import InputError
 from evomal.tasks.data import Data
+from evomal.tasks.lazy import LazyData
 from evomal.tasks.sources import TaskSource, load_own_task, source_of
 from evomal.tasks.task import Task
 
@@ -27,7 +28,7 @@ class Import:
     description
         The value of `Task.description`, by which a change of the code is noticed.
     data
-        Its splits by name; workers share their memory.
+        Its splits in memory by name; workers share it. They read the others by their own.
     """
 
     source: TaskSource
@@ -62,14 +63,16 @@ def require_picklable(tasks: Sequence[Sent]) -> None:
         functions = (task.task_loss, task.metric, task.preprocess, task.augment, task.output)
         recipe = (task.optimizer, task.schedule)
         reported = (metric.function for metric in task.report)
-        for part in (task.model, *functions, *recipe, *reported):
+        splits = (task.train, task.validation, task.test)
+        lazy = (split for split in splits if isinstance(split, LazyData))
+        for part in (task.model, *functions, *recipe, *reported, *lazy):
             try:
                 pickle.dumps(part)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise InputError(
                     f"The task {task.name!r} cannot be sent to worker processes ({error}); name "
-                    'it as evomal.load_task("my_task.py:make_task"), define its functions at the '
-                    "top level of a module, or use one worker."
+                    'it as evomal.load_task("my_task.py:make_task"), define its functions and data '
+                    "sets at the top level of a module, or use one worker."
                 ) from error
 
 

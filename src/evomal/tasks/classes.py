@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from evomal.errors import quoted
 from evomal.losses.form import Form
+from evomal.seeding import derive_generator
+
+if TYPE_CHECKING:
+    from evomal.tasks.labels import Label
+    from evomal.tasks.parts import Part
 
 FEW_ROWS = 3
 """Minimum rows per class in a sample."""
@@ -29,12 +38,32 @@ def held_classes(targets: Tensor, form: Form) -> Tensor | None:
     return positive + 2 * labels
 
 
-def class_name(index: int, form: Form, labels: int) -> str:
-    """The name of a class of `held_classes` in messages, for rows with `labels` labels."""
+def class_name(index: int, form: Form, labels: int, names: Sequence[Label] | None) -> str:
+    """The name of a class of `held_classes` in messages, for rows with `labels` labels.
+
+    `names` are those of the task's classes, if they have any.
+    """
     if form.link == "softmax":
-        return f"class {index}"
-    label, value = divmod(index, 2)
+        return f"class {_named(index, names)}"
+    label, index = divmod(index, 2)
+    value = _named(index, names)
     return f"target {value}" if labels == 1 else f"target {value} of label {label}"
+
+
+def _named(index: int, names: Sequence[Label] | None) -> str:
+    return str(index) if names is None or index >= len(names) else quoted(names[index])
+
+
+def fixed_sample(part: Part, count: int, form: Form, name: str) -> Part:
+    """At most `count` rows, with every class if possible; the same for a task of this name."""
+    if count >= len(part):
+        return part
+    rng = derive_generator("validation-rows", name)
+    drawn = torch.from_numpy(rng.choice(len(part.targets), count, replace=False))
+    classes = held_classes(part.targets, form)
+    if classes is not None:
+        drawn = with_every_class(drawn, classes.cpu(), rng)
+    return part.taken(drawn.sort().values.to(part.targets.device))
 
 
 def with_every_class(rows: Tensor, classes: Tensor, rng: np.random.Generator) -> Tensor:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from evomal.tasks.data import Data
 from evomal.tasks.functions import identity
-from evomal.tasks.inputs import labelled
 from evomal.tasks.optimizers import optimizer_identity
 from evomal.tasks.schedules import schedule_identity
 
 if TYPE_CHECKING:
+    from evomal.tasks.parts import Part
     from evomal.tasks.task import Task
 
 
@@ -50,12 +49,14 @@ def described(task: Task) -> dict[str, Any]:
     }
 
 
-def fingerprint(parts: Iterable[Data]) -> str:
-    """A digest of data splits, equal if and only if all values are."""
+def fingerprint(parts: Iterable[Part]) -> str:
+    """A digest of data splits, equal if and only if all values are.
+
+    Of lazily read ones, it is over length, types and a fixed sample.
+    """
     digest = hashlib.blake2b(digest_size=16)
     parts = list(parts)
-    names = [label for data in parts for label, _ in labelled(data.inputs) if label]
-    digest.update("".join(names).encode())
+    digest.update("".join(name for data in parts for name in data.names()).encode())
     for tensor in [tensor for data in parts for tensor in data.tensors()]:
         digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
         values = tensor.cpu().contiguous()

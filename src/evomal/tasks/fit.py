@@ -23,6 +23,7 @@ from evomal.tasks.metrics import PerformanceMetric
 from evomal.tasks.named_metrics import require_suitable
 
 if TYPE_CHECKING:
+    from evomal.tasks.parts import Part
     from evomal.tasks.task import Task
 
 _TWO = slice(0, 2)
@@ -57,8 +58,8 @@ def require_parts_fit(task: Task, learner: nn.Module) -> None:
     with torch.no_grad(), isolated_rng(task.device, 0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for part, data in _parts(task).items():
-            pred = _try_model(task, learner, data, part)
-            _require_targets_fit(task.form, pred, data, part)
+            pred, target = _try_model(task, learner, data, part)
+            _require_targets_fit(task.form, pred, target, data.targets, part)
         _try_task_loss(task, learner)
         metrics = (task.performance_metric, *task.report)
         require_suitable(metrics, task.form, pred)
@@ -66,13 +67,32 @@ def require_parts_fit(task: Task, learner: nn.Module) -> None:
             _try_metric(metric, task, learner)
 
 
-def _parts(task: Task) -> dict[str, Data]:
+def require_loss_fits(task: Task, loss: object) -> None:
+    """Raise an `InputError` if a loss has another link or needs inputs that are missing."""
+    if not isinstance(loss, Loss):
+        raise InputError(
+            "The loss must be an evomal loss, such as run.best.loss, evomal.load_loss(path) "
+            f"or evomal.SymbolicLoss(...), got {quoted(loss)}."
+        )
+    if loss.link != task.link:
+        raise InputError(
+            f"The loss has link {loss.link!r}, but the task {task.name!r} needs {task.link!r}."
+        )
+    missing = [name for name in loss.required_inputs if name not in task.form.inputs]
+    if missing:
+        raise InputError(
+            f"The loss depends on {', '.join(missing)}, which the task {task.name!r} does not "
+            "provide."
+        )
+
+
+def _parts(task: Task) -> dict[str, Part]:
     parts = {"training": task.train, "validation": task.validation, "test": task.test}
     return {part: data for part, data in parts.items() if data is not None}
 
 
-def _try_transforms(task: Task, data: Data, part: str) -> None:
-    inputs = rows_of(data.inputs, _TWO)
+def _try_transforms(task: Task, data: Part, part: str) -> None:
+    inputs = data.rows(_TWO).inputs
     rows, augment = count(inputs), task.augment if data is task.train else None
     for name, function in (("augment", augment), ("preprocess", task.preprocess)):
         if function is None:
@@ -97,9 +117,10 @@ def _try_transforms(task: Task, data: Data, part: str) -> None:
         inputs = result
 
 
-def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
-    """Raw outputs for two rows."""
-    inputs = task.batch(data, _TWO).inputs
+def _try_model(task: Task, learner: nn.Module, data: Part, part: str) -> tuple[Tensor, Tensor]:
+    """Raw outputs and targets of two rows."""
+    batch = task.batch(data, _TWO)
+    inputs = batch.inputs
     try:
         pred = task.call(learner, inputs)
     except InputError:
@@ -109,7 +130,7 @@ def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
         hint = "" if is_float else f" (of type {inputs.dtype}; features must be floats)"
         raise InputError(
             f"The model fails on the {part} inputs, two rows of "
-            f"{shapes_of(rows_of(data.inputs, _TWO))}{hint}: {named(error)}"
+            f"{shapes_of(data.rows(_TWO).inputs)}{hint}: {named(error)}"
         ) from error
     if not pred.is_floating_point():
         raise InputError(f"The model must return raw outputs as floats, not {pred.dtype}.")
@@ -118,12 +139,13 @@ def _try_model(task: Task, learner: nn.Module, data: Data, part: str) -> Tensor:
             f"The untrained model returns NaN or infinity for {part} inputs; check its "
             "initialisation, the scale of the inputs, and preprocess."
         )
-    return pred
+    return pred, batch.targets
 
 
-def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> None:
-    """Compare the model's output on two rows with the targets."""
-    target = data.targets[_TWO]
+def _require_targets_fit(
+    form: Form, pred: Tensor, target: Tensor, known: Tensor, part: str
+) -> None:
+    """Compare the model's output on two rows with their targets, and with all known ones."""
     if form.link == "softmax":
         if pred.ndim < 2 or (len(pred), *pred.shape[2:]) != tuple(target.shape):
             is_column = target.ndim == pred.ndim == 2 and target.shape[1] == 1
@@ -138,7 +160,7 @@ def _require_targets_fit(form: Form, pred: Tensor, data: Data, part: str) -> Non
                 f"There are {len(form.weight)} class weights, but the model returns "
                 f"{pred.shape[1]} logits."
             )
-        classes = data.targets[data.targets != form.ignore_index]
+        classes = known[known != form.ignore_index]
         if not len(classes):
             raise InputError(f"All {part} targets equal ignore_index.")
         low, high = int(classes.min()), int(classes.max())
@@ -211,22 +233,22 @@ def _try_function(
     call: Callable[[Tensor, Data], object],
     task: Task,
     learner: nn.Module,
-    data: Data,
+    data: Part,
 ) -> object:
     """The result of a function of outputs and rows for two rows.
 
-    For all rows if it fails on two, like some metrics when a class is missing.
+    For all known rows if it fails on two, like some metrics when a class is missing.
     """
 
-    def outputs(count: int) -> tuple[Tensor, Data]:
-        batch = task.batch(data, slice(0, count))
+    def outputs(rows: Tensor) -> tuple[Tensor, Data]:
+        batch = task.batch(data, rows)
         slices = [slice(start, start + _ROWS) for start in range(0, len(batch), _ROWS)]
         pieces = [task.call(learner, rows_of(batch.inputs, rows)) for rows in slices]
         return torch.cat(pieces), batch
 
     with contextlib.suppress(*OWN_CODE_ERRORS):
-        return call(*outputs(2))
-    pred, batch = outputs(len(data))
+        return call(*outputs(data.known_rows[:2]))
+    pred, batch = outputs(data.known_rows)
     try:
         return call(pred, batch)
     except OWN_CODE_ERRORS as error:

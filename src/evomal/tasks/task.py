@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from evomal.errors import InputError, TaskWarning, named, quoted, require_name
+from evomal.errors import InputError, TaskWarning, named, require_name
 from evomal.losses.base import Loss
 from evomal.losses.form import IGNORE_INDEX, Form, Link, require_input_name
 from evomal.seeding import isolated_rng
@@ -29,10 +29,11 @@ from evomal.tasks.checks import (
     require_usable,
     runs_channels_last,
 )
-from evomal.tasks.data import Data, Source, read_class_weights, read_extras, read_rows
+from evomal.tasks.data import Data, read_class_weights, read_extras
 from evomal.tasks.description import described, fingerprint
-from evomal.tasks.fit import require_parts_fit, require_transforms_fit
-from evomal.tasks.inputs import Inputs, mapped, rows_of
+from evomal.tasks.fit import require_loss_fits, require_parts_fit, require_transforms_fit
+from evomal.tasks.inputs import Inputs, mapped
+from evomal.tasks.labels import Label, Labels
 from evomal.tasks.metrics import Metric, PerformanceMetric, TensorLoss, default_task_loss
 from evomal.tasks.named_metrics import resolve_metric, resolve_report
 from evomal.tasks.optimizers import (
@@ -41,6 +42,7 @@ from evomal.tasks.optimizers import (
     base_learning_rate,
     settings_or_factory,
 )
+from evomal.tasks.parts import Part, PartReader, Source
 from evomal.tasks.precision import InBfloat16, Precision
 from evomal.tasks.sanity.suspicions import suspicions
 from evomal.tasks.schedules import Schedule, usable_schedule
@@ -67,7 +69,8 @@ class Task:
         arrays; the model is then called as ``model(*inputs)`` or ``model(**inputs)``. Arrays can
         be from torch, numpy, pandas (read by position, not by index) or polars, or lists; all are
         copied to `device`. A Dataset is read only once, so random transforms in it have no effect:
-        pass them as `augment`. Only `test` may be omitted; it is never used for learning a loss.
+        pass them as `augment`, or ``in_memory=False``. Only `test` may be omitted; it is never used
+        for learning a loss.
     link
         How a learned loss interprets raw outputs: ``"softmax"`` for class indices (B,) or
         (B, d₁, …), ``"sigmoid"`` for binary targets of the output's shape, one or more labels per
@@ -114,6 +117,17 @@ class Task:
     ignore_index
         With ``"softmax"`` only: targets of this class, such as padding, are ignored by learned
         losses, the default task loss and the default metric.
+    classes
+        Labels in the order of their class indices, if targets are labels, such as text or
+        categories. Default: the sorted labels of the training rows.
+    validation_rows
+        Maximum number of validation rows: a fixed sample with every class, which bounds what a
+        fitness costs. Default: all.
+    in_memory
+        False to read the rows of Datasets and memory maps batch by batch. A batch's row numbers
+        seed the global generators while it is read, so random transforms can be reproduced.
+    loader_workers
+        Processes that read batches ahead with ``in_memory=False``, for each worker of a search.
     rejection_steps
         Steps of the rejection protocol (paper, section 3.5.2).
     testing_steps
@@ -162,6 +176,10 @@ class Task:
         loss_inputs: Mapping[str, Any] | None = None,
         weight: Sequence[float] | None = None,
         ignore_index: int = IGNORE_INDEX,
+        classes: Sequence[Label] | None = None,
+        validation_rows: int | None = None,
+        in_memory: bool = True,
+        loader_workers: int = 0,
         rejection_steps: int = 1000,
         testing_steps: int = 10_000,
         name: str = "custom",
@@ -189,6 +207,7 @@ class Task:
         self.preprocess = arguments.function(preprocess, "argument preprocess", "(inputs)")
         self.augment = arguments.function(augment, "argument augment", "(inputs)")
         self.output = read_output(output)
+        labels = Labels(self.form, classes)
         self.rejection_steps = arguments.whole_number(
             rejection_steps, "number of rejection steps", 1
         )
@@ -216,11 +235,14 @@ class Task:
         dtype = next((p.dtype for p in learner.parameters() if p.requires_grad), None)
         if dtype is None:
             raise InputError("The model has no trainable parameters.")
-        self.train = self._read(train, "training", dtype)
-        self.validation = self._read(validation, "validation", dtype)
-        self.test = None if test is None else self._read(test, "test", dtype)
+        reader = PartReader(self, dtype, labels, in_memory, loader_workers)
+        self.train = reader.read(train, "training")
+        self.validation = reader.read(validation, "validation", validation_rows)
+        self.test = None if test is None else reader.read(test, "test")
+        self.classes = labels.classes
         self.progress_inputs = tuple(k for k, v in given.items() if isinstance(v, str))
-        extras = read_extras(given, self.train, dtype)
+        shape = (len(self.train), *self.train.targets.shape[1:])
+        extras = read_extras(given, shape, dtype)
         self.train = dataclasses.replace(self.train, extras=extras).to(self.device)
         require_transforms_fit(self)
         if is_lazy(learner):
@@ -257,19 +279,26 @@ class Task:
             learner = InBfloat16(learner)
         return learner.to(self.device).train()
 
-    def batch(self, data: Data, rows: Tensor | slice) -> Data:
+    def batch(self, data: Part, rows: Tensor | slice) -> Data:
         """Some rows, preprocessed and, for `train`, augmented; draws from the global generators.
 
         Never a view of the data, because a model may work in place.
         """
-        inputs = rows_of(data.inputs, rows)
+        return self._transformed(data, data.rows(rows))
+
+    def batches(self, data: Part, batches: Iterable[Tensor | slice]) -> Iterator[Data]:
+        """The `batch` of rows after rows; what is read lazily is read ahead."""
+        return (self._transformed(data, batch) for batch in data.each(batches))
+
+    def _transformed(self, data: Part, batch: Data) -> Data:
+        """A batch as the model gets it."""
+        inputs = batch.inputs
         if self.augment and data is self.train:
             inputs = self.augment(inputs)
         inputs = self.preprocess(inputs) if self.preprocess else inputs
         if self._channels_last and self.device.type == "cpu":
             inputs = mapped(images_channels_last, inputs)
-        extras = {name: values[rows] for name, values in data.extras.items()}
-        return Data(inputs, data.targets[rows], extras)
+        return dataclasses.replace(batch, inputs=inputs)
 
     def call(
         self, learner: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | None = None
@@ -289,21 +318,7 @@ class Task:
 
     def require_fit(self, loss: Loss) -> None:
         """Raise an `InputError` if a loss has another link or needs inputs that are missing."""
-        if not isinstance(loss, Loss):
-            raise InputError(
-                "The loss must be an evomal loss, such as run.best.loss, evomal.load_loss(path) "
-                f"or evomal.SymbolicLoss(...), got {quoted(loss)}."
-            )
-        if loss.link != self.link:
-            raise InputError(
-                f"The loss has link {loss.link!r}, but the task {self.name!r} needs {self.link!r}."
-            )
-        missing = [name for name in loss.required_inputs if name not in self.form.inputs]
-        if missing:
-            raise InputError(
-                f"The loss depends on {', '.join(missing)}, which the task {self.name!r} does not "
-                "provide."
-            )
+        require_loss_fits(self, loss)
 
     @property
     def link(self) -> Link:
@@ -315,7 +330,7 @@ class Task:
         twin = copy.copy(self)
         twin.device = available_device(device)
         for part in ("train", "validation", "test"):
-            data: Data | None = getattr(self, part)
+            data: Part | None = getattr(self, part)
             if data is not None:
                 setattr(twin, part, data.to(twin.device))
         return twin
@@ -331,8 +346,5 @@ class Task:
         return described(self)
 
     def fingerprint(self) -> str:
-        """A digest of all data, equal if and only if all values are."""
+        """A digest of all data, of a fixed sample of lazily read rows; equal if all values are."""
         return fingerprint([data for data in (self.train, self.validation, self.test) if data])
-
-    def _read(self, source: Any, part: str, dtype: torch.dtype) -> Data:
-        return read_rows(source, part, self.form, dtype).to(self.device)

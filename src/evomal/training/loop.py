@@ -18,6 +18,7 @@ from evomal.losses.base import Loss
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.metrics import TensorLoss
+from evomal.tasks.parts import Part
 from evomal.tasks.task import Task
 from evomal.training.halving import LearningCurve, rungs
 from evomal.training.numerics import (
@@ -57,9 +58,9 @@ def take_steps(
     rng = derive_generator(*stream, "batches")
     batches = draw_batches(rng, len(task.train), task.batch_size, steps, task.device)
     with isolated_rng(task.device, derive_seed(*stream, "layers")):
-        for number, rows in enumerate(batches, start=1):
+        for number, batch in enumerate(task.batches(task.train, batches), start=1):
             check_deadline()
-            if not step(number, task.batch(task.train, rows)):
+            if not step(number, batch):
                 break
 
 
@@ -153,7 +154,7 @@ def own_inputs(
     return {name: value for name, value in given.items() if name in loss.inputs}
 
 
-def performance(task: Task, learner: nn.Module, data: Data) -> float:
+def performance(task: Task, learner: nn.Module, data: Part) -> float:
     """L_P of a base learner, in eval mode, on a whole data split; lower is better.
 
     Raises
@@ -161,37 +162,39 @@ def performance(task: Task, learner: nn.Module, data: Data) -> float:
     DivergedError
         If a prediction or the metric is not finite.
     """
-    pred = predictions(task, learner, data)
+    pred, target = predictions(task, learner, data)
     with torch.no_grad():
-        return finite_metric(task, pred, data.targets)
+        return finite_metric(task, pred, target)
 
 
 @torch.no_grad()
-def predictions(task: Task, learner: nn.Module, data: Data) -> Tensor:
-    """Raw outputs of a base learner, in eval mode, for a whole data split.
+def predictions(task: Task, learner: nn.Module, data: Part) -> tuple[Tensor, Tensor]:
+    """Raw outputs of a base learner, in eval mode, and targets of a whole data split.
 
     Raises
     ------
     DivergedError
-        If one is not finite.
+        If an output is not finite.
     """
     learner.eval()
     pieces: list[Tensor] = []
+    targets: list[Tensor] = []
     with isolated_rng(task.device, 0):
-        for rows in evaluation_rows(task, data):
-            check_deadline()
-            batch = task.batch(data, rows)
+        for batch in evaluation_batches(task, data):
             pieces.append(task.call(learner, batch.inputs))
+            targets.append(batch.targets)
     pred = torch.cat(pieces)
     require_finite([pred], "a prediction")
-    return pred
+    return pred, torch.cat(targets)
 
 
-def evaluation_rows(task: Task, data: Data) -> Iterator[slice]:
-    """Slices of rows per forward pass, for a metric on a whole data split."""
+def evaluation_batches(task: Task, data: Part) -> Iterator[Data]:
+    """The rows of one forward pass after the other, for a metric on a whole data split."""
     count = _EVALUATION_ROWS[task.device.type]
-    for start in range(0, len(data), count):
-        yield slice(start, start + count)
+    rows = [slice(start, start + count) for start in range(0, len(data), count)]
+    for batch in task.batches(data, rows):
+        check_deadline()
+        yield batch
 
 
 def finite_metric(task: Task, pred: Tensor, target: Tensor) -> float:

@@ -205,8 +205,7 @@ def _metrics(
     assert data is not None
     try:
         learner = train(task, loss, steps, stream=stream, rate=rate, meta_testing=True)
-        pred = predictions(task, learner, data)
-        return _judged(task, pred, data.targets, part)
+        return _judged(task, *predictions(task, learner, data), part)
     except DivergedError:
         return [None] * (1 + len(task.report))
 

@@ -26,13 +26,14 @@ def raw_outputs(task: Task, count: int, seed: int) -> Data:
     single precision, because Adam's steps would be lost in 16 bits.
     """
     stream = (seed, "raw-outputs", task.name)
-    rows = draw_batches(derive_generator(*stream), len(task.train), count, 1, task.device)[0]
+    known = task.train.known_rows
+    rows = draw_batches(derive_generator(*stream), len(known), count, 1, task.device)[0]
     classes = held_classes(task.train.targets, task.form)
     if classes is not None:
         rows = with_every_class(rows, classes, derive_generator(*stream, "classes"))
     learner = task.new_model(derive_seed(*stream, "theta"))
     with torch.no_grad(), isolated_rng(task.device, derive_seed(*stream, "layers")):
-        batch = task.batch(task.train, rows)
+        batch = task.batch(task.train, known[rows])
         outputs = Data(task.call(learner, batch.inputs), batch.targets, batch.extras)
     return outputs.to_dtype(torch.float32) if outputs.inputs.dtype in HALVES else outputs
 

@@ -20,10 +20,9 @@ from evomal.tasks.data import Data
 from evomal.tasks.inputs import Inputs
 from evomal.tasks.task import Task
 from evomal.training.halving import LearningCurve, rungs
-from evomal.training.loop import evaluation_rows, finite_metric, own_inputs, take_steps
+from evomal.training.loop import evaluation_batches, finite_metric, own_inputs, take_steps
 from evomal.training.numerics import (
     DivergedError,
-    check_deadline,
     finite_rows,
     quiet_vmap,
     require_finite,
@@ -123,25 +122,26 @@ class Stack:
     @torch.no_grad()
     def _performances(self) -> list[float]:
         """L_P of every learner, in eval mode, on validation data; infinite if it diverged."""
-        task, data = self.task, self.task.validation
+        task = self.task
         finite = (self.finite & finite_rows(self._trained())).tolist()
         self.learner.eval()
-        pieces = []
+        pieces: list[Tensor] = []
+        targets: list[Tensor] = []
         with isolated_rng(task.device, 0):
-            for rows in evaluation_rows(task, data):
-                check_deadline()
-                inputs = task.batch(data, rows).inputs
-                pieces.append(self._outputs(inputs))
+            for batch in evaluation_batches(task, task.validation):
+                pieces.append(self._outputs(batch.inputs))
+                targets.append(batch.targets)
         self.learner.train()
+        target = torch.cat(targets)
         return [
-            self._metric(pred) if is_finite else math.inf
+            self._metric(pred, target) if is_finite else math.inf
             for pred, is_finite in zip(torch.cat(pieces, dim=1), finite, strict=True)
         ]
 
-    def _metric(self, pred: Tensor) -> float:
+    def _metric(self, pred: Tensor, target: Tensor) -> float:
         try:
             require_finite([pred])
-            return finite_metric(self.task, pred, self.task.validation.targets)
+            return finite_metric(self.task, pred, target)
         except DivergedError:
             return math.inf
 

@@ -20,6 +20,7 @@ from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.data import Data
 from evomal.tasks.inputs import equal, mapped
 from evomal.tasks.optimizers import SGD
+from evomal.tasks.parts import Part
 from evomal.tasks.task import Task
 from evomal.training.hypergradient.optimizer_step import State, states_of
 from evomal.training.hypergradient.step import MetaStep
@@ -82,7 +83,7 @@ def _warmed_up(task: Task, batch: Data) -> dict[str, State]:
     return states_of(learner, optimizer)
 
 
-def few_rows(task: Task, data: Data) -> Data:
+def few_rows(task: Task, data: Part) -> Data:
     """A few rows, spread over a whole split."""
     count = min(ROWS, task.batch_size, len(data))
     rows = torch.linspace(0, len(data) - 1, count, device=task.device).long()

@@ -19,7 +19,7 @@ from evomal.tasks.direction import own_value
 from evomal.tasks.metrics import PerformanceMetric
 
 if TYPE_CHECKING:
-    from evomal.tasks.data import Data
+    from evomal.tasks.parts import Part
     from evomal.tasks.task import Task
 
 SURE = 10.0
@@ -50,7 +50,7 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
     """
     parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
     for part, data in parts.items():
-        if pred[0].numel() * len(data) > MOST_OUTPUTS:
+        if pred[0].numel() * len(data.targets) > MOST_OUTPUTS:
             continue
         perfect = perfect_predictions(data.targets, task.form, pred)
         shuffled, opposite = _wrong_predictions(perfect, task.form)
@@ -63,6 +63,8 @@ def check_metric(task: Task, pred: Tensor) -> Iterator[str]:
                 value, _ = judged(task, perfect, data)
         except NameError:
             return
+        if not math.isfinite(value) and len(data.targets) < len(data):
+            continue  # the metric may be defined on all rows
         if not math.isfinite(value):
             message = _undefined(task, part, data, pred, problem)
             if part == "validation":
@@ -95,7 +97,7 @@ def _wrong_predictions(perfect: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     return shuffled, -perfect
 
 
-def judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
+def judged(task: Task, pred: Tensor, data: Part) -> tuple[float, str]:
     """The metric of synthetic predictions, NaN if it fails; and a phrase for messages."""
     try:
         with warnings.catch_warnings(), torch.no_grad(), isolated_rng(task.device, 0):
@@ -106,7 +108,7 @@ def judged(task: Task, pred: Tensor, data: Data) -> tuple[float, str]:
     return value, f"is {value}"
 
 
-def _undefined(task: Task, part: str, data: Data, pred: Tensor, problem: str) -> str:
+def _undefined(task: Task, part: str, data: Part, pred: Tensor, problem: str) -> str:
     start = f"The metric {problem} on the {part} data even for perfect predictions"
     missing = _missing_classes(task, data, pred)
     if missing:
@@ -121,7 +123,7 @@ def _undefined(task: Task, part: str, data: Data, pred: Tensor, problem: str) ->
     )
 
 
-def _missing_classes(task: Task, data: Data, pred: Tensor) -> str:
+def _missing_classes(task: Task, data: Part, pred: Tensor) -> str:
     """The classes missing from a split, with their training row counts; "" if none."""
     training, here = (held_classes(d.targets, task.form) for d in (task.train, data))
     if training is None or here is None:
@@ -130,7 +132,7 @@ def _missing_classes(task: Task, data: Data, pred: Tensor) -> str:
     count = pred.shape[1] if task.link == "softmax" else 2 * labels
     missing = (here[here >= 0].bincount(minlength=count) == 0).nonzero()[:, 0].tolist()
     named = [
-        f"{class_name(index, task.form, labels)} "
+        f"{class_name(index, task.form, labels, task.classes)} "
         f"({int((training == index).any(dim=1).sum())} of {len(training)} training rows)"
         for index in missing[:_NAMES]
     ]

@@ -20,14 +20,15 @@ _NAMES = 5
 def check_classes(task: Task) -> Iterator[str]:
     """Check that the training rows contain several classes, and all those of the other splits."""
     training = held_classes(task.train.targets, task.form)
-    if training is None:
+    if training is None or len(training) < len(task.train):  # other rows may have other classes
         return
     labels = task.train.targets.shape[1] if task.train.targets.ndim == 2 else 1
     own = _present(training)
     if task.link == "softmax" and len(own) == 1:
+        name = class_name(own.pop(), task.form, labels, task.classes)
         yield (
-            f"All training rows have {class_name(own.pop(), task.form, labels)}, so there is "
-            "nothing to learn; check the targets, and shuffle the rows before splitting."
+            f"All training rows have {name}, so there is nothing to learn; check the targets, and "
+            "shuffle the rows before splitting."
         )
         return
     parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
@@ -36,7 +37,9 @@ def check_classes(task: Task) -> Iterator[str]:
         assert classes is not None
         missing = sorted(_present(classes) - own)
         if missing:
-            names = ", ".join(class_name(one, task.form, labels) for one in missing[:_NAMES])
+            names = ", ".join(
+                class_name(one, task.form, labels, task.classes) for one in missing[:_NAMES]
+            )
             more = f" and {len(missing) - _NAMES} more" if len(missing) > _NAMES else ""
             yield (
                 f"No training row has {names}{more}, but the {part} rows do; shuffle the rows "

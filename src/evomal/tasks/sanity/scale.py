@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from evomal.seeding import isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
-from evomal.tasks.data import Data
 from evomal.tasks.inputs import Inputs, labelled, rows_of
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ def check_scale(task: Task, learner: nn.Module) -> Iterator[str]:
     Scaling inside the model is fine. `learner` is a base learner; it is modified.
     """
     rows = torch.arange(0, len(task.train), -(-len(task.train) // _ROWS), device=task.device)
-    # a copy, so that it is not augmented
-    sample = Data(rows_of(task.train.inputs, rows), task.train.targets[rows])
+    sample = task.train.rows(rows)  # a copy, so that it is not augmented
     with isolated_rng(task.device, 0):
         inputs = task.batch(sample, slice(None)).inputs
     seen = [(_far_from_unit(values), label) for label, values in labelled(inputs)]

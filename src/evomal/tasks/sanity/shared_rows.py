@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from evomal.seeding import derive_generator
+from evomal.tasks.data import Data
 from evomal.tasks.inputs import labelled, rows_of, tensors_of
 
 if TYPE_CHECKING:
-    from evomal.tasks.data import Data
     from evomal.tasks.task import Task
 
 LEAST_SHARE = 0.01
@@ -32,11 +32,18 @@ shared rows are normal, as in a table with a few categories."""
 
 
 def check_shared_rows(task: Task) -> Iterator[str]:
-    """Check that validation and test rows are not training rows with the same targets."""
-    parts = {"validation": task.validation} | ({"test": task.test} if task.test else {})
-    counts = shared_rows(task.train, *parts.values())
+    """Check that validation and test rows are not training rows with the same targets.
+
+    Rows that are read lazily are not compared.
+    """
+    given = {"validation": task.validation, "test": task.test}
+    parts = {name: data for name, data in given.items() if isinstance(data, Data)}
+    train = task.train
+    if not isinstance(train, Data):
+        return
+    counts = shared_rows(train, *parts.values())
     for (part, data), count in zip(parts.items(), counts, strict=True):
-        if count < 2 or count < LEAST_SHARE * len(data) or _expected(task.train) > _BY_CHANCE:
+        if count < 2 or count < LEAST_SHARE * len(data) or _expected(train) > _BY_CHANCE:
             continue
         yield (
             f"{count} of {len(data)} {part} rows ({count / len(data):.1%}) are also training rows "

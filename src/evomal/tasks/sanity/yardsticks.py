@@ -26,6 +26,8 @@ _CLASSES = 10
 class Yardsticks(NamedTuple):
     """L_P on the validation rows, lower is better; None if it is not finite.
 
+    If these are read lazily, on a sample of them.
+
     Attributes
     ----------
     perfect
@@ -42,10 +44,10 @@ class Yardsticks(NamedTuple):
 def yardsticks(task: Task, pred: Tensor) -> Yardsticks:
     """Both for a task; `pred` are raw outputs for a few rows, as for `check_metric`."""
     data = task.validation
-    if pred[0].numel() * len(data) > MOST_OUTPUTS:
+    if pred[0].numel() * len(data.targets) > MOST_OUTPUTS:
         return Yardsticks(None, None)
     perfect, _ = judged(task, perfect_predictions(data.targets, task.form, pred), data)
-    shape = len(data), *pred.shape[1:]
+    shape = len(data.targets), *pred.shape[1:]
     scores = [
         judged(task, constant.to(pred).expand(shape), data)[0]
         for constant in _constants(task.train.targets, task.form, pred.shape)
