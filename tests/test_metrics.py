@@ -223,6 +223,13 @@ def test_tasks_with_different_directions_are_minimised() -> None:
     assert (both.value(None), str(both.value(0.0))) == (None, "0.0")
 
 
+def test_a_metric_without_a_name_is_called_metric() -> None:
+    task = regression_task(metric=lambda pred, target: float((pred - target).abs().mean()))
+    assert task.performance_metric.label == "metric"
+    scale = Scale([task.performance_metric.name] * 2, ["minimize", "maximize"])
+    assert scale.names == "metric and negative metric"
+
+
 def test_a_comparison_reports_further_metrics() -> None:
     report = ["log_loss", PerformanceMetric("hits", accuracy, maximize=True), "roc_auc_ovr"]
     task = classification_task(metric="balanced_accuracy", report=report)

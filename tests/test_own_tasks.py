@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import evomal
 from evomal import InputError, Run, Task, load_task
@@ -352,8 +353,13 @@ def test_workers_read_for_themselves_what_is_not_in_memory(write: Write) -> None
 
 @pytest.mark.parametrize(
     "functions",
-    [{"output": lambda x: x}, {"report": [lambda p, t: float((p - t).abs().max())]}],
-    ids=["output", "report"],
+    [
+        {"output": lambda x: x},
+        {"report": [lambda p, t: float((p - t).abs().max())]},
+        {"schedule": lambda progress: 1 - progress},
+        {"optimizer": lambda parameters: torch.optim.NAdam(parameters)},
+    ],
+    ids=["output", "report", "schedule", "optimizer"],
 )
 def test_a_task_made_in_python_must_be_picklable(functions: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"cannot be sent .* evomal\.load_task\(\"my_task\.py"):

@@ -91,7 +91,7 @@ def about_metric(task: Task, bars: Yardsticks, untrained: float | None) -> Judge
     }
     known = {who: value for who, value in values.items() if value is not None}
     listed = [f"{_shown(task, value)} for {who}" for who, value in known.items()]
-    name = _metric(task)
+    name = metric.label
     start = f"{name[:1].upper()}{name[1:]}, {better} is better"
     text = f"{start}: {', '.join(listed)}." if listed else f"{start}."
     others = [value for value in (bars.constant, untrained) if value is not None]
@@ -107,7 +107,7 @@ def about_learning(task: Task, found: Learning, bars: Yardsticks, asked: int) ->
     """Whether the task loss learns with this recipe in S_testing steps."""
     if not found.steps:
         return "ok", f"Not tried: a training step takes about {duration(found.step_seconds)} here."
-    metric, rate = _metric(task), f"at the learning rate {task.learning_rate:g}"
+    metric, rate = task.performance_metric.label, f"at the learning rate {task.learning_rate:g}"
     name, steps, more = function_name(task.task_loss), f"in {found.steps:,} steps", ""
     if found.steps < asked:
         steps += f" (there was no time for all {asked:,})"
@@ -151,7 +151,7 @@ def about_rates(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Ju
         return "ok", (f"{task.learning_rate:g} is as good as any of {', '.join(tried)} {steps}.")
     return "warning", (
         f"{best * task.learning_rate:g} does better than {task.learning_rate:g} {steps}: "
-        f"{_metric(task)} {_shown(task, other)} against "
+        f"{task.performance_metric.label} {_shown(task, other)} against "
         f"{'divergence' if own is None else _shown(task, own)} (tried: {', '.join(tried)}). A "
         "learned loss may then merely act as a different learning rate; set it in the optimizer "
         "first."
@@ -179,12 +179,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"
     return f"{float(f'{seconds:.2g}'):g} s"
-
-
-def _metric(task: Task) -> str:
-    """The metric in words."""
-    label = task.performance_metric.label
-    return "metric" if label == "<lambda>" else label
 
 
 def _shown(task: Task, value: float | None) -> str:

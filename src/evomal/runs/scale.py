@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evomal.tasks.direction import Direction, MaybeFloat, own_value
+from evomal.tasks.direction import Direction, MaybeFloat, in_words, own_value
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Scale:
     def names(self) -> str:
         """The metrics in words."""
         named = [
-            metric if direction == self.direction else f"negative {metric}"
+            in_words(metric) if direction == self.direction else f"negative {in_words(metric)}"
             for metric, direction in zip(self.metrics, self.directions, strict=True)
         ]
-        return " and ".join(dict.fromkeys(named)).replace("_", " ")
+        return " and ".join(dict.fromkeys(named))
 
     def value(self, fitness: MaybeFloat) -> MaybeFloat:
         """What people read; None for None. It is its own inverse."""

@@ -61,9 +61,11 @@ def require_picklable(tasks: Sequence[Sent]) -> None:
         if isinstance(task, Import):
             continue
         functions = (task.task_loss, task.metric, task.preprocess, task.augment, task.output)
+        recipe = (task.optimizer, task.schedule)
+        reported = [metric.function for metric in task.report]
         splits = (task.train, task.validation, task.test)
         lazy = [split for split in splits if isinstance(split, LazyData)]
-        for part in (task.model, *functions, *(metric.function for metric in task.report), *lazy):
+        for part in (task.model, *functions, *recipe, *reported, *lazy):
             try:
                 pickle.dumps(part)
             except (pickle.PicklingError, AttributeError, TypeError) as error:

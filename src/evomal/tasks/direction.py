@@ -1,4 +1,4 @@
-"""The direction of a metric; without torch, because the command line prints its help with it."""
+"""How people read metrics; without torch, because the command line prints its help with it."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def own_value(fitness: MaybeFloat, direction: Direction) -> MaybeFloat:
     if fitness is None or direction == "minimize":
         return fitness
     return 0.0 - fitness  # never -0
+
+
+def in_words(metric: str) -> str:
+    """The name of a metric in words."""
+    return "metric" if metric == "<lambda>" else metric.replace("_", " ")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evomal.losses.form import IGNORE_INDEX, Form, Link
 from evomal.tasks import arguments
-from evomal.tasks.direction import Direction
+from evomal.tasks.direction import Direction, in_words
 
 TensorLoss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], "Tensor | float"]
@@ -54,7 +54,7 @@ class PerformanceMetric:
     @property
     def label(self) -> str:
         """The name in words."""
-        return self.name.replace("_", " ")
+        return in_words(self.name)
 
 
 def negated(pred: Tensor, target: Tensor, *, metric: Metric) -> float:
