@@ -62,9 +62,9 @@ def require_picklable(tasks: Sequence[Sent]) -> None:
             continue
         functions = (task.task_loss, task.metric, task.preprocess, task.augment, task.output)
         recipe = (task.optimizer, task.schedule)
-        reported = (metric.function for metric in task.report)
+        reported = [metric.function for metric in task.report]
         splits = (task.train, task.validation, task.test)
-        lazy = (split for split in splits if isinstance(split, LazyData))
+        lazy = [split for split in splits if isinstance(split, LazyData)]
         for part in (task.model, *functions, *recipe, *reported, *lazy):
             try:
                 pickle.dumps(part)
