@@ -345,13 +345,14 @@ def test_the_first_step_and_its_derivative_are_those_of_the_step(name: str, take
 
 @pytest.mark.parametrize("name", ["adamw", "sgd nesterov"])
 def test_snapshots_are_states_of_one_training(name: str) -> None:
-    schedule = evomal.Cosine(warmup=0.25)
+    schedule = None if name.startswith("sgd") else evomal.Cosine(warmup=0.25)
     task = image_task(F64, **OPTIMIZERS[name], schedule=schedule)
     settings = replace(FROM_TRAINING, meta_snapshots=3, testing_steps=16)
     starts = snapshots(task, settings, 4)
     places = [0, 5, 10] if name.startswith("sgd") else [4, 8, 12]
     assert [start.progress for start in starts] == [place / 16 for place in places]
-    assert [start.rate for start in starts] == [schedule(place / 16) for place in places]
+    rates = [1.0 if schedule is None else schedule(place / 16) for place in places]
+    assert [start.rate for start in starts] == rates
     tensors: list[dict[str, Tensor]] = []
 
     def observe(learner: nn.Module) -> None:
@@ -378,6 +379,11 @@ def test_snapshots_are_states_of_one_training(name: str) -> None:
     else:
         assert state["momentum_buffer"].abs().max() > 0
         assert not any(starts[0].states.values())
+
+
+def test_no_snapshot_of_a_warm_up_has_a_rate_of_0() -> None:
+    task = regression_task(optimizer=SGD(), schedule=evomal.Cosine(warmup=0.25))
+    assert min(start.rate for start in snapshots(task, FROM_TRAINING, 0)) > 0
 
 
 def test_meta_steps_draw_from_all_snapshots_by_the_runs_seed() -> None:

@@ -84,11 +84,12 @@ def starts_fresh(task: Task, settings: TuningSettings) -> bool:
 def snapshots(task: Task, settings: TuningSettings, seed: int) -> list[Snapshot]:
     """States of one training of S_testing steps under the task loss, evenly spaced in time.
 
-    The first is its beginning for SGD, and later for other optimisers; the last is before its end.
+    The first is its beginning for SGD at a constant rate, and later for other optimisers and for
+    schedules, which may begin at a rate of 0; the last is before its end.
     If the training diverges, only those before it does, which may be none.
     """
     steps, count = settings.testing_steps, _count(task, settings)
-    if isinstance(task.optimizer, SGD):
+    if isinstance(task.optimizer, SGD) and task.schedule is None:
         places = [k * steps // count for k in range(count)]
     else:
         places = [max(1, k * steps // (count + 1)) for k in range(1, count + 1)]
