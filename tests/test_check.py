@@ -20,10 +20,11 @@ from evomal import SGD, InputError, Task, TaskWarning, check_task
 from evomal.cli import main
 from evomal.losses.form import Link
 from evomal.methods.registry import METHODS
-from evomal.runs.check_words import duration
+from evomal.runs.check_words import about_learning, about_rates, duration
 from evomal.runs.pace import Pace
 from evomal.tasks import lazy
 from evomal.tasks.sanity.suspicions import task_yardsticks
+from evomal.tasks.sanity.yardsticks import Yardsticks
 from evomal.training.learning import Learning, best_factor, further, learning
 from run_helpers import TINY
 from tasks_for_tests import (
@@ -113,6 +114,26 @@ def test_every_kind_of_task(make: Callable[..., Task]) -> None:
     assert found["metric"].level == "ok"
     assert ("classes" in found) is (make is not regression_task)
     assert found["engine"].level == "ok"
+
+
+def test_a_rate_that_diverges_later_is_not_raised() -> None:
+    values = {0.1: 0.5, 1.0: 0.4, 3.0: 0.3}
+    known: dict[str, Any] = {
+        "step_seconds": 0.01,
+        "steps": 500,
+        "trial_steps": 82,
+        "values": values,
+    }
+    assert Learning(value=0.2, **known).best_factor == 3.0
+    diverged = Learning(value=None, **known)
+    assert diverged.best_factor == 0.1
+    task, nothing = regression_task(optimizer=SGD(0.01)), Yardsticks(None, None)
+    assert about_learning(task, diverged, nothing, 500) == (
+        "problem",
+        "The task loss mse_loss diverges at the learning rate 0.01 in 500 steps. Try 0.001, the "
+        "best lower one after 82 steps.",
+    )
+    assert about_rates(task, diverged, nothing, 500) == ("ok", "")
 
 
 def upside_down(pred: Tensor, target: Tensor) -> Tensor:

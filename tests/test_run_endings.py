@@ -31,7 +31,7 @@ from evomal.runs.directory import DATABASE, LOCK, as_argument, named_run_dir
 from evomal.runs.next_steps import to_resume, to_train
 from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.registry import Origin
-from evomal.training import filters, loop, meta_training, stack
+from evomal.training import filters, loop, meta_training
 from evomal.training.loop import partial_training, performance
 from evomal.training.numerics import DeadlineError, deadline, draw_batches
 from evomal.training.screening import screen
@@ -238,7 +238,7 @@ def test_every_stage_looks_at_the_clock(where: str, monkeypatch: pytest.MonkeyPa
         nonlocal looks
         looks += 1
 
-    for module in (filters, loop, meta_training, stack):
+    for module in (filters, loop, meta_training):
         monkeypatch.setattr(module, "check_deadline", check)
     STAGES[where]()
     assert looks >= 1 or where == "draws"

@@ -232,7 +232,9 @@ def test_the_command_prints_a_line_for_people(evomal_score: Evomal) -> None:
         "diabetes/mlp", ERROR, "bad\x1b", "--no-tune", "--preset", "quick", "--testing-steps=5"
     )
     assert (status, errors) == (2, "")
-    first, second = output.splitlines()
+    title, header, first, second = output.splitlines()
+    assert title == "Validation mean squared error, lower is better"
+    assert header.split() == ["loss", "task", "loss", "status", "loss"]
     fitness, own, *rest = first.split()
     assert float(fitness) > 0
     assert fitness == own

@@ -80,6 +80,11 @@ class Score:
                 **asdict(self.settings),
             ) as scorer,
         ):
+            if not self.json_output:
+                metric = task.performance_metric
+                better = "higher" if metric.maximize else "lower"
+                sys.stdout.write(f"Validation {metric.label}, {better} is better\n")
+                sys.stdout.write(f"{'loss':>9}  {'task loss':>9}  {'status':<10}  loss\n")
             for score in self._scores(scorer):
                 failed |= score.status == "error"
                 if self.json_output:
@@ -105,5 +110,5 @@ def _print(score: ScoreOfLoss) -> None:
 
     own = "" if score.status == "error" else format_number(score.task_loss_value)
     reason = f": {score.reason}" if score.reason else ""
-    line = f"{format_number(score.value):>8}  {own:>8}  {score.status:<10}  {score.given}{reason}"
+    line = f"{format_number(score.value):>9}  {own:>9}  {score.status:<10}  {score.given}{reason}"
     sys.stdout.write(f"{printable(line)}\n")

@@ -113,10 +113,10 @@ def about_learning(task: Task, found: Learning, bars: Yardsticks, asked: int) ->
         steps += f" (there was no time for all {asked:,})"
         more = " This may be for want of time: give more --seconds."
     if found.value is None:
-        working = [factor for factor, value in found.values.items() if value is not None]
         remedy = "Lower it, or standardise the inputs and the targets."
-        if working:
-            remedy = f"It does not at {max(working) * task.learning_rate:g}."
+        if found.best_factor is not None:
+            best = found.best_factor * task.learning_rate
+            remedy = f"Try {best:g}, the best lower one after {found.trial_steps:,} steps."
         return "problem", f"The task loss {name} diverges {rate} {steps}. {remedy}"
     values = f"{_shown(task, found.untrained)} to {_shown(task, found.value)}"
     text = f"The task loss {name} takes the {metric} from {values} {steps}"
@@ -142,6 +142,8 @@ def about_rates(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Ju
         return "ok", "Not compared with others for want of time." if untried else ""
     own, other = found.values[1.0], found.values[best]
     assert other is not None
+    if found.steps and found.value is None:
+        return "ok", ""  # `about_learning` has said it
     tried = [f"{factor * task.learning_rate:g}" for factor in found.values]
     steps = f"after {found.trial_steps:,} steps"
     if found.untrained is not None and other >= found.untrained:

@@ -60,8 +60,13 @@ class Learning:
 
     @property
     def best_factor(self) -> float | None:
-        """The factor with the best metric, the nearest to 1 of equal ones; None if unknown."""
-        return best_factor(self.values)
+        """The factor with the best metric, the nearest to 1 of equal ones; None if unknown.
+
+        A lower rate if the training with the task's own diverged: others may do so later.
+        """
+        diverged = self.steps > 0 and self.value is None
+        known = {f: value for f, value in self.values.items() if f < 1 or not diverged}
+        return best_factor(known)
 
 
 def learning(task: Task, steps: int, seconds: float) -> Learning:
