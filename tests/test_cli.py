@@ -387,6 +387,12 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "loss has another link": (["train", "diabetes/mlp", "--loss", "softmax.json"], "softmax"),
     "loss without f": (["train", "diabetes/mlp", "--loss", "y", "--steps", "1"], "prediction"),
     "steps": (["train", "diabetes/mlp", "--loss", "loss.json", "--steps", "0"], "--steps"),
+    "what to tune": (["train", "diabetes/mlp", "--loss", "f", "--tune", "rate"], "learning-rate"),
+    "splits": (["train", "diabetes/mlp", "--loss", "f", "--splits", "0"], "--splits"),
+    "splits of the published split": (
+        ["train", "diabetes/mlp", "--loss", "f", "--splits", "2", "--split", "published"],
+        "published",
+    ),
 }
 
 

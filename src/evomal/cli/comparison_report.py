@@ -67,7 +67,7 @@ def _differences(comparison: Comparison) -> Table:
     shown = comparison.tuned or comparison
     alike = ",\nboth tuned" if comparison.tuned is not None else ""
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"minus the task loss{alike}", overflow="fold")
+    table.add_column(f"minus task loss{alike}", overflow="fold")
     table.add_column("mean", justify="right")
     table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("better/equal\n/worse", justify="right")

@@ -17,6 +17,7 @@ from evomal.cli.options import (
     print_run,
     require_option,
 )
+from evomal.errors import InputError
 from evomal.runs.execution import require_cores
 from evomal.training.settings import MOST_STEPS, MOST_THREADS
 
@@ -108,6 +109,8 @@ class Train:
         from evomal.training.meta_testing import TrainingDone, compare
 
         require_option("splits", self.splits, 1, 1000)
+        if self.splits > 1 and self.data.split == "published":
+            raise InputError("The published split is one split; omit --splits or --split.")
         require_option("seeds", self.seeds, 1, 10_000)
         require_option("steps", self.steps, 1, MOST_STEPS)
         require_option("threads", self.threads, 1, MOST_THREADS)
