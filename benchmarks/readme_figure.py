@@ -1,7 +1,7 @@
 """Draw the README's figure from a run directory and the output of `evomal train --json`.
 
-Run, after `evomal search … --run-dir RUN` and `evomal train … --loss RUN --tune-baseline --json >
-comparison.json`: python benchmarks/readme_figure.py RUN comparison.json docs/diabetes.png
+Run, after `evomal search … --run-dir RUN` and `evomal train … --loss RUN --tune learning-rate
+--json > comparison.json`: python benchmarks/readme_figure.py RUN comparison.json docs/diabetes.png
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,18 +44,19 @@ def draw_loss(axes: Axes, run: evomal.Run) -> None:
     axes.legend()
 
 
-def draw_test(axes: Axes, comparison: dict[str, dict[str, list[float]]]) -> None:
+def draw_test(axes: Axes, comparison: dict[str, Any]) -> None:
     """Test metric by loss, one point per seed."""
-    names = {
-        "task_loss": "squared\nerror",
-        "task_loss_tuned": "squared error,\ntuned step size",
-        "learned": "learned\nloss",
-    }
-    shown = [name for name in names if name in comparison]
-    for place, name in enumerate(shown):
-        values = comparison[name]["values"]
-        axes.plot([place] * len(values), values, "o", color=LEARNED if name == "learned" else OWN)
-    axes.set_xticks(range(len(shown)), [names[name] for name in shown])
+    tuned = comparison["tuned"]
+    shown = [
+        ("squared\nerror", comparison["task_loss"], OWN),
+        ("squared error,\ntuned step size", tuned["task_loss"], OWN),
+        ("learned\nloss", comparison["learned"], LEARNED),
+        ("learned loss,\ntuned step size", tuned["learned"], LEARNED),
+    ]
+    for place, (_, sample, colour) in enumerate(shown):
+        values = sample["values"]
+        axes.plot([place] * len(values), values, "o", color=colour)
+    axes.set_xticks(range(len(shown)), [name for name, _, _ in shown])
     axes.set_xlim(-0.5, len(shown) - 0.5)
     axes.set_ylim(bottom=0)
     axes.set(ylabel="test MSE at the end of training", title="Fresh models, unseen rows")

@@ -34,10 +34,11 @@ from evomal.runs.processes import LocalProcesses
 from evomal.seeding import derive_generator
 from evomal.tasks.data import Data
 from evomal.tasks.parts import Part
+from evomal.training.comparison import Sample
 from evomal.training.loop import performance, train
-from evomal.training.meta_testing import Sample
 from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
+from evomal.training.tuning import Recipe
 from evomal.training.workbench import Workbench
 
 EXAMPLES = """\
@@ -283,7 +284,7 @@ def as_json(
     task: evomal.Task, curves: dict[str, list[Curve]], plan: Plan, reference: str
 ) -> dict[str, Any]:
     """All numbers as JSON values; error rates from 0 to 1."""
-    rate = task.learning_rate
+    recipes = [Recipe(task.learning_rate, plan.steps)]
     return {
         "task": task.name,
         "steps": plan.measured_at,
@@ -291,7 +292,7 @@ def as_json(
         "losses": {
             name: {
                 "curves": [asdict(curve) for curve in found],
-                "test_error": Sample([curve.final for curve in found], rate).to_dict(),
+                "test_error": Sample([curve.final for curve in found], recipes).to_dict(),
                 "difference": differences(found, curves[reference]),
             }
             for name, found in curves.items()

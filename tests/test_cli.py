@@ -211,7 +211,7 @@ def test_train_compares_with_the_task_loss(evomal: Evomal, finished: tuple[Path,
         )
         assert (status, errors, output.count("\n")) == (0, "", 1)
         result = json.loads(output)
-        assert result.keys() == {"metric", "direction", "learned", "task_loss"}
+        assert result.keys() == {"metric", "direction", "learned", "task_loss", "differences"}
         assert result["metric"] == "mean_squared_error"
         for sample in (result["learned"], result["task_loss"]):
             a, b = sample["values"]
@@ -226,16 +226,34 @@ def test_train_compares_with_the_task_loss(evomal: Evomal, finished: tuple[Path,
     assert values[finished[0]][1] == own
 
 
-def test_train_can_tune_the_baseline(evomal: Evomal) -> None:
-    arguments = ["train", "diabetes/mlp", "--loss", SQUARED_ERROR, "--steps", 3, "--tune-baseline"]
+def test_train_tunes_all_losses_alike(evomal: Evomal) -> None:
+    arguments = ["train", "diabetes/mlp", "--loss", SQUARED_ERROR, "--steps", 2]
+    arguments += ["--against", "abs(sub(y, f)),huber:1", "--tune", "learning-rate,steps"]
     result = json.loads(evomal(*arguments, "--json")[1])
-    assert result.keys() == {"metric", "direction", "learned", "task_loss", "task_loss_tuned"}
+    fields = {"metric", "direction", "learned", "task_loss", "against", "differences"}
+    assert result.keys() == {*fields, "tuned"}
+    assert result["tuned"].keys() == fields
     assert result["learned"]["std"] is None
-    assert result["task_loss_tuned"]["learning_rate"] > 0
+    assert list(result["against"]) == ["abs(sub(y, f))", "huber:1"]
+    assert result["tuned"]["learned"]["recipes"] == result["tuned"]["task_loss"]["recipes"]
+    assert result["tuned"]["differences"]["huber:1"]["interval"] is None
     status, output, errors = evomal(*arguments)
     assert (status, errors) == (0, "")
-    assert "task loss, tuned" in output
+    for text in ("task loss, tuned", "huber:1, tuned", "(64 of 64)", "one seed gives no interval"):
+        assert text in output
     assert evomal(*arguments, "--quiet") == (0, "", "")
+
+
+def test_train_on_several_splits(evomal: Evomal) -> None:
+    arguments = ["train", "diabetes/mlp", "--loss", "huber:1", "--steps", 2, "--seeds", 2]
+    whole = json.loads(evomal(*arguments, "--splits", 3, "--json")[1])
+    first = json.loads(evomal(*arguments, "--json")[1])
+    assert len(whole["learned"]["values"]) == 6
+    assert whole["learned"]["values"][:2] == first["learned"]["values"]
+    assert whole["differences"]["learned"]["unit"] == "split"
+    output = evomal(*arguments, "--splits", 3)[1]
+    assert "learned loss, split 2, seed 1" in output
+    assert "A search uses split 0" in output
 
 
 def test_a_search_can_be_stopped_and_resumed(evomal: Evomal) -> None:

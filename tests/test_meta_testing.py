@@ -1,4 +1,4 @@
-"""Meta-testing: equal conditions for both losses, the tuned baseline, divergence, bad input."""
+"""Meta-testing: equal conditions for all losses, tuning, splits, divergence, bad input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ import torch
 from torch import Tensor
 
 from evomal.errors import InputError
+from evomal.losses.base import Loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.tasks import lazy
 from evomal.tasks.metrics import PerformanceMetric, mean_squared_error
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
+from evomal.training.comparison import Comparison, Sample
 from evomal.training.loop import partial_training, performance, train
-from evomal.training.meta_testing import (
-    LEARNING_RATE_FACTORS,
-    Comparison,
-    Sample,
-    compare,
-    tuned_rate,
-)
+from evomal.training.meta_testing import TrainingDone, compare
+from evomal.training.tuning import LEARNING_RATE_FACTORS, TUNING_SEEDS, Grid, Recipe, Tunable, tuned
 from tasks_for_tests import PLAIN, Perceptron, classification_task, image_task, regression_task
 
 SQUARED_ERROR = SymbolicLoss("square(sub(y, f))")
@@ -53,7 +50,7 @@ def test_the_task_loss_as_an_expression_gives_the_task_losss_metrics(
     learned, plain = finite(result.learned), finite(result.task_loss)
     assert learned == pytest.approx(plain, rel=1e-5)
     assert len(set(plain)) == 3
-    assert result.task_loss_tuned is None
+    assert result.tuned is None
 
 
 def test_both_losses_see_the_same_learner_and_batches() -> None:
@@ -128,66 +125,150 @@ def test_test_rows_may_be_read_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_every_training_is_reported() -> None:
-    reports: list[tuple[str, int, float | None]] = []
+    reports: list[TrainingDone] = []
     task = regression_task()
-    result = compare(task, SQUARED_ERROR, [1, 2], steps=3, report=lambda *row: reports.append(row))
+    result = compare(task, SQUARED_ERROR, [1, 2], steps=3, report=reports.append)
     names = [("learned", 1), ("learned", 2), ("task_loss", 1), ("task_loss", 2)]
     values = [*result.learned.values, *result.task_loss.values]
-    assert reports == [(*name, value) for name, value in zip(names, values, strict=True)]
+    assert reports == [
+        TrainingDone(name, "test", 0, seed, 0.1, value, number, 4)
+        for number, ((name, seed), value) in enumerate(zip(names, values, strict=True), start=1)
+    ]
 
 
-# The tuned baseline
+@pytest.mark.parametrize("rate", [1e-3, 0.1, 20.0])
+def test_reports_count_up_to_the_total(rate: float) -> None:
+    task = regression_task(optimizer=SGD(rate), task_loss=lambda p, t: (p - t).pow(4).mean())
+    reports: list[TrainingDone] = []
+    tune: list[Tunable] = ["learning-rate", "steps"]
+    compare([task, task], SQUARED_ERROR, [0, 1], tune=tune, steps=5, report=reports.append)
+    done = [one.done for one in reports]
+    assert done == sorted(set(done))
+    assert {one.total for one in reports} == {2 * 2 * (2 + 2 + 14)}
+    assert max(done) <= 72
+    assert {one.split for one in reports} == {0, 1}
 
 
-def validation_metrics(task: Task, steps: int, seed: int) -> dict[float, float]:
-    """Validation metric of the task loss at every learning rate, one training each."""
+# Further losses and splits
+
+
+def test_further_losses_are_trained_alike() -> None:
+    task = regression_task()
+    quartic = SymbolicLoss("square(square(sub(y, f)))")
+    against: list[str | Loss] = ["squared-error", "pinball:0.5", quartic, quartic]
+    result = compare(task, SQUARED_ERROR, [1, 2], steps=6, against=against)
+    formula = str(quartic.describe()["formula"])
+    assert list(result.against) == ["squared-error", "pinball:0.5", formula, f"{formula} (4)"]
+    assert result.against["squared-error"] == result.learned
+    assert result.against[formula] == compare(task, quartic, [1, 2], steps=6).learned
+    assert list(result.differences) == ["learned", *result.against]
+    assert list(result.to_dict()["against"]) == list(result.against)
+
+
+def test_several_splits_are_several_tasks() -> None:
+    tasks = regression_task(), regression_task(optimizer=SGD(0.02))
+    whole = compare(tasks, SQUARED_ERROR, [1, 2], steps=6, tune=["learning-rate"])
+    parts = [
+        compare(task, SQUARED_ERROR, [1, 2], steps=6, tune=["learning-rate"]) for task in tasks
+    ]
+    assert [*whole.learned.values] == [value for one in parts for value in one.learned.values]
+    assert whole.tuned is not None
+    for name, sample in whole.tuned.samples.items():
+        found = [one.tuned.samples[name] for one in parts if one.tuned is not None]
+        assert [*sample.recipes] == [recipe for one in found for recipe in one.recipes]
+        assert [*sample.values] == [value for one in found for value in one.values]
+    assert whole.differences["learned"].unit == "split"
+
+
+# Tuning
+
+
+def validation_metrics(
+    task: Task, loss: Callable[[Tensor, Tensor], Tensor], steps: list[int]
+) -> dict[tuple[float, int], float]:
+    """Mean validation metric for every learning rate and number of steps, one training each."""
     found = {}
     for factor in LEARNING_RATE_FACTORS:
-        settings = replace(task.optimizer, learning_rate=factor * task.learning_rate)
-        one = regression_task(optimizer=settings)
-        stream = (seed, "meta-testing", task.name)
-        learner = train(one, one.task_loss, steps, stream=stream)
-        found[factor] = performance(one, learner, one.validation)
+        for count in steps:
+            values = []
+            for seed in range(TUNING_SEEDS):
+                stream = (seed, "tuning", task.name)
+                learner = train(task, loss, count, stream=stream, rate=factor)
+                values.append(performance(task, learner, task.validation))
+            found[factor, count] = sum(values) / len(values)
     return found
 
 
 @pytest.mark.parametrize("rate", [0.002, 0.02, 0.3])
 def test_tuning_picks_the_best_on_validation_rows(rate: float) -> None:
     task = regression_task(optimizer=replace(PLAIN, learning_rate=rate))
-    scores = validation_metrics(task, 15, seed=4)
-    best = min(scores, key=lambda r: scores[r])
-    assert tuned_rate(task, 4, 15) == best
-    result = compare(task, SQUARED_ERROR, [4, 5], steps=15, tune_baseline=True)
-    assert result.task_loss_tuned is not None
-    assert result.task_loss_tuned.learning_rate == best * rate
-    assert result.learned.learning_rate == result.task_loss.learning_rate == rate
-    tuned = regression_task(optimizer=replace(PLAIN, learning_rate=best * rate))
-    assert finite(result.task_loss_tuned) == finite(
-        compare(tuned, SQUARED_ERROR, [4, 5], steps=15).task_loss
+    result = compare(
+        task, SymbolicLoss("abs(sub(y, f))"), [4, 5], steps=10, tune=["learning-rate", "steps"]
     )
+    assert result.tuned is not None
+    for name, loss in (
+        ("learned", SymbolicLoss("abs(sub(y, f))")),
+        ("task_loss", task.task_loss),
+    ):
+        scores = validation_metrics(task, loss, [*range(1, 11)])
+        factor, steps = min(scores, key=lambda one: scores[one])
+        sample = result.tuned.samples[name]
+        assert sample.recipes == [Recipe(factor * rate, steps)]
+        assert result.samples[name].recipes == [Recipe(rate, 10)]
+        plain = regression_task(optimizer=replace(PLAIN, learning_rate=factor * rate))
+        alone = compare(plain, SymbolicLoss("abs(sub(y, f))"), [4, 5], steps=steps)
+        assert finite(sample) == finite(alone.samples[name])
 
 
-def test_different_tasks_are_tuned_to_different_rates() -> None:
-    found = {
-        tuned_rate(regression_task(optimizer=replace(PLAIN, learning_rate=rate)), 4, 15)
-        for rate in (0.002, 0.3)
-    }
-    assert len(found) == 2
+def test_only_what_is_asked_for_is_tuned() -> None:
+    assert Grid.of((), 100) == Grid((1.0,), [100])
+    assert Grid.of(["learning-rate"], 100) == Grid(LEARNING_RATE_FACTORS, [100])
+    assert Grid.of(["steps"], 100) == Grid((1.0,), [*range(10, 101, 10)])
+    assert Grid.of(["steps"], 3) == Grid((1.0,), [1, 2, 3])
+    assert Grid.of(["steps"], 0) == Grid((1.0,), [0])
+
+
+def test_fewer_steps_end_a_schedule_early() -> None:
+    task = regression_task(
+        schedule=lambda progress: 1.0 - 2 * min(progress, 0.4), metric=lambda p, t: abs(float(p[0]))
+    )
+    result = compare(task, SQUARED_ERROR, [0], steps=20, tune=["steps"])
+    assert result.tuned is not None
+    (recipe,) = result.tuned.learned.recipes
+    assert recipe is not None
+    stop = {recipe.steps: lambda learner: False}
+    stream = (0, "meta-testing", task.name)
+    learner = train(task, SQUARED_ERROR, 20, stream=stream, observers=stop)
+    assert task.test is not None
+    assert finite(result.tuned.learned) == [performance(task, learner, task.test)]
+
+
+def test_equal_metrics_leave_the_recipe_as_it_is() -> None:
+    task = regression_task(metric=lambda pred, target: 1.0)
+    grid = Grid.of(["learning-rate", "steps"], 10)
+    assert tuned(task, SQUARED_ERROR, grid, lambda *_: None) == (1.0, 10)
 
 
 def test_tuning_skips_rates_that_diverge() -> None:
-    task = regression_task(optimizer=SGD(20.0), task_loss=lambda p, t: (p - t).pow(4).mean())
-    reports: dict[str, float | None] = {}
-    rate = tuned_rate(task, 0, 15, report=lambda name, _, value: reports.update({name: value}))
-    assert len(reports) == len(LEARNING_RATE_FACTORS)
-    assert reports["validation at learning rate 200"] is None
-    assert reports[f"validation at learning rate {20 * rate:g}"] is not None
+    steep = replace(PLAIN, learning_rate=10.0)
+    task = regression_task(optimizer=steep, task_loss=lambda p, t: (p - t).pow(4).mean())
+    reports: list[tuple[float, int, float | None]] = []
+    best = tuned(
+        task, task.task_loss, Grid.of(["learning-rate"], 15), lambda *row: reports.append(row)
+    )
+    assert len(reports) == len(LEARNING_RATE_FACTORS) * TUNING_SEEDS
+    lost = {factor for factor, _, value in reports if value is None}
+    assert 10.0 in lost
+    assert best is not None
+    assert best[0] not in lost
 
 
-def test_when_every_rate_diverges_the_input_is_at_fault() -> None:
+def test_a_loss_that_diverges_at_every_rate_has_no_recipe() -> None:
     task = regression_task(optimizer=SGD(1e9), task_loss=lambda p, t: (p - t).pow(4).mean())
-    with pytest.raises(InputError, match="diverges at every learning rate"):
-        compare(task, SQUARED_ERROR, [0], steps=15, tune_baseline=True)
+    result = compare(task, SymbolicLoss("tanh(sub(y, f))"), [0, 1], steps=15, tune=["steps"])
+    assert result.tuned is not None
+    assert result.tuned.task_loss == Sample([None, None], [None])
+    assert json.loads(json.dumps(result.to_dict()))["tuned"]["task_loss"]["recipes"] == [None]
 
 
 # Divergence and samples
@@ -196,7 +277,9 @@ def test_when_every_rate_diverges_the_input_is_at_fault() -> None:
 def test_a_diverged_training_has_no_value() -> None:
     exploding = SymbolicLoss("square(" * 6 + "sub(add(y, add(1, 1)), f)" + ")" * 6)
     result = compare(regression_task(), exploding, [0, 1], steps=15)
-    assert result.learned == Sample([None, None], 0.1)
+    assert result.learned == Sample([None, None], [Recipe(0.1, 15)])
+    found = result.differences["learned"]
+    assert (found.losses, found.left_out, found.difference) == (2, 2, None)
     assert (result.learned.mean, result.learned.std) == (None, None)
     assert len(finite(result.task_loss)) == 2
     assert json.loads(json.dumps(result.to_dict()))["learned"]["values"] == [None, None]
@@ -208,7 +291,7 @@ def test_a_diverged_training_has_no_value() -> None:
         ([1.0, 2.0, 4.0], 7 / 3, math.sqrt(((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2)),
         ([3.0, 3.0], 3.0, 0.0),
         ([3.0], 3.0, None),
-        ([1.0, None, 2.0], None, None),
+        ([1.0, None, 2.0], 1.5, math.sqrt(0.5)),
         ([None], None, None),
     ],
     ids=str,
@@ -216,7 +299,7 @@ def test_a_diverged_training_has_no_value() -> None:
 def test_mean_and_sample_standard_deviation(
     values: list[float | None], mean: float | None, std: float | None
 ) -> None:
-    sample = Sample(values, 0.1)
+    sample = Sample(values, [Recipe(0.1, 7)])
     assert sample.mean == (mean if mean is None else pytest.approx(mean))
     assert sample.std == (std if std is None else pytest.approx(std))
     fields = sample.to_dict()
@@ -224,17 +307,21 @@ def test_mean_and_sample_standard_deviation(
         "values": values,
         "mean": sample.mean,
         "std": sample.std,
-        "learning_rate": 0.1,
+        "diverged": values.count(None),
+        "recipes": [{"learning_rate": 0.1, "steps": 7}],
     }
 
 
-def test_a_comparison_as_json_holds_the_tuned_baseline_only_if_there_is_one() -> None:
-    one, two = Sample([1.0], 0.1), Sample([2.0], 0.3)
+def test_a_comparison_as_json_holds_only_what_there_is() -> None:
+    one, two = Sample([1.0], [Recipe(0.1, 5)]), Sample([2.0], [Recipe(0.3, 5)])
     r2 = PerformanceMetric("r2", mean_squared_error, maximize=True)
-    fields = Comparison(r2, one, two, None).to_dict()
-    assert list(fields) == ["metric", "direction", "learned", "task_loss"]
+    fields = Comparison(r2, one, two).to_dict()
+    assert list(fields) == ["metric", "direction", "learned", "task_loss", "differences"]
     assert (fields["metric"], fields["direction"]) == ("r2", "maximize")
-    assert Comparison(r2, one, one, two).to_dict()["task_loss_tuned"]["learning_rate"] == 0.3
+    assert fields["differences"]["learned"]["losses"] == 1
+    whole = Comparison(r2, one, one, {"x": two}, Comparison(r2, two, one)).to_dict()
+    assert whole["tuned"]["differences"]["learned"]["wins"] == 1
+    assert whole["against"]["x"]["mean"] == 2.0
 
 
 # Bad input
@@ -251,13 +338,37 @@ def no_test_data() -> Task:
         (no_test_data, {}, "The task 'bare' has no test data"),
         (classification_task, {}, "has link 'identity', but the task 'test/softmax' needs"),
         (regression_task, {"seeds": []}, "seed"),
-        (regression_task, {"seeds": [], "tune_baseline": True}, "seed"),
+        (regression_task, {"tune": ["rate"]}, "Unknown thing to tune 'rate'"),
+        (regression_task, {"tune": "steps"}, "must be a list"),
+        (regression_task, {"against": ["pinball:2"]}, "quantile"),
+        (regression_task, {"against": ["focal:2"]}, "has link 'softmax'"),
+        (regression_task, {"against": ["no-such-loss"]}, "no-such-loss"),
+        (regression_task, {"against": "huber:1"}, "must be a list"),
+        (lambda: [], {}, "at least one task"),
+        (
+            lambda: [regression_task(), regression_task(metric="mae")],
+            {},
+            "their metrics differ",
+        ),
         (regression_task, {"steps": -1}, "steps"),
     ],
-    ids=["no test data", "link", "no seeds", "no seeds to tune with", "negative steps"],
+    ids=[
+        "no test data",
+        "link",
+        "no seeds",
+        "nothing such to tune",
+        "a text to tune",
+        "number of a family",
+        "link of a further loss",
+        "no such loss",
+        "a text of losses",
+        "no task",
+        "metrics",
+        "negative steps",
+    ],
 )
 def test_bad_input_is_named(
-    make: Callable[[], Task], arguments: dict[str, Any], fragment: str
+    make: Callable[[], Any], arguments: dict[str, Any], fragment: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         compare(make(), SQUARED_ERROR, **({"seeds": [0]} | arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from evomal.runs.scale import Scale
 from evomal.tasks.data import Data
 from evomal.tasks.label_noise import with_label_noise
 from evomal.tasks.named_metrics import resolve_metric
-from evomal.training.meta_testing import LEARNING_RATE_FACTORS
+from evomal.training.tuning import LEARNING_RATE_FACTORS, TUNING_SEEDS
 from tasks_for_tests import Perceptron, binary_task, classification_task, regression_task
 
 RNG = torch.Generator().manual_seed(3)
@@ -239,8 +240,8 @@ def test_a_comparison_reports_further_metrics() -> None:
         SQUARE,
         [0, 1],
         steps=10,
-        tune_baseline=True,
-        report=lambda name, seed, value: seen.append(value),
+        tune=["learning-rate"],
+        report=lambda done: seen.append(done.value),
     )
     fields = json.loads(json.dumps(result.to_dict()))
     assert [(one["metric"], one["direction"]) for one in (fields, *fields["reported"])] == [
@@ -254,10 +255,16 @@ def test_a_comparison_reports_further_metrics() -> None:
     plain = evomal.compare(classification_task(), SQUARE, [0, 1], steps=10)
     hits = fields["reported"][1]["learned"]["values"]
     assert hits == pytest.approx([1 - one for one in plain.learned.values if one is not None])
-    tried = dict(zip(LEARNING_RATE_FACTORS, seen[4:11], strict=True))
-    best = max(tried, key=lambda factor: tried[factor] or 0.0)
-    assert result.task_loss_tuned is not None
-    assert result.task_loss_tuned.learning_rate == pytest.approx(0.1 * best)
+    at_rates = [seen[4 + TUNING_SEEDS * i :][:TUNING_SEEDS] for i in range(7)]
+    means = [statistics.fmean(one or 0.0 for one in values) for values in at_rates]
+    tuned = result.tuned
+    assert tuned is not None
+    (recipe,) = tuned.learned.recipes
+    assert recipe is not None
+    best = LEARNING_RATE_FACTORS.index(pytest.approx(recipe.learning_rate / 0.1))
+    assert means[best] == max(means)
+    assert result.reported[1].tuned is not None
+    assert result.reported[1].tuned.learned.recipes == [recipe]
 
 
 def test_a_reported_metric_may_be_undefined_on_the_test_rows() -> None:

@@ -264,12 +264,14 @@ def test_a_function_in_a_search_without_weights(tmp_path: Path) -> None:
     assert fitness == pytest.approx(partial_training(task, run.best.loss, 5, run.facts.seed))
     described = run.facts.tasks[0].description["optimizer"]
     assert (described["class"], described["learning_rate"]) == ("RMSprop", 0.01)
-    result = compare(task, SQUARE, [0], steps=5, tune_baseline=True)
-    assert result.task_loss_tuned is not None
-    factor = result.task_loss_tuned.learning_rate / 0.01
+    result = compare(task, SQUARE, [0], steps=5, tune=["learning-rate"])
+    assert result.tuned is not None
+    (recipe,) = result.tuned.task_loss.recipes
+    assert recipe is not None
+    factor = recipe.learning_rate / 0.01
     learner = train(task, task.task_loss, 5, stream=(0, "meta-testing", task.name), rate=factor)
     assert task.test is not None
-    assert result.task_loss_tuned.values == pytest.approx([performance(task, learner, task.test)])
+    assert result.tuned.task_loss.values == pytest.approx([performance(task, learner, task.test)])
 
 
 def test_a_function_is_refused_where_weights_are_learned(tmp_path: Path) -> None:

@@ -222,7 +222,6 @@ def test_a_mistake_is_one_sentence(
     [
         {"data_dir": "here"},
         {"split": "published"},
-        {"split_seed": 1},
         {"download": True},
         {"metric": "mae"},
         {"report": ["mae"]},
@@ -239,6 +238,37 @@ def test_options_of_built_in_tasks_are_refused(option: dict[str, Any], write: Wr
         load_task("mine.py:make", **option)
     with pytest.raises(InputError, match="report must be a list"):
         load_task("mine.py:make", report=None)  # type: ignore[arg-type]
+
+
+SPLIT_TASK = """
+import torch
+import evomal
+X = torch.arange(120.0).reshape(40, 3).sin()
+
+def make(split_seed=0):
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(split_seed))
+    a, b, c = order[:20], order[20:30], order[30:]
+    parts = [(X[rows], X[rows][:, :1]) for rows in (a, b, c)]
+    return evomal.Task(lambda: torch.nn.Linear(3, 1), *parts, link="identity")
+
+fixed = make()
+
+def bare():
+    return fixed
+"""
+
+
+def test_an_own_function_may_take_a_split_seed(write: Write) -> None:
+    write(SPLIT_TASK)
+    first, other, again = (load_task("mine.py:make", split_seed=seed) for seed in (0, 1, 1))
+    rows = [next(iter(one.batches(one.train, [slice(20)]))).inputs for one in (first, other, again)]
+    assert torch.equal(rows[1], rows[2])
+    assert not torch.equal(rows[0], rows[1])
+    assert source_of(first) is not None  # what recreates a task has no split
+    assert source_of(other) is None
+    for name in ("fixed", "bare"):
+        with pytest.raises(InputError, match=f"{name} in 'mine.py' has one split; .* split_seed=0"):
+            load_task(f"mine.py:{name}", split_seed=2)
 
 
 def test_options_of_built_in_tasks(data_dir: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from evomal.cli.options import (
     DataOptions,
     Json,
     Switch,
+    comma_separated,
     new_console,
     print_json,
     print_run,
@@ -58,7 +59,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Train:
-    """Compare a loss with the task loss: train fresh models, report the test metric."""
+    """Compare losses with the task loss: train fresh models, report the test metric."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of a task, such as diabetes/mlp (`evomal tasks` lists them), or your own as
@@ -67,17 +68,25 @@ class Train:
     loss: Annotated[str, tyro.conf.arg(metavar="LOSS")]
     """A loss file, a run directory, the name of a known loss, or an expression in quotes."""
 
+    against: Annotated[str, tyro.conf.arg(metavar="LOSS,...")] = ""
+    """Further losses, given like LOSS and separated by commas, such as huber:1,pinball:0.5."""
+
+    tune: Annotated[str, tyro.conf.arg(metavar="NAME,...")] = ""
+    """What to tune on validation data for every loss alike: learning-rate, steps or both, separated
+    by a comma."""
+
+    splits: int = 1
+    """Number of splits of the rows, with split seeds 0, 1, …; your own task needs a function with
+    an argument split_seed=0."""
+
     seeds: int = 1
-    """Number of training runs per loss, with seeds 0, 1, …"""
+    """Number of training runs per loss and split, with seeds 0, 1, …"""
 
     steps: int | None = None
     """Training steps; default the task's number."""
 
     report: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")] = ()
     """Metrics to report beside the one of the task, by name as in --metric."""
-
-    tune_baseline: Switch = False
-    """Also train under the task loss with a learning rate tuned on validation data."""
 
     threads: int = 1
     """CPU threads."""
@@ -94,34 +103,35 @@ class Train:
         """Train and compare."""
         import torch
 
-        from evomal.cli.tables import comparison_report, format_number
+        from evomal.cli.comparison_report import comparison_report, training_line
         from evomal.losses.names import resolve_loss
-        from evomal.training.meta_testing import compare
+        from evomal.training.meta_testing import TrainingDone, compare
 
+        require_option("splits", self.splits, 1, 1000)
         require_option("seeds", self.seeds, 1, 10_000)
         require_option("steps", self.steps, 1, MOST_STEPS)
         require_option("threads", self.threads, 1, MOST_THREADS)
         require_cores(self.threads)
-        task = self.data.load(self.task, self.report)
-        loss = resolve_loss(self.loss, task.form)
+        tasks = [self.data.load(self.task, self.report, split) for split in range(self.splits)]
+        loss = resolve_loss(self.loss, tasks[0].form)
         torch.set_num_threads(self.threads)
         console = new_console()
 
-        def report(name: str, seed: int, value: float | None) -> None:
+        def report(done: TrainingDone) -> None:
             if not (self.quiet or self.json_output):
-                outcome = "diverged" if value is None else format_number(value)
-                console.print(f"{name}, seed {seed}: {outcome}")
+                console.print(training_line(done, self.splits))
 
         comparison = compare(
-            task,
+            tasks,
             loss,
             range(self.seeds),
+            against=comma_separated(self.against),
+            tune=comma_separated(self.tune),  # type: ignore[arg-type]  # compare checks the names
             steps=self.steps,
-            tune_baseline=self.tune_baseline,
             report=report,
         )
         if self.json_output:
             print_json(comparison.to_dict())
         elif not self.quiet:
-            console.print(comparison_report(comparison, task.split))
+            console.print(comparison_report(comparison, tasks[0].split))
         return 0

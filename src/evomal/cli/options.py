@@ -57,7 +57,7 @@ class DataOptions:
     """Device: cpu, cuda, or auto for a GPU if available; default auto for a built-in task, for your
     own what its code says."""
 
-    def load(self, name: str, report: Sequence[str] = ()) -> Task:
+    def load(self, name: str, report: Sequence[str] = (), split_seed: int = 0) -> Task:
         """The task of that name; `report` has the metrics that are reported beside its own."""
         from evomal.tasks.registry import load_task
         from evomal.tasks.sources import is_source
@@ -68,6 +68,7 @@ class DataOptions:
             name,
             data_dir=self.data_dir,
             split=self.split,
+            split_seed=split_seed,
             metric=self.metric,
             report=report,
             label_noise=self.label_noise,
@@ -113,6 +114,18 @@ def require_option(name: str, value: int | None, least: int, most: int) -> None:
         raise InputError(
             f"--{name} must be a whole number from {least} to {most}, got {quoted(value)}."
         )
+
+
+def comma_separated(text: str) -> list[str]:
+    """The parts of a text between commas that are outside parentheses; none of an empty text."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts] if text else []
 
 
 def print_json(value: Any) -> None:

@@ -15,7 +15,6 @@ from evomal.runs.next_steps import to_check, to_train
 from evomal.runs.record import RunFacts
 from evomal.runs.run import BestLoss, Run
 from evomal.tasks.registry import Origin
-from evomal.training.meta_testing import Comparison, Sample
 
 _LEADERS = 10
 _DETAILS = (
@@ -177,48 +176,6 @@ def _written(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{parameter} {of}" for parameter, of in value.items())
     return format_number(value) if name == "value" else str(value)
-
-
-def comparison_report(comparison: Comparison, split: str) -> Group:
-    """Test metrics of a learned loss and the task loss over seeds, with caveats."""
-    lines: list[RenderableType] = [_comparison_table(comparison)]
-    for other in comparison.reported:
-        lines += [Text(), _comparison_table(other)]
-    if split == "published":
-        lines.append(Text(PUBLISHED_WARNING))
-    if comparison.task_loss_tuned is None:
-        lines.append(
-            Text(
-                "A learned loss may only act as a different learning rate; --tune-baseline adds "
-                "the task loss with a tuned learning rate."
-            )
-        )
-    return Group(*lines)
-
-
-def _comparison_table(comparison: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False)
-    direction = " (higher is better)" if comparison.metric.maximize else ""
-    table.add_column(line(f"test {comparison.metric.label}{direction}"))
-    table.add_column("learning rate", justify="right")
-    table.add_column("mean", justify="right")
-    table.add_column("sd", justify="right")
-    table.add_column("per seed", overflow="fold")
-    rows: list[tuple[str, Sample | None]] = [
-        ("learned loss", comparison.learned),
-        ("task loss", comparison.task_loss),
-        ("task loss, tuned", comparison.task_loss_tuned),
-    ]
-    for name, sample in rows:
-        if sample is not None:
-            table.add_row(
-                name,
-                f"{sample.learning_rate:g}",
-                format_number(sample.mean),
-                format_number(sample.std),
-                " ".join(format_number(value) for value in sample.values),
-            )
-    return table
 
 
 def simple_table(columns: list[str], rows: list[list[str]]) -> Table:

@@ -23,6 +23,18 @@ def required_arguments(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty and p.kind not in collects]
 
 
+def default_of(function: object, argument: str) -> Any:
+    """The default of an argument that can be given by name; None if there is none."""
+    if not callable(function):
+        return None
+    try:
+        parameter = inspect.signature(function).parameters.get(argument)
+    except ValueError:
+        return None
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return parameter.default if parameter is not None and parameter.kind in named else None
+
+
 def identity(function: Callable[..., Any]) -> list[Any]:
     """A function's name, and the plain arguments of a partial function, as JSON values."""
     held = (getattr(function, "args", ()), *getattr(function, "keywords", {}).items())

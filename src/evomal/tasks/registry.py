@@ -156,7 +156,7 @@ def load_task(
         A built-in task, such as ``"diabetes/mlp"``; or your own, as ``"my_task.py:make_task"`` or
         ``"package.module:task"``: a file or module, and a `Task` in it or a function without
         arguments that returns one. Workers and `evomal.resume` import your own again, so that its
-        functions may be lambdas. It has no other options than `device`.
+        functions may be lambdas. It has no other options than `device` and `split_seed`.
     data_dir
         Folder of the data sets; default ``EVOMAL_DATA``, otherwise the user's cache folder.
     split
@@ -167,7 +167,8 @@ def load_task(
         table.
     split_seed
         Seed of the split. It is independent of the seed of a run, so that a loss is always tested
-        on rows that its search has not seen.
+        on rows that its search has not seen. Your own function has another split than that of seed
+        0 if it takes an argument ``split_seed=0``.
     metric
         Name of a metric, as in `evomal.Task`; default mean squared error, or the error rate for
         classes.
@@ -199,7 +200,6 @@ def load_task(
             name,
             data_dir=data_dir,
             split=split,
-            split_seed=split_seed,
             metric=metric,
             report=tuple(arguments.listed(report, "report")),
             label_noise=label_noise,
@@ -208,7 +208,8 @@ def load_task(
             learning_rate=learning_rate,
             batch_size=batch_size,
         )
-        return load_own_task(name, device=device)
+        split_seed = arguments.whole_number(split_seed, "split seed", 0)
+        return load_own_task(name, device=device, split_seed=split_seed)
     listing = "`evomal tasks` lists them, and your own has a name such as my_task.py:make_task"
     require_name("task", name, TASKS, listing)
     require_name("split", split, get_args(Split))

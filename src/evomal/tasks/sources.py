@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from evomal.errors import InputError, meant, named, quoted
-from evomal.tasks.functions import required_arguments
+from evomal.tasks.functions import default_of, required_arguments
 from evomal.tasks.task import Task
 
 _PACKAGE = Path(__file__).parents[1]
@@ -58,7 +58,10 @@ def source_of(task: Task) -> TaskSource | None:
 
 
 def load_own_task(
-    name: str, folder: str | None = None, device: str | torch.device | None = None
+    name: str,
+    folder: str | None = None,
+    device: str | torch.device | None = None,
+    split_seed: int = 0,
 ) -> Task:
     """The task with a name such as ``my_task.py:make_task`` or ``package.module:task``.
 
@@ -72,11 +75,15 @@ def load_own_task(
         Where relative paths start and modules are looked for first; default the working directory.
     device
         Device of the task; default its own.
+    split_seed
+        If not 0, the function receives it as `split_seed`. Such a task has no origin, so that it is
+        sent to workers as any task made in Python.
 
     Raises
     ------
     InputError
-        If there is no such file, module or name, the code fails, or it makes no task.
+        If there is no such file, module or name, the code fails, or it makes no task; or there is
+        no argument ``split_seed=0`` for another split.
     """
     place, _, attribute = name.rpartition(":")
     if not place or not attribute.isidentifier():
@@ -92,8 +99,11 @@ def load_own_task(
     else:
         source = name
         module, code = _import_module(place, start)
-    found = _task_in(module, attribute, place, start)
+    found = _task_in(module, attribute, place, start, split_seed)
     task = copy.copy(found) if device is None else found.to(device)
+    if split_seed:
+        task.origin = None
+        return task
     digest = hashlib.blake2b(code, digest_size=16).hexdigest()
     task.origin = dataclasses.asdict(TaskSource(source, str(start), digest))
     return task
@@ -145,7 +155,7 @@ def _import_module(name: str, folder: Path) -> tuple[ModuleType, bytes]:
     return module, path.read_bytes() if path is not None and path.is_file() else b""
 
 
-def _task_in(module: ModuleType, attribute: str, place: str, folder: Path) -> Task:
+def _task_in(module: ModuleType, attribute: str, place: str, folder: Path, split_seed: int) -> Task:
     """The task of that name in a module, or the one that the function of that name returns."""
     with _own_code(place, folder):
         value = getattr(module, attribute, module)
@@ -158,6 +168,11 @@ def _task_in(module: ModuleType, attribute: str, place: str, folder: Path) -> Ta
         ]
         remedy = meant(attribute, known) or f"it has {', '.join(known) or 'no function or task'}."
         raise InputError(f"There is no {attribute} in {quoted(place)}; {remedy}")
+    if split_seed and default_of(value, "split_seed") != 0:
+        raise InputError(
+            f"{attribute} in {quoted(place)} has one split; for others, let it be a function "
+            "with an argument split_seed=0 that returns the task for this split."
+        )
     if isinstance(value, Task):
         return value
     if not callable(value):
@@ -172,7 +187,7 @@ def _task_in(module: ModuleType, attribute: str, place: str, folder: Path) -> Ta
             f"{', '.join(needed)}; give defaults to them."
         )
     with _own_code(place, folder):
-        returned = value()
+        returned = value(split_seed=split_seed) if split_seed else value()
     if not isinstance(returned, Task):
         raise InputError(
             f"{attribute} in {quoted(place)} must return an evomal.Task, but returned "

@@ -1,225 +1,277 @@
-"""Meta-testing: comparison of a loss with the task loss on rows that no search has seen."""
+"""Meta-testing: comparison of losses with the task loss on rows that no search has seen."""
 
 from __future__ import annotations
 
 import copy
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal, get_args
 
-from torch import Tensor
-
-from evomal.errors import InputError, named
+from evomal.errors import InputError, require_name
 from evomal.losses.base import Loss
-from evomal.tasks.arguments import whole_number, whole_numbers
-from evomal.tasks.checks import OWN_CODE_ERRORS
-from evomal.tasks.direction import own_value
+from evomal.losses.names import resolve_loss
+from evomal.tasks.arguments import listed, whole_number, whole_numbers
 from evomal.tasks.metrics import PerformanceMetric, TensorLoss
 from evomal.tasks.task import Task
-from evomal.tasks.task_arguments import require_task
-from evomal.training.loop import predictions, train
-from evomal.training.numerics import DivergedError, is_out_of_memory
-from evomal.training.reporting import own_values
-
-LEARNING_RATE_FACTORS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Factors of the base learning rate to try when tuning it."""
+from evomal.tasks.task_arguments import as_tasks
+from evomal.training.comparison import Comparison, Sample
+from evomal.training.loop import train
+from evomal.training.numerics import DivergedError
+from evomal.training.reporting import measured
+from evomal.training.tuning import Grid, Recipe, Tunable, tuned
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Test metrics of one loss over seeds; None for a training that diverged.
+class TrainingDone:
+    """A training of a comparison that ended.
 
     Attributes
     ----------
-    values
-        One per seed.
+    loss
+        ``"learned"``, ``"task_loss"``, or the name of a further loss.
+    part
+        The rows of the metric: ``"validation"`` when a loss is tuned.
+    split, seed
+        Which split, from 0, and which seed.
     learning_rate
-        Learning rate of the base optimiser.
+        Of the base optimiser.
+    value
+        The metric, in its own direction: when a loss is tuned, the best on the way; None if the
+        training diverged.
+    done, total
+        How many trainings there were so far, and there will be.
     """
 
-    values: Sequence[float | None]
+    loss: str
+    part: Literal["validation", "test"]
+    split: int
+    seed: int
     learning_rate: float
-
-    @property
-    def mean(self) -> float | None:
-        """Mean; None if a training diverged."""
-        finite = self._finite
-        return statistics.fmean(finite) if len(finite) == len(self.values) else None
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation; None with fewer than two values or a diverged training."""
-        finite = self._finite
-        whole = len(finite) == len(self.values) >= 2
-        return statistics.stdev(finite) if whole else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "values": list(self.values),
-            "mean": self.mean,
-            "std": self.std,
-            "learning_rate": self.learning_rate,
-        }
-
-    @property
-    def _finite(self) -> list[float]:
-        return [value for value in self.values if value is not None]
+    value: float | None
+    done: int
+    total: int
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A learned loss, the task loss, and optionally the task loss with a tuned learning rate.
-
-    Attributes
-    ----------
-    metric
-        The metric, with its direction.
-    learned, task_loss, task_loss_tuned
-        Its values.
-    reported
-        The same trainings by each of the metrics that the task reports.
-    """
-
-    metric: PerformanceMetric
-    learned: Sample
-    task_loss: Sample
-    task_loss_tuned: Sample | None
-    reported: Sequence[Comparison] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values; ``task_loss_tuned`` and ``reported`` only if there are any."""
-        samples = {
-            "learned": self.learned,
-            "task_loss": self.task_loss,
-            "task_loss_tuned": self.task_loss_tuned,
-        }
-        others = {"reported": [other.to_dict() for other in self.reported]}
-        return {
-            "metric": self.metric.name,
-            "direction": self.metric.direction,
-            **{name: sample.to_dict() for name, sample in samples.items() if sample is not None},
-            **(others if self.reported else {}),
-        }
+Report = Callable[[TrainingDone], object]
 
 
 def compare(
-    task: Task,
+    task: Task | Sequence[Task],
     loss: Loss,
     seeds: Sequence[int],
     *,
+    against: Sequence[str | Loss] = (),
+    tune: Sequence[Tunable] = (),
     steps: int | None = None,
-    tune_baseline: bool = False,
-    report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
+    report: Report = lambda done: None,
 ) -> Comparison:
     """Train fresh base learners with a loss and with the task loss, and compare test metrics.
 
-    With equal seeds, both start from the same θ₀ and see the same batches. No random stream is
-    shared with a search.
+    With equal seeds, all losses start from the same θ₀ and see the same batches. No random stream
+    is shared with a search.
 
     Parameters
     ----------
     task
-        A task with test data.
+        A task with test data, or a list of tasks that differ in the split of their rows.
     loss
         The loss to test.
     seeds
-        One training per loss and seed.
+        One training per split, loss and seed.
+    against
+        Further losses: names, such as ``"pinball:0.9"``, expressions, files, or loss objects.
+    tune
+        What to tune on validation data, alike for every loss and for every split by itself:
+        ``"learning-rate"``, among `LEARNING_RATE_FACTORS` times the task's; ``"steps"``, at evenly
+        spaced checkpoints of each training. A learned loss can merely act as a different learning
+        rate (paper, section 5.5); this distinguishes such a gain from others.
     steps
-        Training steps; default the task's number.
-    tune_baseline
-        Also train with the task loss and the learning rate that gives the best validation metric
-        among `LEARNING_RATE_FACTORS` times the task's. A learned loss can merely act as a different
-        learning rate (paper, section 5.5); this distinguishes such a gain from others.
+        Training steps; default the task's number. Tuned steps are at most as many.
     report
-        Called with the name of the loss, the seed and the metric, in its own direction, after
-        every training.
+        Called after every training.
 
     Raises
     ------
     InputError
-        If the task has no test data, the loss does not match the task, there are no seeds, or the
-        metric fails on the test data.
+        If a task has no test data, a loss does not match it, there are no seeds, or the metric
+        fails on the validation or test data.
     """
-    require_task(task)
-    if task.test is None:
-        raise InputError(f"The task {task.name!r} has no test data to compare losses on.")
-    task.require_fit(loss)
-    steps = whole_number(
-        task.testing_steps if steps is None else steps, "number of training steps", 0
-    )
+    tasks = _checked(task, loss)
+    further = _named(listed(against, "losses to compare with"), tasks)
+    tune = listed(tune, "argument tune")
+    for what in tune:
+        require_name("thing to tune", what, get_args(Tunable))
+    if steps is not None:
+        steps = whole_number(steps, "number of training steps", 0)
     seeds = whole_numbers(seeds, "seed", 0)
     if not seeds:
         raise InputError("A comparison needs at least one seed.")
+    given = {"learned": loss, "task_loss": None, **further}
+    extra = len(seeds) + Grid.of(tune, 1).trainings if tune else 0
+    progress = _Progress(report, len(tasks) * len(given) * (len(seeds) + extra))
+    own: list[_Tested] = []
+    best: list[_Tested] = []
+    for number, one in enumerate(tasks):
+        most = one.testing_steps if steps is None else steps
+        grid = Grid.of(tune, most)
+        split = _Split(one, number, given, seeds, most, progress)
+        own.append({name: split.test(name, (1.0, most)) for name in given})
+        if tune:
+            best.append({name: split.test_tuned(name, grid, own[-1][name]) for name in given})
+    metrics = (tasks[0].performance_metric, *tasks[0].report)
+    found = _joined(metrics, own)
+    if tune:
+        pairs = zip(found, _joined(metrics, best), strict=True)
+        found = [replace(untuned, tuned=tuned_too) for untuned, tuned_too in pairs]
+    return replace(found[0], reported=found[1:])
 
-    def test(name: str, train_loss: TensorLoss, rate: float = 1.0) -> list[Sample]:
+
+_Tested = Mapping[str, Sequence[Sample]]
+"""By loss, a sample for each metric: that of the task, then those reported beside it."""
+
+
+def _checked(task: Task | Sequence[Task], loss: Loss) -> list[Task]:
+    """The splits, which have test data, one metric, and fit the loss."""
+    tasks = as_tasks(task)
+    if not tasks:
+        raise InputError("A comparison needs at least one task.")
+    for one in tasks:
+        if one.test is None:
+            raise InputError(f"The task {one.name!r} has no test data to compare losses on.")
+        one.require_fit(loss)
+        if _metrics(one) != _metrics(tasks[0]):
+            raise InputError(
+                "The tasks of a comparison are splits of one task, but their metrics differ; "
+                "compare such tasks one by one."
+            )
+    return tasks
+
+
+def _metrics(task: Task) -> list[tuple[str, str]]:
+    return [(one.name, one.direction) for one in (task.performance_metric, *task.report)]
+
+
+def _named(against: Sequence[str | Loss], tasks: Sequence[Task]) -> dict[str, Loss]:
+    """Further losses by unique names; a loss object is called by its formula or class."""
+    found: dict[str, Loss] = {}
+    for number, given in enumerate(against, start=1):
+        loss = resolve_loss(given, tasks[0].form) if isinstance(given, str) else given
+        for task in tasks:
+            task.require_fit(loss)
+        name = given if isinstance(given, str) else _name_of(loss)
+        unique = name not in (*found, "learned", "task_loss")
+        found[name if unique else f"{name} ({number})"] = loss
+    return found
+
+
+def _name_of(loss: Loss) -> str:
+    return str(loss.describe().get("formula") or type(loss).__name__)
+
+
+class _Progress:
+    """Counts the trainings of a comparison, and reports each."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report = report
+        self._total = total
+        self._done = 0
+
+    def skip(self, trainings: int) -> None:
+        """Some trainings need not be repeated."""
+        self._done += trainings
+
+    def tell(
+        self,
+        loss: str,
+        part: Literal["validation", "test"],
+        where: tuple[int, int],
+        learning_rate: float,
+        value: float | None,
+    ) -> None:
+        """A training with this split and seed ended."""
+        self._done += 1
+        done = TrainingDone(loss, part, *where, learning_rate, value, self._done, self._total)
+        self._report(done)
+
+
+class _Split:
+    """One split of a comparison; None among the losses stands for the task loss."""
+
+    def __init__(
+        self,
+        task: Task,
+        number: int,
+        losses: Mapping[str, Loss | None],
+        seeds: Sequence[int],
+        steps: int,
+        progress: _Progress,
+    ) -> None:
+        self._task = task
+        self._number = number
+        self._losses: dict[str, TensorLoss] = {
+            name: task.task_loss if loss is None else copy.deepcopy(loss).to(task.device)
+            for name, loss in losses.items()
+        }
+        self._seeds = seeds
+        self._steps = steps
+        self._progress = progress
+
+    def test(self, name: str, recipe: tuple[float, int]) -> list[Sample]:
+        """Test metrics of a loss with this factor of the learning rate and these steps."""
+        rate = recipe[0] * self._task.learning_rate
         rows = []
-        for seed in seeds:
-            rows.append(_metrics(task, train_loss, steps, seed, rate, "test"))
-            report(name, seed, rows[-1][0])
-        reached = rate * task.learning_rate
-        return [Sample(list(values), reached) for values in zip(*rows, strict=True)]
+        for seed in self._seeds:
+            rows.append(self._tested(self._losses[name], recipe, seed))
+            self._progress.tell(name, "test", (self._number, seed), rate, rows[-1][0])
+        recipes = [Recipe(rate, recipe[1])]
+        return [Sample(list(values), recipes) for values in zip(*rows, strict=True)]
 
-    learned = test("learned", copy.deepcopy(loss).to(task.device))
-    task_loss = test("task_loss", task.task_loss)
-    metrics = (task.performance_metric, *task.report)
-    tuned: Sequence[Sample | None] = [None] * len(metrics)
-    if tune_baseline:
-        best = tuned_rate(task, seeds[0], steps, report)
-        tuned = test("task_loss_tuned", task.task_loss, best)
-    own, *others = map(Comparison, metrics, learned, task_loss, tuned)
-    return replace(own, reported=others)
+    def test_tuned(self, name: str, grid: Grid, own: Sequence[Sample]) -> list[Sample]:
+        """The same with what is best on validation data; `own` are those without tuning."""
+        task = self._task
 
+        def report(factor: float, seed: int, value: float | None) -> None:
+            rate = factor * task.learning_rate
+            self._progress.tell(name, "validation", (self._number, seed), rate, value)
 
-def tuned_rate(
-    task: Task,
-    seed: int,
-    steps: int,
-    report: Callable[[str, int, float | None], None] = lambda name, seed, value: None,
-) -> float:
-    """The factor of the learning rate with the best validation metric for the task loss.
+        best = tuned(task, self._losses[name], grid, report)
+        if best is not None and best != (1.0, self._steps):
+            return self.test(name, best)
+        self._progress.skip(len(self._seeds))
+        lost = Sample([None] * len(self._seeds), [None])
+        return list(own) if best is not None else [lost] * len(own)
 
-    Raises
-    ------
-    InputError
-        If every training diverges.
-    """
-    scores: dict[float, float] = {}
-    for rate in LEARNING_RATE_FACTORS:
-        value = _metrics(task, task.task_loss, steps, seed, rate, "validation")[0]
-        report(f"validation at learning rate {rate * task.learning_rate:g}", seed, value)
-        if value is not None:
-            scores[rate] = own_value(value, task.performance_metric.direction)
-    if not scores:
-        raise InputError("The task loss diverges at every learning rate tried.")
-    return min(scores, key=lambda rate: scores[rate])
-
-
-def _metrics(
-    task: Task, loss: TensorLoss, steps: int, seed: int, rate: float, part: str
-) -> list[float | None]:
-    """Metrics on one data split after training; None if the training diverges."""
-    stream = (seed, "meta-testing", task.name)
-    data = task.test if part == "test" else task.validation
-    assert data is not None
-    try:
-        learner = train(task, loss, steps, stream=stream, rate=rate, meta_testing=True)
-        return _judged(task, *predictions(task, learner, data), part)
-    except DivergedError:
-        return [None] * (1 + len(task.report))
+    def _tested(self, loss: TensorLoss, recipe: tuple[float, int], seed: int) -> list[float | None]:
+        """Metrics on the test data after training; None if the training diverges."""
+        factor, steps = recipe
+        task = self._task
+        try:
+            learner = train(
+                task,
+                loss,
+                self._steps,
+                stream=(seed, "meta-testing", task.name),
+                rate=factor,
+                meta_testing=True,
+                observers={} if steps == self._steps else {steps: lambda learner: False},
+            )
+            return measured(task, learner, "test")
+        except DivergedError:
+            return [None] * (1 + len(task.report))
 
 
-def _judged(task: Task, pred: Tensor, target: Tensor, part: str) -> list[float | None]:
-    try:
-        return own_values(task, pred, target)
-    except (DivergedError, InputError):
-        raise
-    except OWN_CODE_ERRORS as error:
-        if is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"The metric {task.performance_metric.name} of {task.name!r} fails on the {part} data "
-            f"({named(error)}); choose a metric that is defined there, or another split of the "
-            "rows, such as one in which every part has all classes."
-        ) from error
+def _joined(metrics: Sequence[PerformanceMetric], splits: Sequence[_Tested]) -> list[Comparison]:
+    """A comparison for each metric, with the samples of all splits, one after the other."""
+    found = []
+    for place, metric in enumerate(metrics):
+        samples = {name: _concatenated([one[name][place] for one in splits]) for name in splits[0]}
+        learned, task_loss = samples.pop("learned"), samples.pop("task_loss")
+        found.append(Comparison(metric, learned, task_loss, samples))
+    return found
+
+
+def _concatenated(samples: Sequence[Sample]) -> Sample:
+    return Sample(
+        [value for one in samples for value in one.values],
+        [recipe for one in samples for recipe in one.recipes],
+    )
