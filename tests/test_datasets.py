@@ -25,7 +25,9 @@ from evomal.tasks.task import Task
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 ROWS = {"diabetes": 442, "boston": 506, "california": 20640}
-TABLES = [name for name, info in TASKS.items() if DATASETS[info.dataset].images is None]
+TABLES = [name for name, info in TASKS.items() if DATASETS[info.dataset].link == "identity"]
+POSITIVES = {"breast-cancer/mlp": (212, 569), "eights/mlp": (174, 1797)}
+CLASSES = ["digits/mlp", *POSITIVES]
 Rows = NDArray[np.float64]
 
 
@@ -157,7 +159,56 @@ def test_the_published_split_tests_on_the_rows_trained_on(name: str, data_dir: P
     assert (again.split, again.name) == ("published", name)
 
 
-@pytest.mark.parametrize("name", ["diabetes/mlp", "mnist/logistic"])
+def parts_of(task: Task) -> list[Part]:
+    assert task.test is not None
+    return [task.train, task.validation, task.test]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("seed", [0, 2])
+def test_tables_with_classes_are_split_with_the_same_share_of_each(
+    name: str, seed: int, tmp_path: Path
+) -> None:
+    parts = parts_of(load_task(name, split_seed=seed, data_dir=tmp_path))
+    features, targets = load_arrays(TASKS[name].dataset, tmp_path)
+    n = len(features)
+    np.testing.assert_allclose(np.array([len(p) for p in parts]) / n, [0.6, 0.2, 0.2], atol=1 / n)
+    counts = np.array([p.targets.flatten().long().bincount().numpy() for p in parts])
+    assert counts.sum(axis=0).tolist() == np.bincount(targets).tolist()
+    shares = counts / np.array([[len(p)] for p in parts])
+    np.testing.assert_allclose(shares, np.tile(np.bincount(targets) / n, (3, 1)), atol=0.01)
+    # Every row is there once: standardising is a linear map of the columns.
+    varied = features.std(axis=0) > 0.1
+    found = np.concatenate([p.inputs.double().numpy() for p in parts])[:, varied]
+    raw = features[:, varied]
+    found, raw = ((rows - rows.mean(axis=0)) / rows.std(axis=0) for rows in (found, raw))
+    found, raw = (rows[np.lexsort(np.round(rows, 3).T)] for rows in (found, raw))
+    np.testing.assert_allclose(found, raw, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_inputs_of_classes_are_standardised_by_the_training_rows(name: str) -> None:
+    train, validation, test = (p.inputs.double().numpy() for p in parts_of(load_task(name)))
+    constant = train.std(axis=0) == 0
+    assert constant.sum() < 8  # pixels in a corner
+    np.testing.assert_array_equal(train[:, constant], 0)
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(train[:, ~constant].std(axis=0), 1, atol=1e-5)
+    for inputs in (validation, test):
+        assert np.abs(inputs.mean(axis=0)).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", POSITIVES)
+def test_the_positives_are_what_is_looked_for(name: str) -> None:
+    task = load_task(name, metric="cost:10")
+    assert task.form.link == "sigmoid"
+    assert all(p.targets.dtype == torch.float32 for p in parts_of(task))
+    positives = sum(int(p.targets.sum()) for p in parts_of(task))
+    assert (positives, sum(len(p) for p in parts_of(task))) == POSITIVES[name]
+    assert task.train.targets.shape == (len(task.train), 1)
+
+
+@pytest.mark.parametrize("name", ["diabetes/mlp", "digits/mlp", "mnist/logistic"])
 def test_the_split_seed_fixes_the_split(name: str, data_dir: Path) -> None:
     tasks = [load_task(name, data_dir=data_dir, split_seed=seed) for seed in (0, 1, 1)]
     digests = [task.fingerprint() for task in tasks]
@@ -170,6 +221,10 @@ def test_the_split_seed_fixes_the_split(name: str, data_dir: Path) -> None:
     ("arguments", "fragment"),
     [
         ({"name": "mnist/logistic", "split": "published"}, "'published' exists only for tables"),
+        (
+            {"name": "digits/mlp", "split": "published"},
+            "only for tables of the paper, not for 'dig",
+        ),
         ({"name": "diabetes/mlp", "split": "half"}, "Unknown split 'half'"),
         ({"name": "diabetes/lenet5"}, "Unknown task 'diabetes/lenet5'"),
         ({"name": "diabetes/mlp", "split_seed": -1}, "split"),

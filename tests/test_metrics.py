@@ -311,17 +311,37 @@ def test_label_noise_by_hand() -> None:
     assert torch.equal(with_label_noise([clean], 0.0, 0)[0].targets, clean.targets)
 
 
-def test_a_built_in_task_with_another_metric_and_wrong_labels(data_dir: Path) -> None:
-    name = "mnist/logistic"
+def test_wrong_labels_of_two_classes_are_flipped() -> None:
+    clean = Data(torch.zeros(100, 1), (torch.arange(100) % 5 == 0).float()[:, None])
+    (noisy,) = with_label_noise([clean], 0.3, 0)
+    assert (noisy.targets.shape, noisy.targets.dtype) == (clean.targets.shape, torch.float32)
+    wrong = noisy.targets != clean.targets
+    assert int(wrong.sum()) == 30
+    assert torch.equal(noisy.targets[wrong], 1 - clean.targets[wrong])
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("mnist/logistic", "f1_macro"),
+        ("digits/mlp", "f1_macro"),
+        ("eights/mlp", "balanced_accuracy"),
+    ],
+)
+def test_a_built_in_task_with_another_metric_and_wrong_labels(
+    name: str, metric: str, data_dir: Path
+) -> None:
     clean = load_task(name, data_dir=data_dir)
     assert clean.origin is not None
-    settings: dict[str, Any] = {"metric": "f1_macro", "report": ["log_loss"], "label_noise": 0.4}
+    settings: dict[str, Any] = {"metric": metric, "report": ["log_loss"], "label_noise": 0.4}
     task = load_task(name, data_dir=data_dir, **settings)
     assert task.origin == {**clean.origin, **settings}
-    assert (task.performance_metric.name, task.performance_metric.maximize) == ("f1_macro", True)
+    assert (task.performance_metric.name, task.performance_metric.maximize) == (metric, True)
     for part, share in {"train": 0.4, "validation": 0.4, "test": 0.0}.items():
-        wrong = getattr(task, part).targets != getattr(clean, part).targets
-        assert float(wrong.double().mean()) == pytest.approx(share, abs=1e-4)
+        held, usual = getattr(task, part), getattr(clean, part)
+        wrong = held.targets != usual.targets
+        assert float(wrong.double().mean()) == pytest.approx(share, abs=0.5 / len(held))
+        assert torch.equal(held.inputs, usual.inputs)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from evomal.tasks.models.squeezenet import SqueezeNet
 from evomal.tasks.models.vgg16 import VGG16
 from evomal.tasks.models.wideresnet import WideResNet
 from evomal.tasks.optimizers import SGD
-from evomal.tasks.registry import TASKS
+from evomal.tasks.registry import TASKS, load_task
 from evomal.tasks.task import Task
 from evomal.training import meta_schedule
 from evomal.training.engines.choice import engine_on
@@ -104,6 +104,21 @@ def test_the_registry_counts_the_parameters_of_the_model(name: str) -> None:
     with torch.device("meta"):
         model = TASKS[name].model()
     assert TASKS[name].parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_small_tables_have_two_layers_of_64_units() -> None:
+    outputs = {"digits": (64, 10), "breast-cancer": (30, 1), "eights": (64, 1)}
+    for name, (inputs, units) in outputs.items():
+        by_hand = (inputs + 1) * 64 + 65 * 64 + 65 * units
+        assert TASKS[f"{name}/mlp"].parameters == by_hand
+
+
+@pytest.mark.parametrize("name", ["digits/mlp", "breast-cancer/mlp", "eights/mlp"])
+def test_the_task_loss_learns_small_tables_in_a_partial_training(name: str) -> None:
+    task = load_task(name, metric="log_loss")
+    shares = task.validation.targets.flatten().long().bincount().double() / len(task.validation)
+    constant = -float((shares * shares.log()).sum())
+    assert partial_training(task, task.task_loss, 500, 0) < constant / 2
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ class DataOptions:
     """Download missing data."""
 
     optimizer: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Base optimiser of a built-in task: sgd, adam or adamw; default that of the paper."""
+    """Base optimiser of a built-in task: sgd, adam or adamw; default the task's."""
 
     learning_rate: float | None = None
     """Learning rate of a built-in task; default that of the optimiser."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from evomal.errors import InputError
+from evomal.losses.form import Link
 
 if TYPE_CHECKING:
     from requests import Response
@@ -67,6 +68,9 @@ class DatasetInfo:
         labels of the official training and test sets.
     download
         ``download(data_dir)`` downloads `files` and checks them.
+    link
+        What the targets are: ``"identity"`` values, ``"softmax"`` class indices, ``"sigmoid"`` 0 or
+        1. Images have classes.
     images
         Description of the images; None for a table.
     hashes
@@ -77,6 +81,7 @@ class DatasetInfo:
     files: tuple[str, ...]
     read: Callable[[Path], tuple[Array, ...]]
     download: Callable[[Path], None]
+    link: Link = "identity"
     images: ImageFacts | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
 

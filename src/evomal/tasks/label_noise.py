@@ -12,9 +12,10 @@ from evomal.tasks.data import Data
 
 
 def with_label_noise(parts: Sequence[Data], fraction: float, seed: int) -> list[Data]:
-    """Parts whose class indices (n,) are wrong in this fraction of the rows, drawn at random.
+    """Parts whose targets are wrong in this fraction of the rows, drawn at random.
 
-    All other classes are equally probable.
+    The targets are class indices (n,), or 0 and 1 of shape (n, 1). All other classes are equally
+    probable.
     """
     classes = int(max(part.targets.max() for part in parts)) + 1
     noisy = []
@@ -23,6 +24,6 @@ def with_label_noise(parts: Sequence[Data], fraction: float, seed: int) -> list[
         rows = torch.from_numpy(rng.permutation(len(part))[: round(fraction * len(part))])
         shifts = torch.from_numpy(rng.integers(1, classes, len(rows)))
         targets = part.targets.clone()
-        targets[rows] = (targets[rows] + shifts) % classes
+        targets[rows] = (targets[rows] + shifts.view_as(targets[rows])) % classes
         noisy.append(dataclasses.replace(part, targets=targets))
     return noisy

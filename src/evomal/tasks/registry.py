@@ -10,14 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import nn
 
 from evomal.errors import InputError, quoted, require_name
 from evomal.tasks import arguments
-from evomal.tasks.data import Data
-from evomal.tasks.data_files import Array
 from evomal.tasks.datasets import DATASETS, data_directory, load_arrays
 from evomal.tasks.label_noise import with_label_noise
 from evomal.tasks.models.alexnet import AlexNet
@@ -35,6 +32,7 @@ from evomal.tasks.optimizers import OPTIMIZERS, SGD, OptimizerSettings
 from evomal.tasks.pixels import crop_and_flip, standardise_pixels
 from evomal.tasks.schedules import Milestones
 from evomal.tasks.sources import is_source, load_own_task
+from evomal.tasks.splits import image_parts, table_parts
 from evomal.tasks.task import Task
 
 Split = Literal["honest", "published"]
@@ -57,7 +55,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A built-in task (paper, section 4.2): data set, model and settings."""
+    """A built-in task: data set, model and settings."""
 
     dataset: str
     model: Callable[[], nn.Module]
@@ -75,6 +73,7 @@ class TaskInfo:
 
 _NESTEROV = SGD(learning_rate=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
 _PLAIN = SGD(learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0)
+_FEW_POSITIVES = SGD(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 _OF_32_PIXELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
@@ -112,6 +111,12 @@ def _colour(dataset: str, classes: int) -> dict[str, TaskInfo]:
     }
 
 
+def _classes(dataset: str, inputs: int, outputs: int, optimizer: SGD) -> TaskInfo:
+    """A task on a small table with classes; it is not in the paper."""
+    model = partial(MLP, inputs, outputs, hidden=(64, 64))
+    return TaskInfo(dataset, model, optimizer, rejection_steps=100, testing_steps=2_000)
+
+
 TASKS: dict[str, TaskInfo] = {
     "diabetes/mlp": TaskInfo("diabetes", partial(MLP, 10, 1), _NESTEROV, 1000),
     "boston/mlp": TaskInfo("boston", partial(MLP, 13, 1), _NESTEROV, 1000),
@@ -121,8 +126,11 @@ TASKS: dict[str, TaskInfo] = {
     **_colour("cifar10", 10),
     **_colour("cifar100", 100),
     **_colour("svhn", 10),
+    "digits/mlp": _classes("digits", 64, 10, _NESTEROV),
+    "breast-cancer/mlp": _classes("breast-cancer", 30, 1, _NESTEROV),
+    "eights/mlp": _classes("eights", 64, 1, _FEW_POSITIVES),
 }
-"""All built-in tasks by name."""
+"""All built-in tasks by name: those of the paper (section 4.2), and small tables with classes."""
 
 
 def load_task(
@@ -152,26 +160,27 @@ def load_task(
     data_dir
         Folder of the data sets; default ``EVOMAL_DATA``, otherwise the user's cache folder.
     split
-        ``"honest"``: tables 60:20:20 without overlap, images with the official test set and a
-        stratified 10 % of the training set for validation. ``"published"`` (tables only): the
-        split of the paper's Table 3. Its test set contains training rows, so its results say
-        nothing about new data; use it only to compare with that table.
+        ``"honest"``: tables 60:20:20 without overlap, stratified if they have classes; images with
+        the official test set and a stratified 10 % of the training set for validation.
+        ``"published"`` (tables of the paper only): the split of its Table 3. Its test set contains
+        training rows, so its results say nothing about new data; use it only to compare with that
+        table.
     split_seed
         Seed of the split. It is independent of the seed of a run, so that a loss is always tested
         on rows that its search has not seen. Your own function has another split than that of seed
         0 if it takes an argument ``split_seed=0``.
     metric
-        Name of a metric, as in `evomal.Task`; default mean squared error for tables and the error
-        rate for images.
+        Name of a metric, as in `evomal.Task`; default mean squared error, or the error rate for
+        classes.
     report
         Names of metrics to report beside it.
     label_noise
-        Fraction of the labels of training and validation images, in [0, 1), that are replaced by
+        Fraction of the labels of training and validation rows, in [0, 1), that are replaced by
         another class, drawn uniformly with `split_seed`. The test labels are never changed.
     download
         Whether missing data may be downloaded.
     optimizer
-        The base optimiser: ``"sgd"``, ``"adam"`` or ``"adamw"``; default that of the paper.
+        The base optimiser: ``"sgd"``, ``"adam"`` or ``"adamw"``; default that of the task.
         Adam and AdamW have torch's settings.
     learning_rate
         Its learning rate.
@@ -220,23 +229,26 @@ def load_task(
     chosen = _optimizer(info.optimizer, optimizer, learning_rate)
     batch_size = arguments.whole_number(batch_size, "batch size", 1)
     arrays = load_arrays(info.dataset, data_directory(data_dir), download=download)
-    facts = DATASETS[info.dataset].images
+    link, facts = DATASETS[info.dataset].link, DATASETS[info.dataset].images
     preprocess = augment = None
+    if split != "honest" and link != "identity":
+        raise InputError(
+            f"The split {split!r} exists only for tables of the paper, not for {name!r}."
+        )
+    if label_noise and link == "identity":
+        raise InputError(f"Label noise needs classes, but {name!r} is a regression task.")
     if facts is None:
-        if label_noise:
-            raise InputError(f"Label noise needs classes, but {name!r} is a regression task.")
-        parts = _table_parts(arrays, split, split_seed)
+        parts = table_parts(arrays, link, split, split_seed)
     else:
-        if split != "honest":
-            raise InputError(f"The split {split!r} exists only for tables, not for {name!r}.")
-        parts = _image_parts(arrays, split_seed)
-        parts[:2] = with_label_noise(parts[:2], label_noise, split_seed)
+        parts = image_parts(arrays, split_seed)
         preprocess = partial(standardise_pixels, mean=facts.mean, deviation=facts.deviation)
         augment = crop_and_flip if facts.augmented else None
+    if label_noise:
+        parts[:2] = with_label_noise(parts[:2], label_noise, split_seed)
     return Task(
         info.model,
         *parts,
-        link="identity" if facts is None else "softmax",
+        link=link,
         metric=metric,
         report=report,
         optimizer=chosen,
@@ -284,44 +296,3 @@ def _optimizer(
         kind = OPTIMIZERS[name]
         chosen = usual if isinstance(usual, kind) else kind()  # type: ignore[call-arg]
     return chosen if learning_rate is None else chosen.with_learning_rate(learning_rate)
-
-
-def _table_parts(arrays: tuple[Array, ...], split: str, seed: int) -> list[Data]:
-    """Training, validation and test rows, standardised with the statistics of the training rows."""
-    from sklearn.model_selection import train_test_split  # takes as long to import as torch
-
-    features, targets = arrays
-    rows = np.arange(len(features))
-    if split == "honest":
-        train, rest = train_test_split(rows, test_size=0.4, random_state=seed)
-        validation, test = train_test_split(rest, test_size=0.5, random_state=seed)
-    else:
-        _, test = train_test_split(rows, test_size=0.4, random_state=0)
-        train, validation = train_test_split(test, test_size=0.5, random_state=0)
-    table = np.column_stack([features, targets])
-    table = (table - table[train].mean(axis=0)) / table[train].std(axis=0)
-    return [
-        Data(
-            torch.tensor(table[part, :-1], dtype=torch.float32),
-            torch.tensor(table[part, -1:], dtype=torch.float32),
-        )
-        for part in (train, validation, test)
-    ]
-
-
-def _image_parts(arrays: tuple[Array, ...], seed: int) -> list[Data]:
-    """Training, validation and test images, uint8 (n, channels, height, width), and classes."""
-    from sklearn.model_selection import train_test_split
-
-    images, labels, test_images, test_labels = arrays
-    train, validation = train_test_split(
-        np.arange(len(images)), test_size=0.1, stratify=labels, random_state=seed
-    )
-    return [
-        Data(torch.tensor(x if x.ndim == 4 else x[:, None]), torch.tensor(y, dtype=torch.long))
-        for x, y in [
-            (images[np.sort(train)], labels[np.sort(train)]),
-            (images[np.sort(validation)], labels[np.sort(validation)]),
-            (test_images, test_labels),
-        ]
-    ]

@@ -1,4 +1,4 @@
-"""Tabular data: diabetes, Boston Housing, California Housing."""
+"""Tabular data: values to predict, and small tables with classes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,27 @@ def _read_diabetes(_: Path) -> tuple[Array, ...]:
 
     features, targets = load_diabetes(return_X_y=True)
     return features, targets
+
+
+def _read_digits(_: Path) -> tuple[Array, ...]:
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    return pixels, digits
+
+
+def _read_eights(data_dir: Path) -> tuple[Array, ...]:
+    """The digits, with 1 for an 8 and 0 for any other."""
+    pixels, digits = _read_digits(data_dir)
+    return pixels, digits == 8
+
+
+def _read_breast_cancer(_: Path) -> tuple[Array, ...]:
+    """Measurements of cells, with 1 for malignant: scikit-learn has 0 for it."""
+    from sklearn.datasets import load_breast_cancer
+
+    features, benign = load_breast_cancer(return_X_y=True)
+    return features, 1 - benign
 
 
 _BOSTON = "boston/housing.data"
@@ -100,5 +121,8 @@ TABLES = [
     DatasetInfo("diabetes", (), _read_diabetes, _nothing),
     DatasetInfo("boston", (_BOSTON,), _read_boston, _download_boston),
     DatasetInfo("california", (_CALIFORNIA,), _read_california, _download_california),
+    DatasetInfo("digits", (), _read_digits, _nothing, "softmax"),
+    DatasetInfo("breast-cancer", (), _read_breast_cancer, _nothing, "sigmoid"),
+    DatasetInfo("eights", (), _read_eights, _nothing, "sigmoid"),
 ]
 """The tabular data sets."""
