@@ -49,9 +49,9 @@ def draw_test(axes: Axes, comparison: dict[str, Any]) -> None:
     tuned = comparison["tuned"]
     shown = [
         ("squared\nerror", comparison["task_loss"], OWN),
-        ("squared error,\ntuned step size", tuned["task_loss"], OWN),
+        ("squared\nerror, tuned", tuned["task_loss"], OWN),
         ("learned\nloss", comparison["learned"], LEARNED),
-        ("learned loss,\ntuned step size", tuned["learned"], LEARNED),
+        ("learned\nloss, tuned", tuned["learned"], LEARNED),
     ]
     for place, (_, sample, colour) in enumerate(shown):
         values = sample["values"]

@@ -13,6 +13,10 @@ from tasks_for_tests import regression_task
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL: dict[str, tuple[list[str], str]] = {
+    "adaptive": (
+        ["cost", "--tasks", "diabetes/mlp", "--n", "1"],
+        r"diabetes/mlp +batched +[\d.]+ +[\d.]+ +[\d.]+ ",
+    ),
     "candidate_cost": (
         ["--tasks", "diabetes/mlp", "--n", "1", "--steps", "2"],
         r"mean, 25% promising +[\d.]+ +[\d.]+ +[\d.]+\n",
