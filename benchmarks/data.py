@@ -209,6 +209,7 @@ def measure_search(options: argparse.Namespace) -> None:
         for kind in ("in memory", "memory map", "Dataset"):
             command = [sys.executable, __file__, "--only", "search", "--kind", kind]
             more = ["--folder", folder, "--candidates", str(options.candidates)]
+            sys.stdout.flush()  # before the output of the other process
             subprocess.run([*command, *more], check=True)
 
 

@@ -42,7 +42,8 @@ def test_own_model(tmp_path: Path) -> None:
 
 
 def test_imbalanced(tmp_path: Path) -> None:
-    printed = printed_by("imbalanced.py", "--generations", "2", cwd=tmp_path)
+    options = ["--run-dir", str(tmp_path / "run"), "--generations", "2"]
+    printed = printed_by("imbalanced.py", *options, cwd=tmp_path)
     assert [line.split(":")[0] for line in printed] == [
         "Learned",
         "Validation balanced accuracy",
