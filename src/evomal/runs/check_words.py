@@ -111,7 +111,7 @@ def about_learning(task: Task, found: Learning, bars: Yardsticks, asked: int) ->
     name, steps, more = function_name(task.task_loss), f"in {found.steps:,} steps", ""
     if found.steps < asked:
         steps += f" (there was no time for all {asked:,})"
-        more = " This may be for want of time: give more --seconds."
+        more = " More time may help: raise --seconds."
     if found.value is None:
         remedy = "Lower it, or standardise the inputs and the targets."
         if found.best_factor is not None:
@@ -139,7 +139,7 @@ def about_rates(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Ju
     best = found.best_factor
     if best is None:
         untried = found.steps > 0 and not found.values
-        return "ok", "Not compared with others for want of time." if untried else ""
+        return "ok", "There was no time to compare it with others." if untried else ""
     own, other = found.values[1.0], found.values[best]
     assert other is not None
     if found.steps and found.value is None:

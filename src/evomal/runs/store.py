@@ -257,7 +257,7 @@ class RunStore:
             )
 
     def checkpoints(self) -> dict[tuple[int, ...], bytes]:
-        """How far tunings have come, by their candidates, but for those that are damaged."""
+        """How far tunings have come, by their candidates, without damaged ones."""
         rows = self._connection.execute("SELECT candidates, states, digest FROM checkpoints")
         return intact_checkpoints(rows)
 

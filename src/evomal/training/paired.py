@@ -15,7 +15,7 @@ _LEVEL = 0.95
 class PairedDifference:
     """A metric minus that of the task loss, over pairs with the same split and seed.
 
-    What cannot be computed, for want of pairs or because all are equal, is None.
+    What cannot be computed, because there are too few pairs or all are equal, is None.
 
     Attributes
     ----------

@@ -69,7 +69,7 @@ def probe_step(task: Task, seed: int = 0) -> MetaStep:
 def _warmed_up(task: Task, batch: Data) -> dict[str, State]:
     """The state of the optimiser after steps under the task loss.
 
-    The derivative of the first step of Adam is 0 but for rounding.
+    From a fresh state, the derivative of a step of Adam is 0 up to rounding.
     """
     learner = task.new_model(seed=0)
     optimizer = new_optimizer(task, [p for p in learner.parameters() if p.requires_grad])
