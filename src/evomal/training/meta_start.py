@@ -18,11 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal.errors import InputError
 from evomal.tasks.optimizers import SGD
-from evomal.tasks.schedules import factor_at, is_for_meta_testing_only
 from evomal.tasks.task import Task
 from evomal.training.hypergradient.optimizer_step import State, states_of
 from evomal.training.loop import train
 from evomal.training.numerics import DivergedError
+from evomal.training.optimizing import rate_factor
 from evomal.training.settings import TuningSettings
 
 MOST_BYTES = 2**30
@@ -100,7 +100,7 @@ def snapshots(task: Task, settings: TuningSettings, seed: int) -> list[Snapshot]
         progress = min(taken, steps - 1) / steps
         tensors = {name: tensor.detach().clone() for name, tensor in _tensors(learner)}
         states = states_of(learner, optimizers[0])
-        found.append(Snapshot(progress, _rate(task, progress), tensors, states))
+        found.append(Snapshot(progress, rate_factor(task, progress), tensors, states))
         return taken != places[-1]
 
     observers = {taken: partial(keep, taken) for taken in places}
@@ -119,13 +119,6 @@ def _count(task: Task, settings: TuningSettings) -> int:
     """The number of snapshots; an optimiser holds at most twice the size of the parameters."""
     size = 3 * sum(tensor.nbytes for _, tensor in _tensors(task.new_model(seed=0)))
     return max(1, min(settings.meta_snapshots, MOST_BYTES // size))
-
-
-def _rate(task: Task, progress: float) -> float:
-    schedule = task.schedule
-    if schedule is None or is_for_meta_testing_only(schedule):
-        return 1.0
-    return factor_at(schedule, progress)
 
 
 def _tensors(learner: nn.Module) -> Iterable[tuple[str, Tensor]]:

@@ -28,6 +28,17 @@ def can_be_fused(parameters: Sequence[Tensor]) -> bool:
     )
 
 
+def rate_factor(task: Task, progress: float, *, meta_testing: bool = False) -> float:
+    """The factor of the learning rate by the task's schedule, at this progress of a training.
+
+    `meta_testing` says whether schedules that are for meta-testing only apply.
+    """
+    schedule = task.schedule
+    if schedule is None or (is_for_meta_testing_only(schedule) and not meta_testing):
+        return 1.0
+    return factor_at(schedule, progress)
+
+
 class BaseOptimizer:
     """The base optimiser of one training.
 
@@ -62,10 +73,8 @@ class BaseOptimizer:
         self._steps = steps
         self._clip_norm = task.clip_norm
         self._clip = clip
-        schedule = task.schedule
-        if schedule is not None and is_for_meta_testing_only(schedule) and not meta_testing:
-            schedule = None
-        self._schedule = schedule
+        self._task = task
+        self._meta_testing = meta_testing
         self._rates = [group["lr"] * rate for group in self.optimizer.param_groups]
 
     def zero_grad(self) -> None:
@@ -86,9 +95,8 @@ class BaseOptimizer:
 
     def step(self, number: int) -> None:
         """The step with this number, from 1, with the gradients of the parameters."""
-        factor = 1.0
-        if self._schedule is not None:
-            factor = factor_at(self._schedule, (number - 1) / self._steps)
+        progress = (number - 1) / self._steps
+        factor = rate_factor(self._task, progress, meta_testing=self._meta_testing)
         for group, own in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = own * factor
         if self._clip_norm is not None:
