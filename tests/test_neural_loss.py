@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evomal import NeuralLoss
 from evomal.errors import InputError
 from evomal.losses.form import Form
+from evomal.seeding import isolated_rng
 from handcrafted_losses import classes, draw
 
 
@@ -103,7 +104,8 @@ def test_first_weights_are_as_torchs_layers_have_them() -> None:
     assert (phi.dtype, phi.shape) == (loss.phi.dtype, loss.phi.shape)
     for part, inputs in zip(torch.split(phi, [1200, 120_000, 300]), (3, 400, 300), strict=True):
         bound = 1 / math.sqrt(inputs)
-        layer = nn.Linear(inputs, len(part) // inputs, bias=False).weight
+        with isolated_rng(phi.device, 0):
+            layer = nn.Linear(inputs, len(part) // inputs, bias=False).weight
         for weights in (part, layer):
             assert 0.98 * bound < weights.abs().max() <= bound
             assert abs(weights.mean()) < 4 * bound / math.sqrt(3 * weights.numel())

@@ -135,18 +135,32 @@ def test_signals_wait_while_a_worker_is_started() -> None:
 
     def terminated() -> None:
         with termination_interrupts(), interrupts_held():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             seen.append("the end of the block")
 
-    idle = threading.Event()
-    other = threading.Thread(target=idle.wait)  # it can be given the signal instead
+    with pytest.raises(Terminated):
+        terminated()
+    assert seen == ["the end of the block"]
+
+
+def test_signals_wait_if_another_thread_receives_them() -> None:
+    seen: list[str] = []
+    held = threading.Event()
+
+    def receive() -> None:
+        held.wait()
+        signal.raise_signal(signal.SIGTERM)  # to this thread, which does not hold it back
+
+    def terminated() -> None:
+        with termination_interrupts(), interrupts_held():
+            held.set()
+            other.join()
+            seen.append("the end of the block")
+
+    other = threading.Thread(target=receive)
     other.start()
-    try:
-        with pytest.raises(Terminated):
-            terminated()
-    finally:
-        idle.set()
-        other.join()
+    with pytest.raises(Terminated):
+        terminated()
     assert seen == ["the end of the block"]
 
 
