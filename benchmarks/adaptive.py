@@ -127,7 +127,7 @@ def start(options: argparse.Namespace) -> None:
                 best = run.archive.best
                 assert best is not None
                 assert isinstance(best.loss, SymbolicLoss)
-                steps = run.facts.settings.testing_steps
+                steps = run.facts.settings.fitness_steps
                 values.append((best.fitness, retrained(task, best.loss, steps)))
                 print(
                     f"seed {seed}  {meta_start:<9}{values[-1][0]:10.4f}{values[-1][1]:10.4f}"

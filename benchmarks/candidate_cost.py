@@ -71,7 +71,7 @@ def rejection(bench: Workbench, losses: Losses) -> int:
 
 def training(bench: Workbench, losses: Losses) -> int:
     """In a worker: one candidate, or in one pass those of a group that are promising."""
-    engine, (task,), steps = engine_on(bench), bench.tasks, bench.settings.testing_steps
+    engine, (task,), steps = engine_on(bench), bench.tasks, bench.settings.fitness_steps
     if engine.trains_together:
         own = losses[: -(-len(losses) // 4)]
         stacked_training(task, own, steps, 0)

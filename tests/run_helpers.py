@@ -290,7 +290,7 @@ class ShuffledExecutor:
             self.trained += keys
             self.trained_groups.append(tuple(keys))
             fates = [self._fates.get(key, Fate()) for key in keys]
-            index, bars = args[1:]
+            index, bars, _ = args[1:]
             values = [Training(fate.curve(index, bars), 0.0) for fate in fates]
             faulty = next((fate for fate in fates if self._has_fault(fate, "training")), fates[0])
             self._pending[future] = self._or_fault(faulty, "training", values)

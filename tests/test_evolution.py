@@ -241,4 +241,4 @@ def test_the_quick_preset_still_searches() -> None:
     assert quick.population_size >= 12
     assert quick.generations >= 5
     assert quick.meta_steps >= 25
-    assert quick.testing_steps >= 100
+    assert quick.fitness_steps >= 100

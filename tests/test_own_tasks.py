@@ -291,11 +291,11 @@ def test_options_of_built_in_tasks(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_what_to_type_next() -> None:
-    own = TaskFacts("mine", "custom", TaskSource("/a b/c.py:make", "/a b", "0"), {})
+    own = TaskFacts("mine", "custom", TaskSource("/a b/c.py:make", "/a b", "0"), 10, {})
     assert to_resume("runs/0001", [own]) == "evomal resume runs/0001"
     assert to_train("r", [own]) == "evomal train '/a b/c.py:make' --loss r"
     assert to_check([own]) == "`evomal check '/a b/c.py:make'`"
-    faster = TaskFacts("diabetes/mlp", "honest", Origin(learning_rate=0.5), {})
+    faster = TaskFacts("diabetes/mlp", "honest", Origin(learning_rate=0.5), 10, {})
     assert to_check([faster]) == "`evomal check diabetes/mlp --learning-rate 0.5`"
 
 

@@ -352,8 +352,8 @@ def test_work_is_told_what_the_method_wants(run: Run, name: str) -> None:
     _, executor = run([[A]], {A: OK}, method=name)
     screening, training = executor.arguments
     method = METHODS[name]
-    assert screening == (method.pipeline, None, CHECKPOINT_SECONDS)
-    assert training == (0, None)
+    assert screening == (method.pipeline, None, CHECKPOINT_SECONDS, ())
+    assert training == (0, None, ())
 
 
 def test_what_screening_found_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

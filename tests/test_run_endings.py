@@ -355,8 +355,8 @@ def test_a_store_that_cannot_be_made_leaves_nothing(
         assert list(tmp_path.iterdir()) == []
 
 
-BUILT_IN = TaskFacts("diabetes/mlp", "published", Origin("/my data", "published"), {})
-OWN = TaskFacts("mine", "custom", None, {})
+BUILT_IN = TaskFacts("diabetes/mlp", "published", Origin("/my data", "published"), 10, {})
+OWN = TaskFacts("mine", "custom", None, 10, {})
 
 
 def test_what_to_type_next() -> None:

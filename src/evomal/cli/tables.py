@@ -44,7 +44,7 @@ def run_overview(run: Run) -> Group:
         ),
         line(
             f"{'Fitness' if facts.scale.better == 'lower' else 'The score'} is the validation "
-            f"{facts.scale.names} after {facts.settings.testing_steps} training steps"
+            f"{facts.scale.names} after {facts.settings.fitness_steps} training steps"
             + (", mean over the tasks" if len(run.task_names) > 1 else "")
             + (", higher is better" if facts.scale.better == "higher" else "")
             + f"; the task loss itself {_score(run)}."
@@ -61,6 +61,8 @@ def run_overview(run: Run) -> Group:
         lines += [Text(), leaderboard(run.hall_of_fame, facts.scale.title), Text()]
         if run.learned is False:
             lines.append(line(nothing_learned(to_check(facts.tasks))))
+        elif run.verdict is not None:
+            lines += [confirmed(facts), Text(), line(_best(run)), line(run.verdict), Text()]
         elif run.beats_task_loss is False:
             lines.append(Text(_verdict(run)))
     elif run.diagnosis is not None:
@@ -72,6 +74,41 @@ def run_overview(run: Run) -> Group:
         for outcome in run.failures[:_FAILURES]
     ]
     return Group(*lines)
+
+
+def confirmed(facts: RunFacts) -> Table:
+    """The losses that were trained again, finalists first."""
+    found, value = facts.confirmation, facts.scale.value
+    assert found is not None
+    table = simple_table(
+        [
+            "confirmed",
+            "tuned",
+            f"fresh seeds, {facts.scale.better} is better",
+            "learning rate",
+            "steps",
+        ],
+        [],
+    )
+    for entry in found.entries:
+        recipes = entry.recipes or ()
+        mean = "-" if entry.mean is None else format_number(value(entry.mean))
+        table.add_row(
+            line(entry.name),
+            format_number(value(entry.first)),
+            mean if entry.error is None else f"{mean} ± {entry.error:.2g}",
+            ", ".join(f"{recipe.learning_rate:.2g}" for recipe in recipes),
+            ", ".join(str(recipe.steps) for recipe in recipes),
+        )
+    return table
+
+
+def _best(run: Run) -> str:
+    """Which loss is the best one."""
+    found = run.facts.confirmation
+    assert found is not None
+    formula = run.best.formula or _shape(run.best)
+    return f"Best after confirmation with at most {found.steps} steps: {found.winner}, {formula}"
 
 
 def line(text: str) -> Text:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,14 @@ def loss_from_dict(fields: Any) -> Loss:
     return LOSS_KINDS[kind].from_dict({k: v for k, v in fields.items() if k != "kind"})
 
 
-def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
+def save_loss(
+    loss: Loss, path: str | os.PathLike[str], notes: Mapping[str, Any] | None = None
+) -> None:
     """Write a loss as JSON; an existing file, or the target of a link, is replaced atomically.
 
     The weights of a `NeuralLoss` go into a file next to it: copy or move both. If the path is a
-    device or a pipe, such as ``/dev/stdout``, all weights are in the JSON.
+    device or a pipe, such as ``/dev/stdout``, all weights are in the JSON. `notes` are JSON values
+    about the loss, for readers of the file; `load_loss` ignores them.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def save_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
         If the loss is not one of evomal's, has a non-finite weight, or `path` cannot be written.
     """
     path = _path(path)
-    fields = file_fields(loss)
+    fields = file_fields(loss) | ({} if notes is None else {"notes": dict(notes)})
     if not loss_is_finite(loss):
         raise InputError("The loss has a non-finite weight, so it is not saved.")
     if not path.name:
@@ -186,6 +190,7 @@ def load_loss(path: str | os.PathLike[str]) -> Loss:
             f"{str(path)!r} has format version {quoted(version)}, but this evomal reads "
             f"versions up to {FORMAT_VERSION}; upgrade evomal."
         )
+    fields.pop("notes", None)
     try:
         if "phi_file" in fields:
             fields = _with_phi(path, fields)

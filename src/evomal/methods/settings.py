@@ -9,6 +9,7 @@ from typing import Literal, Self
 from evomal.errors import InputError
 from evomal.training.settings import (
     MOST_LOSSES,
+    MOST_STEPS,
     TrainingSettings,
     require_choice,
     require_whole,
@@ -27,6 +28,19 @@ class SearchSettings(TrainingSettings):
 
     The defaults suit a method that trains one loss.
     """
+
+    tune_recipe: bool = False
+    """Tune the learning rate with the task loss on validation data first, and search with the best
+    one; the paper searches with the task's."""
+
+    confirm: int = 0
+    """Number of leading losses to train again on fresh seeds after the search, beside known losses
+    and the task loss, each with its learning rate and steps tuned; the best one is the result, with
+    a verdict. 0: none, as in the paper, and the fitness of one training decides."""
+
+    confirmation_steps: int | None = None
+    """Most steps of these trainings; default those of the task's trainings, at most four times
+    testing_steps."""
 
     @property
     def generations(self) -> int:
@@ -66,6 +80,9 @@ class SearchSettings(TrainingSettings):
         `inputs` are the extra inputs that losses may use.
         """
         super().validate()
+        require_choice(self, "tune_recipe", True, False)
+        require_whole(self, 0, 1000, "confirm")
+        require_whole(self, 1, MOST_STEPS, "confirmation_steps")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,15 @@ class Callback:
     process that called `evomal.search`, and the run waits for them.
     """
 
+    def on_run_open(self, method: Method, run_dir: Path) -> None:
+        """The run directory is open; before `on_run_start`, the recipe is tuned if need be."""
+
+    def on_retraining(self, method: Method, stage: str, done: int, total: int) -> None:
+        """So many of the trainings are done of a stage before or after the generations.
+
+        `stage` says in words what is done: tuning the task loss, or confirming the best losses.
+        """
+
     def on_run_start(self, method: Method, start: RunStart) -> None:
         """The run starts or is resumed."""
 

@@ -30,6 +30,7 @@ from evomal.tasks.sanity.yardsticks import Yardsticks, yardsticks
 from evomal.tasks.task import Task
 from evomal.tasks.task_arguments import require_task
 from evomal.training.engines.choice import with_engine
+from evomal.training.horizon import with_steps
 from evomal.training.learning import Learning, learning
 from evomal.training.support import require_trainable
 
@@ -214,10 +215,11 @@ class _Checking:
         except InputError as error:
             yield Finding("problem", "learning", str(error))
             return
-        found = self.learning = learning(task, self.settings.testing_steps, self.seconds)
+        self.settings = with_steps(self.settings, [task])
+        found = self.learning = learning(task, self.settings.fitness_steps, self.seconds)
         yield from self._about_metric(found)
         for topic, about in {"learning": about_learning, "learning rate": about_rates}.items():
-            level, text = about(task, found, self.bars, self.settings.testing_steps)
+            level, text = about(task, found, self.bars, self.settings.fitness_steps)
             if text:
                 yield Finding(level, topic, text)
         yield from self._about_engine(found)
@@ -234,7 +236,7 @@ class _Checking:
     def _about_engine(self, found: Learning) -> Iterator[Finding]:
         task, tunes = self.task, METHODS[self.method].pipeline.tune
         if _ENGINE_STEPS * found.step_seconds > self.seconds:
-            whole = found.step_seconds * self.settings.testing_steps
+            whole = found.step_seconds * self.settings.fitness_steps
             yield Finding("warning", "time", about_time(found.step_seconds, whole))
             return
         try:
@@ -249,7 +251,7 @@ class _Checking:
 
     def _about_time(self, pace: Pace) -> Finding:
         searches = {
-            preset: pace.search(task=self.task, method=self.method, settings=settings)
+            preset: pace.search(self.task, self.method, with_steps(settings, [self.task]))
             for preset, settings in METHODS[self.method].presets.items()
         }
         one = pace.candidate(self.task, self.settings)

@@ -6,21 +6,25 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from evomal.errors import InputError
-from evomal.losses.files import remove_loss, save_loss
+from evomal.losses.files import loss_from_dict, remove_loss, save_loss
 from evomal.losses.names import BEST_LOSS
 from evomal.methods.base import Generation, Outcome
 from evomal.runs.callbacks import Callback, RunStart
+from evomal.runs.confirmation import confirm
+from evomal.runs.contenders import leading
 from evomal.runs.directory import DATABASE
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
 from evomal.runs.next_steps import to_resume
 from evomal.runs.queue import GenerationQueue, Numbers
+from evomal.runs.recipe import find_recipes
 from evomal.runs.record import RunFacts
+from evomal.runs.retrainings import Retrainings
 from evomal.runs.run import describe
 from evomal.runs.store import RunStore
 from evomal.runs.task_facts import TaskFacts
@@ -82,6 +86,7 @@ class Driver:
         try:
             self._restore()
             self._search(dispatcher)
+            self._confirm(dispatcher)
             self._keep_formulas(dispatcher.stop.seconds_left())
             ending["status"] = "finished"
         except SearchStopped as stop:
@@ -116,6 +121,9 @@ class Driver:
 
     def _search(self, dispatcher: Dispatcher) -> None:
         method, stop = self._method, dispatcher.stop
+        for callback in self._callbacks:
+            callback.on_run_open(method, self._run_dir)
+        self._tune_recipe(dispatcher)
         own = self._task_loss_fitness(dispatcher)
         start = RunStart(self._run_dir, self._facts, own, list(self._generations))
         for callback in self._callbacks:
@@ -125,11 +133,46 @@ class Driver:
             stop.check_generations(self._generations)
             self._run_generation(dispatcher)
 
+    def _tune_recipe(self, dispatcher: Dispatcher) -> None:
+        """Find the recipe of the search, if the settings say so and it is not known."""
+        facts = self._facts
+        if not facts.settings.tune_recipe or facts.recipes:
+            return
+        rates = [task.description["optimizer"]["learning_rate"] for task in facts.tasks]
+        trainings = self._trainings(dispatcher, "tuning the task loss")
+        recipes = find_recipes(trainings, rates, facts.settings.fitness_steps)
+        self._store.write_facts({"recipes": [asdict(recipe) for recipe in recipes]})
+        self._facts = replace(facts, recipes=recipes)
+
+    def _confirm(self, dispatcher: Dispatcher) -> None:
+        """Train the leading losses again, and choose the best one."""
+        facts = self._facts
+        contenders = leading(self._method.archive, facts)
+        if facts.confirmation is not None or not contenders:
+            return
+        own = [task.description["optimizer"]["learning_rate"] for task in facts.tasks]
+        rates = [recipe.learning_rate for recipe in facts.recipes] or own
+        trainings = self._trainings(dispatcher, "confirming the best losses", facts.rates)
+        confirmation = confirm(trainings, contenders, rates, facts.confirmation_steps)
+        self._store.write_facts({"confirmation": asdict(confirmation)})
+        self._facts = replace(facts, confirmation=confirmation)
+
+    def _trainings(
+        self, dispatcher: Dispatcher, stage: str, rates: Sequence[float] = ()
+    ) -> Retrainings:
+        """Trainings on fresh seeds, of which the callbacks are told."""
+
+        def report(done: int, total: int) -> None:
+            for callback in self._callbacks:
+                callback.on_retraining(self._method, stage, done, total)
+
+        return Retrainings(dispatcher, self._store, self._tasks, rates, report)
+
     def _task_loss_fitness(self, dispatcher: Dispatcher) -> float | None:
         """The fitness of the task loss itself; None if it diverges."""
         if self._facts.has_own_fitness:
             return self._facts.task_loss_fitness
-        own = task_loss_fitness(dispatcher, self._tasks)
+        own = task_loss_fitness(dispatcher, self._tasks, self._facts.rates)
         stored = {"task_loss_fitness": own.fitness, "task_loss_reason": own.reason}
         self._store.write_facts(stored)
         return own.fitness
@@ -137,6 +180,9 @@ class Driver:
     def _run_generation(self, dispatcher: Dispatcher) -> None:
         method = self._method
         start = time.perf_counter()
+        if self._facts.confirmation is not None:  # of fewer generations
+            self._store.write_facts({"confirmation": None})
+            self._facts = replace(self._facts, confirmation=None)
         known, self._unfinished = self._unfinished, []
         outcomes = list(known)
         queue = GenerationQueue(
@@ -147,6 +193,7 @@ class Driver:
             known,
             self._checkpoints,
             self._store.write_checkpoint,
+            rates=self._facts.rates,
         )
         for outcome in queue.outcomes():
             self._record(outcome, dispatcher)
@@ -200,10 +247,13 @@ class Driver:
 
     def _save_best(self) -> None:
         """Write the best loss so far; remove one that is not in the store."""
-        best = self._method.archive.best
+        best, confirmation = self._method.archive.best, self._facts.confirmation
         path = self._run_dir / BEST_LOSS
         try:
-            if best is not None and best.loss is not None:
+            if confirmation is not None and confirmation.loss is not None:
+                verdict = confirmation.to_dict(self._facts.scale)
+                save_loss(loss_from_dict(dict(confirmation.loss)), path, {"verdict": verdict})
+            elif best is not None and best.loss is not None:
                 save_loss(best.loss, path)
             else:
                 remove_loss(path)

@@ -32,7 +32,10 @@ def begin_facts(
 
     `engine_reason` is the reason for the engine in the settings.
     """
-    described = [{**task.description(), "origin": task.origin} for task in tasks]
+    described = [
+        {**task.description(), "origin": task.origin, "testing steps": task.testing_steps}
+        for task in tasks
+    ]
     return {
         "task": common([task["name"] for task in described]),
         "split": common([task["split"] for task in described]),

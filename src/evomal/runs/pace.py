@@ -51,7 +51,7 @@ class Pace:
             tuning = self.meta_step * settings.meta_steps
         if self.rejection_step is not None and isinstance(settings, FilterSettings):
             filters = self.rejection_step * (settings.rejection_steps or task.rejection_steps)
-        training = self.training_step * settings.testing_steps + self.judging
+        training = self.training_step * settings.fitness_steps + self.judging
         return StageSeconds(tuning, filters, training)
 
     def search(self, task: Task, method: str, settings: SearchSettings) -> float:

@@ -40,6 +40,12 @@ class PlainProgress(Callback):
         verdict = "diverges" if own is None else f"scores {_number(own)}"
         self._print(f"Run {start.run_dir}{done}. The task loss itself {verdict}.")
 
+    def on_retraining(self, method: Method, stage: str, done: int, total: int) -> None:
+        """Print that a round of trainings begins or ends."""
+        if done in (0, total):
+            seconds = _duration(time.monotonic() - self._start)
+            self._print(f"{stage.capitalize()}: {done} of {total} trainings; {seconds}")
+
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
         """Print why a candidate failed."""
         if outcome.status == "failed":

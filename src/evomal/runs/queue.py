@@ -68,6 +68,8 @@ class GenerationQueue:
         Stored tuning states, by the candidate numbers of a group.
     save_checkpoint
         Called with these numbers and a new state.
+    rates
+        Factors of the tasks' learning rates; empty for their own.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class GenerationQueue:
         finished: Sequence[Outcome] = (),
         checkpoints: Mapping[Numbers, bytes] = MappingProxyType({}),
         save_checkpoint: Callable[[Numbers, bytes], None] = lambda numbers, states: None,
+        rates: Sequence[float] = (),
     ) -> None:
         settings = method.settings
         self._method = method
@@ -86,7 +89,8 @@ class GenerationQueue:
         self._dispatcher = dispatcher
         self._candidates = candidates
         self._tasks = tasks
-        halved_steps = settings.testing_steps if settings.halving else None
+        self._rates = rates
+        halved_steps = settings.fitness_steps if settings.halving else None
         self._decisions = Decisions(candidates, method.archive, halved_steps, finished)
         self._bars = self._bars_of_earlier_generations()
         self._to_screen = deque(self._chunks(self._decisions.new, set(self._decisions.outcomes)))
@@ -133,7 +137,7 @@ class GenerationQueue:
         judged.sort(key=lambda outcome: outcome.candidate.number)
         last = judged[-settings.population_size :]
         return [
-            bars([outcome.curves[task] for outcome in last], settings.testing_steps)
+            bars([outcome.curves[task] for outcome in last], settings.fitness_steps)
             for task in range(self._tasks)
         ]
 
@@ -154,6 +158,7 @@ class GenerationQueue:
                 losses,
                 task,
                 self._bars[task],
+                self._rates,
                 candidates=len(group),
             )
         elif self._to_screen:
@@ -166,6 +171,7 @@ class GenerationQueue:
                 method.pipeline,
                 checkpoint,
                 CHECKPOINT_SECONDS,
+                self._rates,
                 candidates=len(group),
                 spent=0.0 if checkpoint is None else checkpoint.seconds,
             )

@@ -17,6 +17,8 @@ from evomal.methods.base import Generation, Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
+from evomal.runs.confirmation import LONGER, Confirmation
+from evomal.runs.recipe import Recipe
 from evomal.runs.scale import Scale
 from evomal.runs.store import RunStore
 from evomal.runs.task_facts import TaskFacts, read_task
@@ -47,6 +49,12 @@ class RunFacts:
     has_own_fitness, task_loss_fitness, task_loss_reason
         Whether the fitness of the task loss itself is known; its value, None if it diverges; and
         the reason.
+    known_losses
+        Names of the known losses that the leading ones are confirmed beside.
+    recipes
+        The tuned recipe of every task; empty without.
+    confirmation
+        What the leading losses were confirmed to be; None without.
     """
 
     tasks: Sequence[TaskFacts]
@@ -66,6 +74,23 @@ class RunFacts:
     has_own_fitness: bool
     task_loss_fitness: float | None
     task_loss_reason: str | None
+    known_losses: Sequence[str] = ()
+    recipes: Sequence[Recipe] = ()
+    confirmation: Confirmation | None = None
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Factors of the tasks' learning rates in the search; empty for their own."""
+        return tuple(recipe.factor for recipe in self.recipes)
+
+    @property
+    def confirmation_steps(self) -> int:
+        """Most steps of a training of the confirmation."""
+        given = self.settings.confirmation_steps
+        if given is not None:
+            return given
+        own = min(task.testing_steps for task in self.tasks)
+        return min(own, LONGER * self.settings.fitness_steps)
 
     @property
     def named(self) -> dict[str, Any]:
@@ -129,6 +154,7 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     settings: SearchSettings = typed(kind, fact(Any, "settings"), "the settings")
     settings.validate(form.inputs)
     require(settings.engine != "auto", "the engine is 'auto' instead of the chosen one")
+    require(settings.testing_steps is not None, "the number of testing steps is not decided")
     tasks = [read_task(task, form) for task in fact(tuple[Mapping[str, Any], ...], "tasks")]
     require(bool(tasks), "the run has no task")
     names = [task.name for task in tasks]
@@ -164,6 +190,9 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         "task_loss_fitness" in stored,
         optional(float | None, "task_loss_fitness", None),
         optional(str | None, "task_loss_reason", None),
+        optional(tuple[str, ...], "known_losses", ()),
+        optional(tuple[Recipe, ...], "recipes", ()),
+        optional(Confirmation | None, "confirmation", None),
     )
 
 
@@ -281,7 +310,7 @@ def _require_sources(outcomes: Sequence[Outcome]) -> None:
 
 def _require_curves(facts: RunFacts, outcomes: Sequence[Outcome]) -> None:
     """With halving, trained candidates have a curve for every task; without it, none."""
-    most = len(rungs(facts.settings.testing_steps)) + 1
+    most = len(rungs(facts.settings.fitness_steps)) + 1
     for outcome in outcomes:
         trained = facts.settings.halving and outcome.status in ("evaluated", "halted")
         require(

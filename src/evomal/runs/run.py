@@ -14,9 +14,12 @@ from typing import Any
 from evomal.errors import InputError
 from evomal.expressions.printing import PrintedForm, PrintRequest, prefix_form, printed_forms
 from evomal.expressions.sympy_process import TIME_LIMIT
+from evomal.losses.files import loss_from_dict
 from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.base import STATUSES, Archive, Generation, Outcome
+from evomal.methods.base import STATUSES, Archive, Candidate, Generation, Outcome
+from evomal.runs.confirmation import Confirmation
+from evomal.runs.contenders import contender_name
 from evomal.runs.diagnosis import diagnosis
 from evomal.runs.directory import is_in_use
 from evomal.runs.next_steps import to_check
@@ -183,7 +186,13 @@ class Run:
 
     @property
     def beats_task_loss(self) -> bool | None:
-        """Whether the best loss scores better than the task loss; None if one has no score."""
+        """Whether the best loss is better than the task loss; None if one has no score.
+
+        By the verdict, if there is one; otherwise by the fitness of one training each.
+        """
+        found = self.facts.confirmation
+        if found is not None:
+            return found.verdict is not None and found.verdict.better
         best, own = self.archive.best, self.task_loss_fitness
         return None if best is None or best.loss is None or own is None else best.fitness < own
 
@@ -197,15 +206,39 @@ class Run:
         return min(fitnesses) < bar if fitnesses and bar is not None else None
 
     @property
+    def verdict(self) -> str | None:
+        """Whether the best loss is better than the tuned task loss, in words; None if unknown.
+
+        The confirmation of the search found it (`evomal.methods.SearchSettings.confirm`).
+        """
+        found = self.facts.confirmation
+        return None if found is None else found.sentence(self.facts.scale)
+
+    @property
     def _best(self) -> BestLoss | None:
         best = [self.archive.best] if self.archive.best else []
+        found = self.facts.confirmation
+        if found is not None and found.winner is not None:
+            best = [self._confirmed(found)]
         scale, seconds = self.facts.scale, self.formula_seconds
         return next(iter(describe(best, self._printed_forms, scale, seconds)), None)
+
+    def _confirmed(self, found: Confirmation) -> Outcome:
+        """The outcome of the winner; a known loss has its mean in the confirmation as fitness."""
+        assert found.winner is not None
+        for outcome in self.archive.hall_of_fame.values():
+            if found.winner == contender_name(outcome):
+                return outcome
+        loss = loss_from_dict(dict(found.loss or {}))
+        mean = found.entry(found.winner).mean
+        assert isinstance(loss, MetaLoss)
+        assert mean is not None
+        return Outcome(Candidate(-1, -1, loss, found.winner), "evaluated", mean, loss)
 
     def summary(self) -> dict[str, Any]:
         """Everything about the run as JSON values; times and dates only under ``timing``."""
         best = self._best
-        facts = self.facts
+        facts, found = self.facts, self.facts.confirmation
         return {
             "best": None if best is None else best.to_dict(),
             "diagnosis": self.diagnosis,
@@ -213,6 +246,9 @@ class Run:
             "task_loss_value": facts.scale.value(self.task_loss_fitness),
             "constant_fitness": facts.constant_fitness,
             "beats_task_loss": self.beats_task_loss,
+            "verdict": None if found is None else found.to_dict(facts.scale),
+            "confirmation": None if found is None else asdict(found)["entries"],
+            "recipes": [asdict(recipe) for recipe in facts.recipes],
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
             "failures": [

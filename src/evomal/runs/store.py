@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from evomal.errors import InputError, quoted
+from evomal.errors import InputError
 from evomal.expressions.printing import PrintedForm
 from evomal.losses.files import loss_to_dict
 from evomal.losses.names import BEST_LOSS
@@ -32,7 +32,7 @@ from evomal.runs.directory import (
     what_is_there,
 )
 from evomal.runs.rows import checkpoint_row, generation_of, intact_checkpoints, outcome_of
-from evomal.runs.schema import FORMAT_VERSION, SCHEMA
+from evomal.runs.schema import FORMAT_VERSION, SCHEMA, connect_for_writing, require_version
 
 _DRAFT = ".run.sqlite.draft"
 
@@ -97,7 +97,7 @@ class RunStore:
                 store = cls(connection)
                 store.write_facts({"format_version": FORMAT_VERSION, "started": _now(), **facts})
             draft.replace(run_dir / DATABASE)
-            return cls(_connect_for_writing(run_dir), lock)
+            return cls(connect_for_writing(run_dir / DATABASE), lock)
         except FileExistsError:
             lock.release()
             raise
@@ -147,7 +147,7 @@ class RunStore:
             store = cls(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
             on_failure.callback(store.close)
             store.check()
-            _require_version(store.facts())
+            require_version(store.facts())
             on_failure.pop_all()
         return store
 
@@ -181,7 +181,7 @@ class RunStore:
         """One transaction."""
         if self._to_write is not None:
             self._connection.close()
-            self._connection = _connect_for_writing(self._to_write)
+            self._connection = connect_for_writing(self._to_write / DATABASE)
             self._to_write = None
         with self._connection:
             yield
@@ -292,6 +292,18 @@ class RunStore:
         ).fetchone()
         return None if row is None else from_json(row[0], "the state of the method")
 
+    def write_retraining(self, key: str, result: Mapping[str, Any]) -> None:
+        """Record a training on fresh seeds, as JSON values."""
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO retrainings VALUES (?, ?)", (key, json.dumps(result))
+            )
+
+    def retrainings(self) -> dict[str, Any]:
+        """Every training on fresh seeds."""
+        rows = self._connection.execute("SELECT key, result FROM retrainings")
+        return {key: from_json(result, f"the training {key!r}") for key, result in rows}
+
     def write_printed_forms(self, forms: Mapping[str, PrintedForm]) -> None:
         """Keep formulas, which sympy takes long to find."""
         with self._writing():
@@ -320,27 +332,9 @@ def reading(run_dir: Path) -> Iterator[None]:
         raise InputError(f"The run in {str(run_dir)!r} cannot be read: {reason}.") from error
 
 
-def _require_version(facts: Mapping[str, Any]) -> None:
-    version, versions = facts.get("format_version"), facts.get("versions")
-    if version != FORMAT_VERSION or type(version) is not int:
-        writer = versions.get("evomal") if isinstance(versions, dict) else None
-        raise InputError(
-            f"it has format version {quoted(version)}, but this evomal reads version "
-            f"{FORMAT_VERSION}; use the evomal that wrote it ({quoted(writer)})"
-        )
-
-
 def _require_no_run(run_dir: Path) -> None:
     if any((run_dir / name).exists() for name in (DATABASE, BEST_LOSS)):
         raise FileExistsError
-
-
-def _connect_for_writing(run_dir: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(run_dir / DATABASE)
-    connection.execute("PRAGMA journal_mode=WAL")
-    for pragma in ("synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
 
 
 def _now() -> str:

@@ -27,6 +27,7 @@ _DESCRIPTION: dict[str, Any] = {
     "clip norm": float | None,
     "batch size": int,
     "rejection steps": int,
+    "testing steps": int,
     "model": str,
     "data": str,
 }
@@ -45,6 +46,8 @@ class TaskFacts:
         Attributes of the task.
     origin
         How to recreate it, or where to import it from; None if it was made in Python.
+    testing_steps
+        Training steps of meta-testing, when the run was started.
     description
         The value of `Task.description`.
     """
@@ -52,6 +55,7 @@ class TaskFacts:
     name: str
     split: str
     origin: Origin | TaskSource | None
+    testing_steps: int
     description: Mapping[str, Any]
 
 
@@ -63,6 +67,8 @@ def read_task(stored: Mapping[str, Any], form: Form) -> TaskFacts:
     require(typed(Form, stored["form"], "a task's form") == form, "the tasks have different forms")
     rate = stored["optimizer"].get("learning_rate")
     typed(float, rate, "the 'learning_rate' of a task's optimizer")
-    description = {name: value for name, value in stored.items() if name != "origin"}
+    apart = ("origin", "testing steps")
+    description = {name: value for name, value in stored.items() if name not in apart}
     origin = typed(_ORIGIN, stored["origin"], "a task's origin")
-    return TaskFacts(stored["name"], stored["split"], origin, description)
+    steps = stored["testing steps"]
+    return TaskFacts(stored["name"], stored["split"], origin, steps, description)

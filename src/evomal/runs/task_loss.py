@@ -21,8 +21,12 @@ class OwnFitness(NamedTuple):
     reason: str | None
 
 
-def task_loss_fitness(dispatcher: Dispatcher, tasks: Sequence[str]) -> OwnFitness:
-    """Train with the task loss itself on every task; `tasks` are their names.
+def task_loss_fitness(
+    dispatcher: Dispatcher, tasks: Sequence[str], rates: Sequence[float] = ()
+) -> OwnFitness:
+    """Train with the task loss itself on every task.
+
+    `tasks` are their names, and `rates` factors of their learning rates; empty for their own.
 
     Raises
     ------
@@ -34,7 +38,7 @@ def task_loss_fitness(dispatcher: Dispatcher, tasks: Sequence[str]) -> OwnFitnes
     while len(trainings) < len(tasks):
         while waiting and dispatcher.has_room:
             index = waiting.popleft()
-            dispatcher.start(index, train_candidates, [None], index)
+            dispatcher.start(index, train_candidates, [None], index, None, rates)
         for index, result in dispatcher.finished():
             if isinstance(result, WorkError):
                 raise InputError(

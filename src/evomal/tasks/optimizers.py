@@ -154,6 +154,29 @@ def settings_or_factory(value: Any) -> OptimizerSettings | OptimizerFactory:
     return value  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class _Scaled:
+    """A function that makes another one's optimiser with all learning rates multiplied."""
+
+    factory: OptimizerFactory
+    factor: float
+
+    def __call__(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+        made = made_by(self.factory, parameters)
+        for group in made.param_groups:
+            group["lr"] *= self.factor
+        return made
+
+
+def scaled_optimizer(
+    optimizer: OptimizerSettings | OptimizerFactory, factor: float
+) -> OptimizerSettings | OptimizerFactory:
+    """The same optimiser with a multiple of its learning rates."""
+    if isinstance(optimizer, OptimizerSettings):
+        return optimizer.with_learning_rate(factor * optimizer.learning_rate)
+    return _Scaled(optimizer, factor)
+
+
 def made_by(factory: OptimizerFactory, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     """A new optimiser of these parameters.
 

@@ -88,7 +88,7 @@ def snapshots(task: Task, settings: TuningSettings, seed: int) -> list[Snapshot]
     schedules, which may begin at a rate of 0; the last is before its end.
     If the training diverges, only those before it does, which may be none.
     """
-    steps, count = settings.testing_steps, _count(task, settings)
+    steps, count = settings.fitness_steps, _count(task, settings)
     if isinstance(task.optimizer, SGD) and task.schedule is None:
         places = [k * steps // count for k in range(count)]
     else:

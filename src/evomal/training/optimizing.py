@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from evomal.tasks.optimizers import OptimizerSettings, made_by
+from evomal.tasks.optimizers import OptimizerSettings, made_by, scaled_optimizer
 from evomal.tasks.schedules import factor_at, is_for_meta_testing_only
 from evomal.tasks.task import Task
+
+
+def at_learning_rate(task: Task, factor: float) -> Task:
+    """The same task with a multiple of its learning rate."""
+    twin = copy.copy(task)
+    twin.optimizer = scaled_optimizer(task.optimizer, factor)
+    twin.learning_rate = factor * task.learning_rate
+    return twin
 
 
 def new_optimizer(task: Task, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:

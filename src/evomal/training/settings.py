@@ -37,8 +37,13 @@ class Pipeline:
 class TrainingSettings:
     """Settings for training base learners; the defaults are the paper's."""
 
-    testing_steps: int = 500
-    """Training steps before the fitness is measured (S_testing)."""
+    testing_steps: int | None = 500
+    """Training steps before the fitness is measured (S_testing); None for those of the task's own
+    training, as many as training_budget allows."""
+
+    training_budget: float = 5e10
+    """Floating-point operations, in forward passes, of the longest training that testing_steps of
+    None allows."""
 
     engine: Literal["auto", "loop", "batched", "stacked"] = "auto"
     """How candidates are computed: one loss at a time (loop), in groups that share computations
@@ -59,9 +64,17 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         take_plain_numbers(self)
 
+    @property
+    def fitness_steps(self) -> int:
+        """`testing_steps`, once they are decided (`evomal.training.horizon`)."""
+        assert self.testing_steps is not None
+        return self.testing_steps
+
     def validate(self) -> None:
         """Raise an `InputError` for the first invalid setting."""
-        require_whole(self, 1, MOST_STEPS, "testing_steps")
+        if self.testing_steps is not None:
+            require_whole(self, 1, MOST_STEPS, "testing_steps")
+        require_number(self, 1e30, "training_budget")
         require_choice(self, "engine", "auto", "loop", "batched", "stacked")
         require_whole(self, 1, MOST_LOSSES, "group_size")
         require_choice(self, "precision", *get_args(Precision))

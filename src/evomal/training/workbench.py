@@ -10,6 +10,7 @@ import torch
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.meta_schedule import MetaSchedule
+from evomal.training.optimizing import at_learning_rate
 from evomal.training.raw_outputs import metric_on_few, raw_outputs
 from evomal.training.settings import FilterSettings, TrainingSettings, TuningSettings
 
@@ -34,6 +35,16 @@ class Workbench:
         self.tasks = [task.in_precision(settings.precision) for task in tasks]
         self.settings = settings
         self.seed = seed
+        self._at_rates: tuple[tuple[float, ...], Workbench] | None = None
+
+    def at_rates(self, factors: Sequence[float]) -> Workbench:
+        """The same with a factor of the learning rate of every task; kept for the next call."""
+        if all(factor == 1.0 for factor in factors):
+            return self
+        if self._at_rates is None or self._at_rates[0] != tuple(factors):
+            tasks = [at_learning_rate(*pair) for pair in zip(self.tasks, factors, strict=True)]
+            self._at_rates = tuple(factors), Workbench(tasks, self.settings, self.seed)
+        return self._at_rates[1]
 
     @property
     def device(self) -> torch.device:

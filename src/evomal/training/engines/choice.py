@@ -14,6 +14,7 @@ from evomal.training.engines.base import Engine
 from evomal.training.engines.batched import BatchedEngine
 from evomal.training.engines.loop import LoopEngine
 from evomal.training.engines.stacked import StackedEngine
+from evomal.training.horizon import with_steps
 from evomal.training.meta_start import starts_fresh
 from evomal.training.settings import TrainingSettings, TuningSettings
 from evomal.training.support import require_trainable, unsuitable
@@ -50,7 +51,7 @@ def engine_on(bench: Workbench) -> Engine:
 
 
 def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Choice[Settings]:
-    """The settings with ``"auto"`` replaced by an engine and its group size.
+    """The settings with ``"auto"`` replaced by an engine and its group size, and decided steps.
 
     A fixed rule. If weights are tuned through one training step: stacked on a GPU, batched on CPUs
     or if stacking is not supported, provided that all base learners support it and a group has at
@@ -71,6 +72,7 @@ def with_engine(settings: Settings, tasks: Sequence[Task], *, tunes: bool) -> Ch
         If a base learner cannot be trained or differentiated, or does not support the requested
         engine or precision.
     """
+    settings = with_steps(settings, tasks)
     tasks = [task.in_precision(settings.precision) for task in tasks]
     base_steps = settings.base_steps if tunes and isinstance(settings, TuningSettings) else None
     for task in tasks:

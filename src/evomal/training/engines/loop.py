@@ -63,7 +63,7 @@ def trained_in_turn(
 def _trained(
     bench: Workbench, task: Task, loss: TensorLoss, bars: Sequence[float] | None
 ) -> Training:
-    steps, seed = bench.settings.testing_steps, bench.seed
+    steps, seed = bench.settings.fitness_steps, bench.seed
     try:
         if bars is None:
             return Training((partial_training(task, loss, steps, seed),))

@@ -44,7 +44,7 @@ class StackedEngine(Engine):
         if len(own) < len(losses):
             return trained_in_turn(self.bench, losses, index, bars)
         bench = self.bench
-        task, steps = bench.tasks[index], bench.settings.testing_steps
+        task, steps = bench.tasks[index], bench.settings.fitness_steps
 
         def work(group: Sequence[MetaLoss]) -> list[LearningCurve]:
             return stacked_training(task, group, steps, bench.seed, bars)
