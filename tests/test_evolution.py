@@ -231,6 +231,7 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
         "threads": 1,
     }
     ours = {"prescreen": False, "initial_losses": (), "engine": "auto", "group_size": None}
+    ours |= {"match_scale": False}
     ours |= {"precision": "full", "halving": False, "meta_start": "auto", "meta_snapshots": 16}
     assert asdict(EvoMAL.presets["paper"]) == {**expected, **ours}
 

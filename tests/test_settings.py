@@ -63,7 +63,7 @@ def test_the_message_names_the_range(name: str, most: int) -> None:
         EvoMALSettings(**more).validate()
 
 
-@pytest.mark.parametrize("name", ["prescreen", "halving", "engine", "activation"])
+@pytest.mark.parametrize("name", ["prescreen", "match_scale", "halving", "engine", "activation"])
 @pytest.mark.parametrize("value", ["no", 1, None, np.zeros(2)], ids=str)
 def test_a_choice_is_one_of_its_values(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"setting {name} must be .* or .*, got"):

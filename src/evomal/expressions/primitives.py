@@ -35,6 +35,9 @@ class Primitive:
     factor
         The factor of the value for given factors of the arguments, as in ``|a x| = |a| |x|``;
         None if there is none. Only products accept a number as an argument.
+    powers
+        For every argument a power: the value is c > 0 times as large if each argument is c to its
+        power times as large. None if there are none.
     """
 
     name: str
@@ -43,11 +46,19 @@ class Primitive:
     sympy: Callable[..., Any]
     commutative: bool = False
     factor: Callable[..., Any] | None = None
+    powers: tuple[float, ...] | None = None
 
 
 _ROWS = [
-    Primitive("add", 2, lambda _, a, b: a + b, lambda _, eps, a, b: a + b, commutative=True),
-    Primitive("sub", 2, lambda _, a, b: a - b, lambda _, eps, a, b: a - b),
+    Primitive(
+        "add",
+        2,
+        lambda _, a, b: a + b,
+        lambda _, eps, a, b: a + b,
+        commutative=True,
+        powers=(1, 1),
+    ),
+    Primitive("sub", 2, lambda _, a, b: a - b, lambda _, eps, a, b: a - b, powers=(1, 1)),
     Primitive(
         "mul",
         2,
@@ -55,12 +66,14 @@ _ROWS = [
         lambda _, eps, a, b: a * b,
         commutative=True,
         factor=lambda a, b: a * b,
+        powers=(1, 0),
     ),
     Primitive(  # the analytic quotient
         "div",
         2,
         lambda t, a, b: a / t.sqrt(1 + b * b),
         lambda s, eps, a, b: a / s.sqrt(1 + b**2),
+        powers=(1, 0),
     ),
     Primitive(
         "min",
@@ -68,6 +81,7 @@ _ROWS = [
         lambda t, a, b: t.minimum(a, b),
         lambda s, eps, a, b: s.Min(a, b),
         commutative=True,
+        powers=(1, 1),
     ),
     Primitive(
         "max",
@@ -75,10 +89,18 @@ _ROWS = [
         lambda t, a, b: t.maximum(a, b),
         lambda s, eps, a, b: s.Max(a, b),
         commutative=True,
+        powers=(1, 1),
     ),
     Primitive("sign", 1, lambda t, a: t.sign(a), lambda s, eps, a: s.sign(a)),
-    Primitive("square", 1, lambda _, a: a * a, lambda _, eps, a: a**2, factor=lambda a: a * a),
-    Primitive("abs", 1, lambda t, a: t.abs(a), lambda s, eps, a: s.Abs(a), factor=abs),
+    Primitive(
+        "square",
+        1,
+        lambda _, a: a * a,
+        lambda _, eps, a: a**2,
+        factor=lambda a: a * a,
+        powers=(0.5,),
+    ),
+    Primitive("abs", 1, lambda t, a: t.abs(a), lambda s, eps, a: s.Abs(a), factor=abs, powers=(1,)),
     Primitive(
         "log",
         1,

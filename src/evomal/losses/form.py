@@ -138,6 +138,11 @@ def require_real(name: str, value: object, what: str, holds: Any) -> float:
     return number
 
 
+def positive(factor: object) -> float:
+    """The factor of a loss, or an `InputError`."""
+    return require_real("factor", factor, "above 0", lambda number: number > 0)
+
+
 def require_ignore_index(value: object) -> int:
     """A 64-bit integer, or an `InputError`."""
     if not isinstance(value, bool) and isinstance(value, Integral):

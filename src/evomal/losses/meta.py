@@ -16,7 +16,7 @@ from evomal.errors import InputError, require_name
 from evomal.losses import fields as read
 from evomal.losses.base import Loss, Reduction
 from evomal.losses.class_indices import class_dim, one_hot, sample_weights
-from evomal.losses.form import HALVES, IGNORE_INDEX, NO_INPUTS, Link, real_numbers
+from evomal.losses.form import HALVES, IGNORE_INDEX, NO_INPUTS, Link, positive, real_numbers
 from evomal.losses.inputs import computed
 
 Activation = Literal["identity", "softplus"]
@@ -185,6 +185,20 @@ class MetaLoss(Loss):
             )
         twin.phi = phi
         return twin
+
+    def scaled(self, factor: float) -> Self:
+        """A loss that is this many times as large, up to rounding.
+
+        The loss itself if its weights cannot express a factor: one with an activation, or of a
+        class that does not override this.
+
+        Raises
+        ------
+        InputError
+            If the factor is not a finite number above 0.
+        """
+        positive(factor)
+        return self
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from evomal.errors import InputError, quoted
 from evomal.expressions import program
 from evomal.expressions.expression import Expression, excerpt, parse
+from evomal.expressions.primitives import PRIMITIVES
 from evomal.expressions.printing import PrintedForm, PrintRequest, printed_forms
 from evomal.losses import fields as read
 from evomal.losses.base import Reduction
@@ -23,6 +24,7 @@ from evomal.losses.form import (
     Form,
     Link,
     input_names,
+    positive,
     real_numbers,
 )
 from evomal.losses.inputs import is_plain
@@ -135,6 +137,34 @@ class SymbolicLoss(MetaLoss):
         except KeyError:
             self.require_inputs(inputs)
             raise
+
+    def scaled(self, factor: float) -> Self:
+        """See `MetaLoss.scaled`.
+
+        The factor goes into the weights of the root's edges. Where they cannot express it, as
+        below a logarithm, the expression M becomes mul(1, M) with the factor on the edge of the 1
+        and all its own weights behind.
+        """
+        factor = positive(factor)
+        if self.activation != "identity":
+            return self
+        root = PRIMITIVES.get(self.expression.nodes[0])
+        if root is None or root.powers is None:
+            return type(self)(
+                Expression(("mul", "1", *self.expression.nodes)),
+                torch.cat([self.phi.new_tensor([factor, 1.0]), self.phi]),
+                self.link,
+                self.activation,
+                self.reduction,
+                self.inputs,
+                self.weight,
+                self.ignore_index,
+            )
+        phi, argument = self.phi.clone(), 1
+        for power in root.powers:
+            phi[argument - 1] *= factor**power
+            argument = self.expression.ends[argument]
+        return self.with_phi(phi)
 
     @property
     def print_request(self) -> PrintRequest:

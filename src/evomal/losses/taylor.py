@@ -14,7 +14,7 @@ from torch import Tensor
 from evomal.errors import InputError, quoted
 from evomal.losses import fields as read
 from evomal.losses.base import Reduction
-from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, real_numbers
+from evomal.losses.form import IGNORE_INDEX, NO_INPUTS, Form, Link, positive, real_numbers
 from evomal.losses.meta import Activation, MetaLoss
 from evomal.losses.python_form import call_text, number_text
 
@@ -156,6 +156,13 @@ class TaylorLoss(MetaLoss):
             value = in_b if value is None else torch.addcmul(in_b, value, a)
         assert value is not None
         return value
+
+    def scaled(self, factor: float) -> Self:
+        """See `MetaLoss.scaled`; the coefficients are that many times as large."""
+        factor = positive(factor)
+        if self.activation != "identity":
+            return self
+        return self.with_phi(torch.cat([self.phi[:2], self.phi[2:] * factor]))
 
     def describe(self) -> dict[str, Any]:
         """See `Loss.describe`."""

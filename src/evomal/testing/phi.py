@@ -39,6 +39,7 @@ def check_phi(
 ) -> None:
     """Check φ of a loss: its copies, first values, and derivatives of every kind."""
     _check_copies(loss, pred, target, inputs)
+    _check_scale(loss, pred, target, inputs)
     _check_first_values(loss)
     _check_elements(loss, inputs)
     _check_derivatives(loss, pred, target, inputs)
@@ -68,6 +69,18 @@ def _check_copies(
     what = f"{name}.evaluate at its own φ"
     expect_close(loss.evaluate(pred, target, loss.phi, inputs), loss(pred, target, **inputs), what,
                  1e-9, 1e-6)  # fmt: skip
+
+
+def _check_scale(
+    loss: MetaLoss, pred: Tensor, target: Tensor, inputs: Mapping[str, Tensor | float]
+) -> None:
+    name, before = type(loss).__name__, loss.phi.clone()
+    twin = loss.scaled(2.0)
+    expect(torch.equal(loss.phi, before), f"{name}.scaled must leave the loss as it is.")
+    if twin is not loss:
+        found, own = twin(pred, target, **inputs), loss(pred, target, **inputs)
+        expect_close(found, 2 * own, f"{name}.scaled(2.0), as a loss,", 1e-9, 1e-6)
+    expect_refusal(lambda: loss.scaled(0.0), f"{name}.scaled of a factor that is not above 0")
 
 
 def _check_first_values(loss: MetaLoss) -> None:

@@ -17,7 +17,7 @@ from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.numerics import DivergedError, all_finite, check_deadline, require_finite
 from evomal.training.optimizing import can_be_fused
-from evomal.training.raw_outputs import metric_on_few
+from evomal.training.raw_outputs import metric_on_few, output_gradient
 from evomal.training.workbench import Workbench
 
 PROGRESS_IN_KEY = (0.0, 0.5, 1.0)
@@ -132,8 +132,6 @@ def gradient_norms(
     DivergedError
         If the loss or a gradient is not finite.
     """
-    pred: Tensor = outputs.inputs.clone().requires_grad_()
-    value = loss(pred, outputs.targets, **inputs)
-    (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
+    value, gradient = output_gradient(loss, outputs, inputs)
     require_finite([value, gradient], "the loss", "a gradient")
     return gradient.flatten(1).norm(dim=1) if gradient.ndim > 1 else gradient.abs()

@@ -1,13 +1,14 @@
-"""ŷ of the filters: raw outputs of an untrained base learner, and the metric on them."""
+"""ŷ of the filters: raw outputs of an untrained base learner, and metrics and gradients there."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from evomal.losses.form import HALVES
+from evomal.losses.form import HALVES, NO_INPUTS
 from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.checks import OWN_CODE_ERRORS
 from evomal.tasks.classes import held_classes, with_every_class
@@ -46,3 +47,15 @@ def metric_on_few(task: Task, pred: Tensor, target: Tensor) -> float:
         if is_out_of_memory(error):
             raise
         return math.nan
+
+
+def output_gradient(
+    loss: Callable[..., Tensor],
+    outputs: Data,
+    inputs: Mapping[str, Tensor | float] = NO_INPUTS,
+) -> tuple[Tensor, Tensor]:
+    """The value of a loss with extra inputs at raw outputs, and its gradient by these outputs."""
+    pred: Tensor = outputs.inputs.clone().requires_grad_()
+    value = loss(pred, outputs.targets.clone(), **inputs)  # it may work in place
+    (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
+    return value.detach(), gradient

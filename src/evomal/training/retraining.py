@@ -6,17 +6,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evomal.losses.base import Loss
 from evomal.seeding import derive_generator
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
-from evomal.training.filters import gradient_norms
 from evomal.training.loop import finite_metric, predictions, train
 from evomal.training.numerics import DivergedError
-from evomal.training.raw_outputs import metric_on_few, raw_outputs
+from evomal.training.raw_outputs import metric_on_few, output_gradient, raw_outputs
 
 PATIENCE = 0.4
 """Share of the steps without a better metric after which a training ends: early stopping."""
@@ -127,14 +126,9 @@ def matching_factor(task: Task, loss: Loss, seed: int) -> float:
     if not isinstance(task.optimizer, SGD):
         return 1.0
     outputs = raw_outputs(task, _ROWS, seed)
-    inputs = task.loss_inputs(outputs, 0.0)
-    try:
-        own = gradient_norms(loss, outputs, inputs).square().sum().sqrt()
-    except DivergedError:
-        return 1.0
-    pred: Tensor = outputs.inputs.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(task.task_loss(pred, outputs.targets), pred)
-    ratio = float(gradient.norm() / own)
+    own = output_gradient(loss, outputs, task.loss_inputs(outputs, 0.0))[1].norm()
+    target = output_gradient(task.task_loss, outputs)[1].norm()
+    ratio = float(target / own)
     return ratio if math.isfinite(ratio) and 1 / _WIDEST < ratio < _WIDEST else 1.0
 
 

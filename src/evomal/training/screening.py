@@ -13,10 +13,12 @@ from evomal.losses.meta import MetaLoss
 from evomal.training.engines.choice import engine_on
 from evomal.training.filters import correlations, gradient_key
 from evomal.training.numerics import DivergedError
-from evomal.training.settings import EvaluationSettings, Pipeline
+from evomal.training.scale_matching import scale_matched
+from evomal.training.settings import EvaluationSettings, FilterSettings, Pipeline
 from evomal.training.stages import (
     EQUIVALENCE,
     REJECTION,
+    SCALE,
     WEIGHTS,
     StageSeconds,
     diverged,
@@ -39,6 +41,7 @@ class Screening:
     ----------
     loss
         The loss with optimised weights, or initial ones if it was rejected or diverged before.
+        With `match_scale` it is scaled, and its expression may have another root.
     verdict
         Whether to train it, or why not.
     correlation, gradient_key
@@ -126,6 +129,10 @@ def screen(
         except TuningPaused as pause:
             paused = Checkpoint(states_to_bytes(pause.states), results)
             raise ScreeningPaused(paused) from None
+    if isinstance(bench.settings, FilterSettings) and bench.settings.match_scale:
+        with stage(SCALE):
+            for result in _promising(results):
+                _match_scale(bench, result)
     if pipeline.reject:
         with stage(REJECTION):
             _reject_hopeless(bench, _promising(results))
@@ -168,6 +175,13 @@ def _tune(bench: Workbench, results: Sequence[Screening], states: Sequence[Tunin
             result.loss = result.loss.with_phi(phi)
         else:
             result.verdict, result.reason = "diverged", diverged(WEIGHTS, phi)
+
+
+def _match_scale(bench: Workbench, result: Screening) -> None:
+    """Scale a loss to the gradient of the task loss."""
+    start = time.perf_counter()
+    result.loss = scale_matched(bench, result.loss)
+    result.seconds += StageSeconds(filters=time.perf_counter() - start)
 
 
 def _reject_hopeless(bench: Workbench, results: Sequence[Screening]) -> None:

@@ -126,10 +126,15 @@ class FilterSettings(TrainingSettings):
     rejection_steps: int | None = None
     """Steps of the rejection protocol; default the task's number (100 or 1000)."""
 
+    match_scale: bool = False
+    """Scale every loss after its weights are tuned, so that its gradient at untrained outputs is as
+    large as that of the task loss; under SGD a scale is a learning rate. The paper scales none."""
+
     def validate(self) -> None:
         """Raise an `InputError` for the first invalid setting."""
         super().validate()
         require_whole(self, 1, MOST_STEPS, "rejection_batch", "rejection_steps")
+        require_choice(self, "match_scale", True, False)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # torch is imported with a run, so that help on a method is q
     from evomal.training.numerics import DivergedError
 
 WEIGHTS = "optimising its weights"
+SCALE = "matching its scale"
 REJECTION = "the rejection protocol"
 EQUIVALENCE = "gradient equivalence"
 TRAINING = "its training"
@@ -27,7 +28,7 @@ class StageSeconds:
     tuning
         Algorithm 1.
     filters
-        The rejection protocol and gradient equivalence.
+        Matching its scale, the rejection protocol and gradient equivalence.
     training
         Partial training, on all tasks.
     """
