@@ -83,8 +83,8 @@ def _best_of_run(run_dir: str) -> Loss:
     return load_loss(path)
 
 
-def expression_of(text: str, form: Form) -> str:
-    """The prefix form, without weights, of a loss given as in `resolve_loss`.
+def initial_loss(text: str, form: Form) -> SymbolicLoss:
+    """A loss given as in `resolve_loss` that can start a search, as it is an expression.
 
     Raises
     ------
@@ -101,4 +101,4 @@ def expression_of(text: str, form: Form) -> str:
             f"The loss {quoted(text)} is for link {loss.link!r}, but the tasks have link "
             f"{form.link!r}; omit it, or give its expression to use it anyway."
         )
-    return str(loss.expression)
+    return loss

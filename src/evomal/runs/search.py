@@ -16,7 +16,7 @@ from typing import Any
 
 from evomal.errors import InputError, TaskWarning, require_name
 from evomal.interrupts import Terminated, termination_interrupts
-from evomal.losses.names import expression_of
+from evomal.losses.names import initial_loss
 from evomal.methods.registry import METHODS, choose_preset, no_such_setting
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, require_callbacks
@@ -131,7 +131,7 @@ def search(
             "class weights and ignore_index."
         )
     form = tasks[0].form
-    chosen = chosen.resolved(lambda text: expression_of(text, form))
+    chosen = chosen.resolved(lambda text: initial_loss(text, form))
     chosen.validate(form.inputs)
     execution.validate()
     if execution.executor == "local":
