@@ -64,7 +64,7 @@ def test_the_message_names_the_range(name: str, most: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["prescreen", "halving", "engine", "activation", "inherit_weights"]
+    "name", ["prescreen", "halving", "engine", "activation", "inherit_weights", "known_losses"]
 )
 @pytest.mark.parametrize("value", ["no", 1, None, np.zeros(2)], ids=str)
 def test_a_choice_is_one_of_its_values(name: str, value: Any) -> None:

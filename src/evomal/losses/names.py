@@ -11,7 +11,12 @@ from evomal.losses.base import Loss
 from evomal.losses.families import FAMILIES, family_loss, family_of
 from evomal.losses.files import load_loss
 from evomal.losses.form import Form
-from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted_loss
+from evomal.losses.known import (
+    HANDCRAFTED_LOSSES,
+    KNOWN_LOSSES,
+    handcrafted_loss,
+    weighted_loss,
+)
 from evomal.losses.log_cosh import LogCoshLoss
 from evomal.losses.symbolic import SymbolicLoss
 
@@ -57,7 +62,7 @@ def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B00
     if text in KNOWN_LOSSES:
         known = KNOWN_LOSSES[text]
         own = form if known.link in (None, form.link) else Form(known.link)
-        return SymbolicLoss.of_form(known.expression, own)
+        return weighted_loss(known.expression, own, known.weights)
     if text in HANDCRAFTED_LOSSES:
         return handcrafted_loss(text, form)
     if text == LOG_COSH:

@@ -43,6 +43,10 @@ class GeneticSettings(ExpressionSettings):
     """Fraction of offspring that are a parent with about half of its weights multiplied by random
     factors; needs inherit_weights."""
 
+    known_losses: bool = False
+    """Include losses in the books that suit the task in generation 0, after the initial losses; at
+    most half of the population then is given."""
+
     initial_losses: tuple[str, ...] = ()
     """Losses to include in generation 0: quoted expressions, names of known losses, loss files or
     run directories."""
@@ -69,14 +73,34 @@ class GeneticSettings(ExpressionSettings):
         floats = tuple(tuple(map(float, row)) for row in weights)
         object.__setattr__(self, "initial_weights", floats)
 
-    def resolved(self, resolve: Callable[[str], SymbolicLoss]) -> Self:
-        """A copy with the initial losses as expressions, and with their weights if these count."""
+    def resolved(self, resolve: Callable[[str], SymbolicLoss], known: Sequence[str] = ()) -> Self:
+        """A copy with the initial losses, the known ones included, as expressions.
+
+        They come with their weights if children inherit weights. Known losses fill the population
+        up to its half.
+        """
         found = [resolve(text) for text in self.initial_losses]
-        weights = self.initial_weights
-        if self.inherit_weights and not weights:
-            weights = tuple(tuple(loss.phi.tolist()) for loss in found)
-        expressions = tuple(str(loss.expression) for loss in found)
-        return replace(self, initial_losses=expressions, initial_weights=weights)
+        self._validate_initial_weights([loss.size for loss in found])
+        starts = [self._start(loss) for loss in found]
+        if self.initial_weights:
+            starts = [
+                (text, own) for (text, _), own in zip(starts, self.initial_weights, strict=True)
+            ]
+        for loss in map(resolve, known if self.known_losses else ()):
+            start = self._start(loss)
+            if start in starts or loss.expression.height > self.max_height:
+                continue
+            if len(starts) < self.population_size // 2:
+                starts.append(start)
+        return replace(
+            self,
+            initial_losses=tuple(text for text, _ in starts),
+            initial_weights=tuple(own for _, own in starts) if self.inherit_weights else (),
+        )
+
+    def _start(self, loss: SymbolicLoss) -> tuple[str, tuple[float, ...]]:
+        """The expression of an initial loss, and its weights if these count."""
+        return str(loss.expression), tuple(loss.phi.tolist()) if self.inherit_weights else ()
 
     def validate(self, inputs: Sequence[str] = ()) -> None:
         """Raise an `InputError` for the first invalid setting."""
@@ -91,6 +115,7 @@ class GeneticSettings(ExpressionSettings):
                 "1, and elitism_rate must be below 1."
             )
         require_choice(self, "inherit_weights", True, False)
+        require_choice(self, "known_losses", True, False)
         if self.weight_mutation_rate and not self.inherit_weights:
             raise InputError(
                 "The setting weight_mutation_rate has an effect only with inherit_weights; set "

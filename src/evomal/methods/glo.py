@@ -44,10 +44,10 @@ class GLOSettings(GeneticSettings):
     sigma: float = 0.2
     """Initial standard deviation of the coefficients around 1."""
 
-    def resolved(self, resolve: Callable[[str], SymbolicLoss]) -> Self:
+    def resolved(self, resolve: Callable[[str], SymbolicLoss], known: Sequence[str] = ()) -> Self:
         """With the number of generations for structures, which stays if a run is made longer."""
         return replace(
-            super().resolved(resolve), structure_generations=self.generations_for_structures
+            super().resolved(resolve, known), structure_generations=self.generations_for_structures
         )
 
     @property

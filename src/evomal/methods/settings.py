@@ -56,10 +56,10 @@ class SearchSettings(TrainingSettings):
         """Whether trainings that are worse than the median are stopped early."""
         return False
 
-    def resolved(self, resolve: Callable[[str], SymbolicLoss]) -> Self:
+    def resolved(self, resolve: Callable[[str], SymbolicLoss], known: Sequence[str] = ()) -> Self:
         """A copy in which losses given as text are replaced by their expressions.
 
-        `resolve` maps a text to its loss.
+        `resolve` maps a text to its loss; `known` are the known losses that suit the tasks.
         """
         return self
 
