@@ -26,7 +26,7 @@ from evomal.losses.files import loss_from_dict, loss_to_dict
 from evomal.losses.form import Form
 from evomal.losses.handcrafted import HandcraftedLoss
 from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES
-from evomal.losses.names import expression_of, resolve_loss
+from evomal.losses.names import initial_loss, resolve_loss
 from handcrafted_losses import LOSSES, SHAPES, Make, classes, draw, name, with_gradient
 from tasks_for_tests import classification_task, regression_task
 
@@ -195,7 +195,7 @@ def test_a_loss_by_name_fits_the_task(kind: str) -> None:
     assert untrained.mean is not None
     assert sample.mean < untrained.mean
     with pytest.raises(InputError, match="is not an expression, so it cannot start a search"):
-        expression_of(kind, task.form)
+        initial_loss(kind, task.form)
     with pytest.raises(InputError, match="has link 'softmax', but the task"):
         evomal.compare(regression_task(), resolve_loss(kind, regression_task().form), [0], steps=1)
 

@@ -21,7 +21,7 @@ from evomal.cli.tables import leaderboard
 from evomal.errors import InputError
 from evomal.losses.form import Link
 from evomal.losses.meta import MetaLoss
-from evomal.losses.names import BEST_LOSS, expression_of, resolve_loss
+from evomal.losses.names import BEST_LOSS, initial_loss, resolve_loss
 from evomal.runs.run import BestLoss
 from tasks_for_tests import TASK_BY_LINK
 
@@ -117,7 +117,7 @@ def test_a_run_directory_means_its_best_loss(tmp_path: Path) -> None:
         assert isinstance(found, type(loss))
         assert torch.equal(found.phi, loss.phi)
         with pytest.raises(InputError, match="is not an expression, so it cannot start a search"):
-            expression_of(str(tmp_path), evomal.load_task("diabetes/mlp").form)
+            initial_loss(str(tmp_path), evomal.load_task("diabetes/mlp").form)
 
 
 class LinearDevices(TorchFunctionMode):

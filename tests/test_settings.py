@@ -29,7 +29,7 @@ NUMBERS = [
 def test_numbers_are_found() -> None:
     names = {name for kind, name in NUMBERS if kind in (EvoMALSettings, Execution)}
     assert names >= {"meta_steps", "threads", "crossover_rate", "workers", "max_time", "patience"}
-    assert len(names) == 25
+    assert len(names) == 26
 
 
 @pytest.mark.parametrize("value", [10**400, -1, True, float("nan"), "3", [1]], ids=str)
@@ -63,7 +63,18 @@ def test_the_message_names_the_range(name: str, most: int) -> None:
         EvoMALSettings(**more).validate()
 
 
-@pytest.mark.parametrize("name", ["prescreen", "match_scale", "halving", "engine", "activation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prescreen",
+        "match_scale",
+        "halving",
+        "engine",
+        "activation",
+        "inherit_weights",
+        "known_losses",
+    ],
+)
 @pytest.mark.parametrize("value", ["no", 1, None, np.zeros(2)], ids=str)
 def test_a_choice_is_one_of_its_values(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"setting {name} must be .* or .*, got"):

@@ -83,6 +83,9 @@ _METAVARS = {
 }
 """Metavars of settings whose classes do not depend on the command line."""
 
+_WITHOUT_FLAG = ("initial_weights",)
+"""Settings that runs store, and Python takes."""
+
 _TYPES: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: ("INT", int),
     float: ("FLOAT", float),
@@ -221,6 +224,8 @@ def _tidy(field: StructFieldSpec) -> StructFieldSpec:
         return field
     hint = tyro.conf.arg(metavar=_METAVARS.get(field.name), help_behavior_hint=_hint)
     kind: Any = Annotated[field.type, hint]
+    if field.name in _WITHOUT_FLAG:
+        kind = Annotated[kind, tyro.conf.Suppress, tyro.conf.Fixed]
     return replace(field, type=kind, helptext=lambda: _one_line(field.helptext))
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from evomal.expressions.expression import Expression
 from evomal.expressions.primitives import PRIMITIVES, TERMINALS, VARIABLES, arity
+from evomal.expressions.weighted import WeightedExpression
+
+Tree = TypeVar("Tree", Expression, WeightedExpression)
+"""The operators take expressions with or without weights, and draw the same for both."""
+
+WEIGHT_DEVIATION = 0.5
+"""Standard deviation of the logarithm of the factors by which weights are mutated."""
 
 _FUNCTIONS = tuple(PRIMITIVES)
 _BINARY = tuple(name for name in PRIMITIVES if arity(name) == 2)
@@ -64,23 +73,30 @@ def ramped_half_and_half(
     ]
 
 
-def one_point_crossover(
-    rng: np.random.Generator, first: Expression, second: Expression
-) -> Expression:
+def one_point_crossover(rng: np.random.Generator, first: Tree, second: Tree) -> Tree:
     """The first child: a random subtree of `first` replaced by a random subtree of `second`."""
     here, there = int(rng.integers(len(first))), int(rng.integers(len(second)))
     return first.replace(here, second.subtree(there))
 
 
 def uniform_mutation(
-    rng: np.random.Generator, parent: Expression, max_height: int, inputs: Sequence[str] = ()
-) -> Expression:
+    rng: np.random.Generator, parent: Tree, max_height: int, inputs: Sequence[str] = ()
+) -> Tree:
     """`parent` with a random subtree replaced by a new one of height 0 to `max_height`."""
     index = int(rng.integers(len(parent)))
     return parent.replace(index, half_and_half(rng, 0, max_height, inputs).nodes)
 
 
-def correct(rng: np.random.Generator, expression: Expression) -> Expression:
+def weight_mutation(rng: np.random.Generator, parent: WeightedExpression) -> WeightedExpression:
+    """`parent` with about half of the weights, at least one, times exp(N(0, 0.5²))."""
+    weights = np.array(parent.weights)
+    chosen = rng.random(len(weights)) < 0.5
+    chosen[rng.integers(len(weights))] |= not chosen.any()
+    factors = np.exp(rng.normal(0.0, WEIGHT_DEVIATION, len(weights)))
+    return replace(parent, weights=tuple(np.where(chosen, weights * factors, weights).tolist()))
+
+
+def correct(rng: np.random.Generator, expression: Tree) -> Tree:
     """The correction strategy: add `y` and `f` if one of them is missing (section 3.2.3).
 
     A random terminal is replaced by a random binary primitive over `y` and `f` in random order.
@@ -90,7 +106,7 @@ def correct(rng: np.random.Generator, expression: Expression) -> Expression:
         return expression
     leaves = [i for i, node in enumerate(expression.nodes) if arity(node) == 0]
     index = leaves[int(rng.integers(len(leaves)))]
-    arguments = VARIABLES if rng.random() < 0.5 else VARIABLES[::-1]
+    arguments: tuple[str, ...] = VARIABLES if rng.random() < 0.5 else VARIABLES[::-1]
     return expression.replace(index, (_choice(rng, _BINARY), *arguments))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from evomal.errors import InputError, quoted
 from evomal.losses.base import Loss
 from evomal.losses.form import Form, Link, require_real
 from evomal.losses.handcrafted import HandcraftedLoss, LabelSmoothingLoss
-from evomal.losses.symbolic import SymbolicLoss
+from evomal.losses.known import weighted_loss
 from evomal.losses.target import FocalLoss, GeneralizedCrossEntropyLoss
 
 _PINBALL = "max(sub(y, f), sub(f, y))"
@@ -40,26 +40,19 @@ class Family:
     description: str
 
 
-def _symbolic(expression: str, form: Form, weights: Mapping[int, float]) -> SymbolicLoss:
-    """An expression with these weights on the edges above some nodes, in prefix order, others 1."""
-    loss = SymbolicLoss.of_form(expression, form)
-    phi = [weights.get(node, 1.0) for node in range(1, loss.size)]
-    return SymbolicLoss.of_form(expression, form, phi=phi)
-
-
 def _pinball(quantile: float, form: Form) -> Loss:
     require_real("quantile", quantile, "between 0 and 1", lambda q: 0 < q < 1)
-    return _symbolic(_PINBALL, form, {1: quantile, 4: 1 - quantile})
+    return weighted_loss(_PINBALL, form, {1: quantile, 4: 1 - quantile})
 
 
 def _huber(delta: float, form: Form) -> Loss:
     require_real("delta", delta, "above 0", lambda value: value > 0)
-    return _symbolic(_HUBER, form, {6: delta, 12: 0.5, 17: delta})
+    return weighted_loss(_HUBER, form, {6: delta, 12: 0.5, 17: delta})
 
 
 def _weighted(weight: float, form: Form) -> Loss:
     require_real("weight of positives", weight, "above 0", lambda value: value > 0)
-    return _symbolic(_WEIGHTED, form, {3: weight})
+    return weighted_loss(_WEIGHTED, form, {3: weight})
 
 
 def _handcrafted(cls: type[HandcraftedLoss]) -> Callable[[float, Form], Loss]:

@@ -11,7 +11,12 @@ from evomal.losses.base import Loss
 from evomal.losses.families import FAMILIES, family_loss, family_of
 from evomal.losses.files import load_loss
 from evomal.losses.form import Form
-from evomal.losses.known import HANDCRAFTED_LOSSES, KNOWN_LOSSES, handcrafted_loss
+from evomal.losses.known import (
+    HANDCRAFTED_LOSSES,
+    KNOWN_LOSSES,
+    handcrafted_loss,
+    weighted_loss,
+)
 from evomal.losses.log_cosh import LogCoshLoss
 from evomal.losses.symbolic import SymbolicLoss
 
@@ -57,7 +62,7 @@ def resolve_loss(text: str, form: Form = Form("identity")) -> Loss:  # noqa: B00
     if text in KNOWN_LOSSES:
         known = KNOWN_LOSSES[text]
         own = form if known.link in (None, form.link) else Form(known.link)
-        return SymbolicLoss.of_form(known.expression, own)
+        return weighted_loss(known.expression, own, known.weights)
     if text in HANDCRAFTED_LOSSES:
         return handcrafted_loss(text, form)
     if text == LOG_COSH:
@@ -83,8 +88,8 @@ def _best_of_run(run_dir: str) -> Loss:
     return load_loss(path)
 
 
-def expression_of(text: str, form: Form) -> str:
-    """The prefix form, without weights, of a loss given as in `resolve_loss`.
+def initial_loss(text: str, form: Form) -> SymbolicLoss:
+    """A loss given as in `resolve_loss` that can start a search, as it is an expression.
 
     Raises
     ------
@@ -101,4 +106,4 @@ def expression_of(text: str, form: Form) -> str:
             f"The loss {quoted(text)} is for link {loss.link!r}, but the tasks have link "
             f"{form.link!r}; omit it, or give its expression to use it anyway."
         )
-    return str(loss.expression)
+    return loss

@@ -116,7 +116,12 @@ class SymbolicLoss(MetaLoss):
         return self.expression.inputs
 
     def initial_phi(self, rng: np.random.Generator) -> Tensor:
-        """φ₀ ~ N(1, 0.001²): the bare expression with a little noise (paper, section 3.3)."""
+        """φ₀: a loss whose weights are not all 1 starts from them.
+
+        The bare expression starts with a little noise, φ₀ ~ N(1, 0.001²) (paper, section 3.3).
+        """
+        if not bool((self.phi == 1).all()):
+            return self.phi.detach().clone()
         phi = rng.normal(1.0, INITIAL_DEVIATION, len(self.phi))
         return torch.from_numpy(phi).to(self.phi)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -13,109 +13,56 @@ from evomal import losses
 from evomal.errors import InputError, quoted
 from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
-from evomal.methods.base import Method, Outcome, Rank, rank
-from evomal.methods.settings import MOST_GROWTH, ExpressionSettings
-from evomal.methods.stored import require, typed
+from evomal.expressions.operators import Tree
+from evomal.expressions.weighted import WeightedExpression
+from evomal.methods.base import Method, Outcome, Rank, by_structure, rank
+from evomal.methods.genetic_settings import GeneticSettings
+from evomal.methods.settings import ExpressionSettings
+from evomal.methods.stored import StoredGenerator, require, typed
 from evomal.seeding import derive_generator
-from evomal.training.settings import require_number, require_whole
 
 if TYPE_CHECKING:
     from evomal.losses.form import Form
+    from evomal.losses.meta import MetaLoss
     from evomal.losses.symbolic import SymbolicLoss
 
 
-@dataclass(frozen=True)
-class GeneticSettings(ExpressionSettings):
-    """Settings of genetic programming; the defaults are the paper's (section 3.2.2)."""
+def by_rounded_weights(loss: MetaLoss | None, number: int) -> str:
+    """Identity of losses by structure alone where all weights are 1, as at the paper's start.
 
-    tournament_size: int = 4
-    """Losses per tournament."""
+    Others also differ by their weights, rounded to two significant digits.
+    """
+    if not isinstance(loss, losses.SymbolicLoss) or bool((loss.phi == 1).all()):
+        return by_structure(loss, number)
+    return _weighted(loss).rounded
 
-    crossover_rate: float = 0.7
-    """Fraction of offspring from one-point crossover."""
 
-    mutation_rate: float = 0.25
-    """Fraction of offspring from uniform mutation; the rest are copies."""
-
-    elitism_rate: float = 0.05
-    """Fraction of the population carried over unchanged, at least one loss."""
-
-    max_mutation_height: int = 2
-    """Maximum height of a subtree inserted by mutation."""
-
-    initial_losses: tuple[str, ...] = ()
-    """Losses to include in generation 0: quoted expressions, names of known losses, loss files or
-    run directories."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        given: object = self.initial_losses
-        if isinstance(given, str):
-            given = (given,)
-        if not (isinstance(given, list | tuple) and all(isinstance(text, str) for text in given)):
-            raise InputError(
-                f"The setting initial_losses must be a list of strings, got {quoted(given)}."
-            )
-        object.__setattr__(self, "initial_losses", tuple(given))
-
-    def resolved(self, resolve: Callable[[str], str]) -> Self:
-        """A copy with the initial losses as expressions."""
-        return replace(self, initial_losses=tuple(map(resolve, self.initial_losses)))
-
-    def validate(self, inputs: Sequence[str] = ()) -> None:
-        """Raise an `InputError` for the first invalid setting."""
-        super().validate(inputs)
-        require_whole(self, 1, 10_000, "tournament_size")
-        require_whole(self, 0, MOST_GROWTH, "max_mutation_height")
-        require_number(self, 1, "crossover_rate", "mutation_rate", "elitism_rate", zero=True)
-        if self.crossover_rate + self.mutation_rate > 1 or self.elitism_rate == 1:
-            raise InputError(
-                "The sum of crossover_rate and mutation_rate must not exceed 1, and elitism_rate "
-                "must be below 1."
-            )
-        if self.generations > 1 and self.offspring < 1:
-            raise InputError(
-                f"A population of {self.population_size} is carried over unchanged, so nothing new "
-                "is searched after the first generation; raise population_size, or set "
-                "generations to 1."
-            )
-        self._validate_initial_losses(tuple(inputs))
-
-    def _validate_initial_losses(self, inputs: tuple[str, ...]) -> None:
-        if len(self.initial_losses) > self.population_size:
-            raise InputError(
-                f"There are {len(self.initial_losses)} initial losses for a population of "
-                f"{self.population_size}; raise population_size."
-            )
-        for text in self.initial_losses:
-            expression = parse(text, inputs)
-            if not expression.uses_both_arguments():
-                raise InputError(f"The initial loss {quoted(text)} must use both y and f.")
-            if expression.height > self.max_height:
-                raise InputError(
-                    f"The initial loss {quoted(text)} has height {expression.height}, but "
-                    f"max_height is {self.max_height}."
-                )
-
-    @property
-    def elites(self) -> int:
-        """Number of losses carried over."""
-        return max(1, int(self.elitism_rate * self.population_size))
-
-    @property
-    def offspring(self) -> int:
-        """Number of new losses per generation."""
-        return self.population_size - self.elites
+def _weighted(loss: SymbolicLoss) -> WeightedExpression:
+    return WeightedExpression(loss.expression, tuple(loss.phi.tolist()))
 
 
 @dataclass(frozen=True)
 class Individual:
-    """A member of the population; `number` is the number of its candidate."""
+    """A member of the population.
+
+    `number` is that of its candidate; `weights` are what its children inherit, None if they
+    inherit none.
+    """
 
     expression: Expression
     fitness: float
     number: int
     halted: bool = False
+    weights: tuple[float, ...] | None = None
+
+    def bare(self) -> Expression:
+        """What its children are made of."""
+        return self.expression
+
+    def weighted(self) -> WeightedExpression:
+        """What its children are made of, if they inherit weights."""
+        assert self.weights is not None
+        return WeightedExpression(self.expression, self.weights)
 
     @property
     def rank(self) -> Rank:
@@ -141,6 +88,7 @@ class GeneticProgramming(Method):
     """Tournament selection, crossover, mutation and elitism, independent of the evaluation."""
 
     settings: GeneticSettings
+    identity = staticmethod(by_rounded_weights)
 
     def __init__(self, settings: GeneticSettings, form: Form, seed: int) -> None:
         super().__init__(settings, form, seed)
@@ -148,50 +96,84 @@ class GeneticProgramming(Method):
         self._rng = derive_generator(seed, "variation")
 
     def _ask(self) -> list[SymbolicLoss]:
-        offspring = self._offspring() if self.population else self._initial_population()
-        return [
-            losses.SymbolicLoss.of_form(e, self.form, self.settings.activation) for e in offspring
-        ]
+        trees = self._offspring() if self.population else self._initial_population()
+        return [self._loss(tree) for tree in trees]
+
+    def _loss(self, tree: Expression | WeightedExpression) -> SymbolicLoss:
+        activation = self.settings.activation
+        if isinstance(tree, WeightedExpression):
+            of, phi = tree.expression, tree.weights
+            return losses.SymbolicLoss.of_form(of, self.form, activation, phi)
+        return losses.SymbolicLoss.of_form(tree, self.form, activation)
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
-        offspring = []
-        for outcome in outcomes:
-            loss = outcome.candidate.loss
-            assert isinstance(loss, losses.SymbolicLoss)
-            number = outcome.candidate.number
-            offspring.append(Individual(loss.expression, outcome.fitness, number, outcome.halted))
-        self.population = self._elites() + offspring
+        self.population = self._elites() + [self._individual(outcome) for outcome in outcomes]
+
+    def _individual(self, outcome: Outcome) -> Individual:
+        loss = outcome.candidate.loss
+        assert isinstance(loss, losses.SymbolicLoss)
+        weights = None
+        if self.settings.inherit_weights:
+            loss = outcome.loss if self._can_be_a_parent(outcome.loss) else loss
+            weights = tuple(loss.phi.tolist())
+        number = outcome.candidate.number
+        return Individual(loss.expression, outcome.fitness, number, outcome.halted, weights)
+
+    def _can_be_a_parent(self, loss: MetaLoss | None) -> TypeGuard[SymbolicLoss]:
+        """Whether a final loss has weights to inherit; it may be higher than its candidate."""
+        return (
+            isinstance(loss, losses.SymbolicLoss)
+            and loss.expression.height <= self.settings.max_height
+            and bool(loss.phi.isfinite().all())
+        )
 
     def _elites(self) -> list[Individual]:
         return sorted(self.population, key=lambda member: member.rank)[: self.settings.elites]
 
-    def _initial_population(self) -> list[Expression]:
+    def _initial_population(self) -> Sequence[Expression | WeightedExpression]:
         population = draw_population(self._rng, self.settings, self.form.inputs)
-        given = [parse(text, self.form.inputs) for text in self.settings.initial_losses]
+        given = self._initial_losses()
         return [*given, *population[len(given) :]]  # the others do not depend on given ones
 
-    def _offspring(self) -> list[Expression]:
+    def _initial_losses(self) -> Sequence[Expression | WeightedExpression]:
+        given = [parse(text, self.form.inputs) for text in self.settings.initial_losses]
+        if not self.settings.initial_weights:
+            return given
+        return list(map(WeightedExpression, given, self.settings.initial_weights))
+
+    def _offspring(self) -> Sequence[Expression | WeightedExpression]:
         return [self._child() for _ in range(self.settings.offspring)]
 
-    def _child(self) -> Expression:
+    def _child(self) -> Expression | WeightedExpression:
+        if self.settings.inherit_weights:
+            return self._child_of(Individual.weighted)
+        return self._child_of(Individual.bare)
+
+    def _child_of(self, tree: Callable[[Individual], Tree]) -> Tree:
+        """A child of members of the population, as this function gives them."""
         rng, settings = self._rng, self.settings
         operator = rng.random()
-        parent = self._select()
+        parent = tree(self._select())
+        mutated = settings.crossover_rate + settings.mutation_rate
         if operator < settings.crossover_rate:
-            child = operators.one_point_crossover(rng, parent, self._select())
-        elif operator < settings.crossover_rate + settings.mutation_rate:
+            child = operators.one_point_crossover(rng, parent, tree(self._select()))
+        elif operator < mutated:
             height = settings.max_mutation_height
             child = operators.uniform_mutation(rng, parent, height, self.form.inputs)
+        elif isinstance(parent, WeightedExpression) and (
+            operator < mutated + settings.weight_mutation_rate
+        ):
+            child = operators.weight_mutation(rng, parent)
         else:
             child = parent
         child = operators.correct(rng, child)
         return child if child.height <= settings.max_height else parent
 
-    def _select(self) -> Expression:
+    def _select(self) -> Individual:
         """The winner of a tournament."""
         indices = self._rng.integers(len(self.population), size=self.settings.tournament_size)
         rivals: list[Individual] = [self.population[i] for i in indices]
-        return min(rivals, key=lambda rival: rival.rank).expression
+        return min(rivals, key=lambda rival: rival.rank)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -202,6 +184,7 @@ class GeneticProgramming(Method):
                     "fitness": member.fitness if math.isfinite(member.fitness) else None,
                     "number": member.number,
                     "halted": member.halted,
+                    "weights": member.weights,
                 }
                 for member in self.population
             ],
@@ -230,8 +213,14 @@ class GeneticProgramming(Method):
         require(
             0 <= stored.number < self._candidates, f"{what} is candidate {quoted(stored.number)}"
         )
+        inherited = self.settings.inherit_weights
+        count = None if stored.weights is None else len(stored.weights)
+        require(
+            count == (len(expression) - 1 if inherited else None),
+            f"the weights of {what} do not match its expression",
+        )
         fitness = math.inf if stored.fitness is None else stored.fitness
-        return Individual(expression, fitness, stored.number, stored.halted)
+        return Individual(expression, fitness, stored.number, stored.halted, stored.weights)
 
 
 @dataclass(frozen=True)
@@ -240,37 +229,10 @@ class _StoredMember:
     fitness: float | None
     number: int
     halted: bool
-
-
-@dataclass(frozen=True)
-class _StoredStream:
-    state: int
-    inc: int
-
-
-@dataclass(frozen=True)
-class _StoredGenerator:
-    """The state of numpy's PCG64."""
-
-    bit_generator: Literal["PCG64"]
-    state: _StoredStream
-    has_uint32: int
-    uinteger: int
-
-    def checked(self) -> dict[str, Any]:
-        """The state in NumPy's format."""
-        require(
-            0 <= self.state.state < 2**128
-            and 0 <= self.state.inc < 2**128
-            and self.state.inc % 2 == 1
-            and self.has_uint32 in (0, 1)
-            and 0 <= self.uinteger < 2**32,
-            "the random generator of the method has an impossible state",
-        )
-        return asdict(self)
+    weights: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class _Stored:
-    generator: _StoredGenerator
+    generator: StoredGenerator
     population: tuple[_StoredMember, ...]

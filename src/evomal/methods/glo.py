@@ -15,7 +15,8 @@ from evomal.errors import InputError
 from evomal.expressions.expression import Expression, parse
 from evomal.methods.base import Method, Outcome
 from evomal.methods.cma_es import CMAES, FEWEST_POINTS, by_weights
-from evomal.methods.evolution import GeneticProgramming, GeneticSettings
+from evomal.methods.evolution import GeneticProgramming
+from evomal.methods.genetic_settings import GeneticSettings
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.training.settings import MOST_LOSSES, Pipeline, require_number, require_whole
@@ -23,6 +24,7 @@ from evomal.training.settings import MOST_LOSSES, Pipeline, require_number, requ
 if TYPE_CHECKING:
     from evomal.losses.form import Form
     from evomal.losses.meta import MetaLoss
+    from evomal.losses.symbolic import SymbolicLoss
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class GLOSettings(GeneticSettings):
     sigma: float = 0.2
     """Initial standard deviation of the coefficients around 1."""
 
-    def resolved(self, resolve: Callable[[str], str]) -> Self:
+    def resolved(self, resolve: Callable[[str], SymbolicLoss], known: Sequence[str] = ()) -> Self:
         """With the number of generations for structures, which stays if a run is made longer."""
         return replace(
-            super().resolved(resolve), structure_generations=self.generations_for_structures
+            super().resolved(resolve, known), structure_generations=self.generations_for_structures
         )
 
     @property

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evomal.methods.evolution import GeneticProgramming, GeneticSettings
+from evomal.methods.evolution import GeneticProgramming
+from evomal.methods.genetic_settings import GeneticSettings
 from evomal.methods.settings import SearchSettings
 from evomal.training.settings import FilterSettings, Pipeline
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from evomal.errors import InputError
 from evomal.training.settings import (
@@ -14,6 +14,9 @@ from evomal.training.settings import (
     require_choice,
     require_whole,
 )
+
+if TYPE_CHECKING:
+    from evomal.losses.symbolic import SymbolicLoss
 
 MOST_GROWTH = 20
 """Maximum height of a randomly drawn tree, which then has at most a million leaves."""
@@ -67,10 +70,10 @@ class SearchSettings(TrainingSettings):
         """Whether trainings that are worse than the median are stopped early."""
         return False
 
-    def resolved(self, resolve: Callable[[str], str]) -> Self:
+    def resolved(self, resolve: Callable[[str], SymbolicLoss], known: Sequence[str] = ()) -> Self:
         """A copy in which losses given as text are replaced by their expressions.
 
-        `resolve` maps a text to an expression.
+        `resolve` maps a text to its loss; `known` are the known losses that suit the tasks.
         """
         return self
 

@@ -87,6 +87,36 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredStream:
+    """The numbers of a stream of PCG64."""
+
+    state: int
+    inc: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredGenerator:
+    """The state of numpy's PCG64."""
+
+    bit_generator: Literal["PCG64"]
+    state: StoredStream
+    has_uint32: int
+    uinteger: int
+
+    def checked(self) -> dict[str, Any]:
+        """The state in NumPy's format."""
+        require(
+            0 <= self.state.state < 2**128
+            and 0 <= self.state.inc < 2**128
+            and self.state.inc % 2 == 1
+            and self.has_uint32 in (0, 1)
+            and 0 <= self.uinteger < 2**32,
+            "the random generator of the method has an impossible state",
+        )
+        return dataclasses.asdict(self)
+
+
 def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
     if value is None and NoneType in kinds:
         return None

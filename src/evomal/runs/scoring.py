@@ -227,7 +227,7 @@ class Scorer:
         for number, given in enumerate(losses, first):
             self._count += 1
             try:
-                loss = _loss_of(given, self._task.form)
+                loss = _loss_of(given, self._task.form, bare=self.pipeline.tune)
             except InputError as error:
                 known[number] = self._score(number, given, "error", reason=str(error))
             else:
@@ -299,8 +299,8 @@ def score(task: Task, losses: Given | Sequence[Given], **settings: Any) -> list[
         return scorer.score(losses)
 
 
-def _loss_of(given: Given, form: Form) -> MetaLoss:
-    """A given loss as a candidate of a task.
+def _loss_of(given: Given, form: Form, *, bare: bool) -> MetaLoss:
+    """A given loss as a candidate of a task; an expression without its weights if `bare`.
 
     Raises
     ------
@@ -331,7 +331,8 @@ def _loss_of(given: Given, form: Form) -> MetaLoss:
         return loss
     if not loss.expression.uses_both_arguments():
         raise InputError(f"The loss {quoted(what)} must use both y and f.")
-    return SymbolicLoss.of_form(loss.expression, form, loss.activation, loss.phi)
+    phi = loss.phi.new_ones(len(loss.phi)) if bare else loss.phi
+    return SymbolicLoss.of_form(loss.expression, form, loss.activation, phi)
 
 
 def _text_of(given: Given) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from evomal.errors import InputError, TaskWarning, require_name
 from evomal.interrupts import Terminated, termination_interrupts
-from evomal.losses.names import expression_of
+from evomal.losses.names import initial_loss
 from evomal.methods.registry import METHODS, choose_preset, no_such_setting
 from evomal.methods.settings import SearchSettings
 from evomal.runs.callbacks import Callback, require_callbacks
@@ -26,6 +26,7 @@ from evomal.runs.driver import Driver, cannot_store
 from evomal.runs.execution import Execution, require_cores
 from evomal.runs.executors import Executor
 from evomal.runs.identity import begin_facts, tasks_of, warn_of_versions
+from evomal.runs.known_losses import known_losses
 from evomal.runs.next_steps import to_resume
 from evomal.runs.progress import with_progress
 from evomal.runs.queue import Numbers
@@ -131,7 +132,7 @@ def search(
             "class weights and ignore_index."
         )
     form = tasks[0].form
-    chosen = chosen.resolved(lambda text: expression_of(text, form))
+    chosen = chosen.resolved(lambda text: initial_loss(text, form), known_losses(tasks))
     chosen.validate(form.inputs)
     execution.validate()
     if execution.executor == "local":

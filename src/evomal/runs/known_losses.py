@@ -1,0 +1,17 @@
+"""The losses in the books for the tasks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evomal.losses.books import known_for
+from evomal.tasks.task import Task
+
+
+def known_losses(tasks: Sequence[Task]) -> list[str]:
+    """The names of the known losses that suit at least one of the tasks, as in `known_for`."""
+    found: dict[str, None] = {}
+    for task in tasks:
+        positives = float(task.train.targets.double().mean()) if task.link == "sigmoid" else None
+        found.update(dict.fromkeys(known_for(task.link, task.performance_metric.name, positives)))
+    return list(found)
