@@ -129,10 +129,6 @@ def screen(
         except TuningPaused as pause:
             paused = Checkpoint(states_to_bytes(pause.states), results)
             raise ScreeningPaused(paused) from None
-    if isinstance(bench.settings, FilterSettings) and bench.settings.match_scale:
-        with stage(SCALE):
-            for result in _promising(results):
-                _match_scale(bench, result)
     if pipeline.reject:
         with stage(REJECTION):
             _reject_hopeless(bench, _promising(results))
@@ -140,6 +136,11 @@ def screen(
         with stage(EQUIVALENCE):
             for result in _promising(results):
                 _find_key(bench, result)
+    # Last, because at nearly equal outputs, gradients of one norm are nearly equal.
+    if isinstance(bench.settings, FilterSettings) and bench.settings.match_scale:
+        with stage(SCALE):
+            for result in _promising(results):
+                _match_scale(bench, result)
     return results
 
 

@@ -1,0 +1,380 @@
+"""Before and after the generations of a search: the recipe, the confirmation and the verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+
+from evomal import Run, SearchInterrupted, load_loss, resume, search
+from evomal.losses.names import BEST_LOSS
+from evomal.losses.symbolic import SymbolicLoss
+from evomal.runs.confirmation import (
+    CHECKPOINTS,
+    FACTORS,
+    FINALISTS,
+    SELECTION_SEEDS,
+    VERDICT_SEEDS,
+    confirm,
+)
+from evomal.runs.recipe import SEEDS, find_recipes
+from evomal.runs.retrainings import TASK_LOSS, Contender, Wanted
+from evomal.runs.scale import Scale
+from evomal.runs.verdict import judge
+from evomal.training.learning import RATES
+from evomal.training.loop import performance, train
+from evomal.training.retraining import Retrained, Retraining, matching_factor, retrain
+from run_helpers import TINY, Recorder, without_timing
+from tasks_for_tests import classification_task, regression_task
+
+pytestmark = pytest.mark.usefixtures("instant_formulas")
+
+SQUARED, ABSOLUTE = SymbolicLoss("square(sub(y, f))"), SymbolicLoss("abs(sub(y, f))")
+LOWER, HIGHER = Scale(["mean_squared_error"], ["minimize"]), Scale(["accuracy"], ["maximize"])
+CONFIRMED: dict[str, Any] = {**TINY, "seed": 7, "generations": 2, "tune_recipe": True, "confirm": 2}
+
+
+class Trainings:
+    """Trainings whose results are known: the best value of every loss, at a factor and steps."""
+
+    def __init__(self, values: dict[str, tuple[float, float, int]], spread: float = 0.0) -> None:
+        self.values = values
+        self.spread = spread
+        self.asked: list[tuple[str, str, int, float]] = []
+
+    def __call__(self, wanted: Sequence[Wanted]) -> list[Retrained]:
+        return [self._result(*one) for one in wanted]
+
+    def _result(self, one: Contender, task: int, todo: Retraining) -> Retrained:
+        self.asked.append((one.name, todo.stage, todo.seed, todo.factor))
+        value, factor, steps = self.values[one.name]
+        if math.isinf(value):
+            return Retrained((), todo.factor)
+        off = abs(math.log(todo.factor / factor))
+        curve = (
+            value + off + abs(step - steps) / 100 + self.spread * todo.seed + task
+            for step in todo.checkpoints
+        )
+        return Retrained(tuple(curve), 2 * todo.factor)
+
+
+# The recipe
+
+
+def test_the_recipe_is_the_best_mean_of_the_task_loss() -> None:
+    trainings = Trainings({TASK_LOSS: (0.5, 3.0, 40)})
+    (recipe,) = find_recipes(trainings, [0.01], 40)
+    assert (recipe.factor, recipe.learning_rate) == (3.0, pytest.approx(0.03))
+    assert recipe.fitness == pytest.approx(0.5)
+    assert set(recipe.tried) == {f"{factor:g}" for factor in RATES}
+    assert len(trainings.asked) == SEEDS * len(RATES)
+
+
+def test_the_recipe_is_looked_for_beyond_the_grid() -> None:
+    (recipe,) = find_recipes(Trainings({TASK_LOSS: (0.5, 100.0, 40)}), [0.01], 40)
+    assert recipe.factor == 100.0
+
+
+def test_a_task_loss_that_always_diverges_has_no_recipe() -> None:
+    (recipe,) = find_recipes(Trainings({TASK_LOSS: (math.inf, 1.0, 1)}), [0.01], 40)
+    assert (recipe.factor, recipe.fitness) == (1.0, None)
+    assert set(recipe.tried.values()) == {None}
+
+
+def test_a_rate_at_which_one_seed_diverges_is_out() -> None:
+    def trainings(wanted: Sequence[Wanted]) -> list[Retrained]:
+        return [
+            Retrained((), todo.factor)
+            if (todo.seed, todo.factor) == (1, 10.0)
+            else Retrained((1 / todo.factor,), todo.factor)
+            for _, _, todo in wanted
+        ]
+
+    (recipe,) = find_recipes(trainings, [1.0], 10)
+    assert recipe.factor == 3.0
+    assert recipe.tried["10"] is None
+
+
+# The confirmation
+
+
+def contenders(*names: str) -> list[Contender]:
+    return [Contender(name, SQUARED) for name in names]
+
+
+def test_the_best_after_tuning_wins() -> None:
+    values = {
+        "a": (0.4, 3.0, 60),
+        "b": (0.3, 0.3, 100),
+        "c": (0.9, 1.0, 100),
+        "d": (0.6, 1.0, 100),
+        "e": (math.inf, 1.0, 100),
+        TASK_LOSS: (0.5, 1.0, 20),
+    }
+    trainings = Trainings(values)
+    found = confirm(trainings, contenders("a", "b", "c", "d", "e"), [0.1], 100)
+    assert found.winner == "b"
+    assert [entry.name for entry in found.entries] == ["b", "a", TASK_LOSS, "d", "c", "e"]
+    b, own = found.entry("b"), found.entry(TASK_LOSS)
+    assert b.recipes is not None
+    assert own.recipes is not None
+    assert (b.recipes[0].learning_rate, b.recipes[0].steps) == (pytest.approx(0.06), 100)
+    assert (own.recipes[0].learning_rate, own.recipes[0].steps) == (pytest.approx(0.2), 20)
+    assert (b.mean, b.error) == (pytest.approx(0.3), 0.0)
+    assert found.entry("c").recipes is None
+    assert found.entry("e").first is None
+    assert found.verdict is not None
+    assert (found.verdict.wins, found.verdict.seeds) == (VERDICT_SEEDS, VERDICT_SEEDS)
+    assert found.verdict.difference == pytest.approx(-0.2)
+    rounds = [(stage, seed) for _, stage, seed, _ in trainings.asked]
+    everyone, finalists = len(values), FINALISTS + 1
+    assert rounds.count(("tuning", 0)) == everyone * len(FACTORS)
+    assert rounds.count(("tuning", 1)) == finalists * len(FACTORS)
+    assert rounds.count(("selection", SELECTION_SEEDS - 1)) == finalists
+    assert rounds.count(("verdict", VERDICT_SEEDS - 1)) == 2
+
+
+def test_of_equal_means_the_stable_loss_wins() -> None:
+    def trainings(wanted: Sequence[Wanted]) -> list[Retrained]:
+        spread = {"wild": 0.3, "calm": 0.1, TASK_LOSS: 0.1}
+        return [
+            Retrained((0.5 + spread[one.name] * (todo.seed % 3 - 1),) * CHECKPOINTS, 1.0)
+            for one, _, todo in wanted
+        ]
+
+    found = confirm(trainings, contenders("wild", "calm"), [0.1], 50)
+    assert found.winner == "calm"
+
+
+def test_values_are_means_over_the_tasks() -> None:
+    found = confirm(
+        Trainings({"a": (0.4, 1, 50), TASK_LOSS: (0.5, 1, 50)}), contenders("a"), [1, 2], 50
+    )
+    entry = found.entry("a")
+    assert entry.mean == pytest.approx(0.9)
+    assert entry.recipes is not None
+    assert [recipe.learning_rate for recipe in entry.recipes] == [2.0, 4.0]
+
+
+def test_without_a_loss_that_converges_there_is_no_winner() -> None:
+    found = confirm(
+        Trainings({"a": (math.inf, 1, 1), TASK_LOSS: (1, 1, 1)}), contenders("a"), [1], 5
+    )
+    assert (found.winner, found.verdict) == (None, None)
+    assert "use that" in found.sentence(LOWER)
+
+
+def test_a_loss_is_better_than_a_task_loss_that_diverges() -> None:
+    found = confirm(
+        Trainings({"a": (1, 1, 1), TASK_LOSS: (math.inf, 1, 1)}), contenders("a"), [1], 5
+    )
+    assert found.verdict is not None
+    assert found.verdict.better
+    assert found.sentence(LOWER) == "Better than the task loss, which diverges: a has 1."
+
+
+# The verdict
+
+
+def seeds(*values: float, resampled: Sequence[Sequence[float]] = ()) -> list[list[Retrained]]:
+    rows = resampled or [()] * len(values)
+    return [[Retrained((value,), 1.0, tuple(row))] for value, row in zip(values, rows, strict=True)]
+
+
+def test_the_interval_by_hand() -> None:
+    learned, own = (0.1, 0.2, 0.4), (0.5, 0.4, 0.6)
+    verdict = judge(seeds(*learned), seeds(*own))
+    differences = [-0.4, -0.2, -0.2]
+    error = math.sqrt(sum((d + 0.8 / 3) ** 2 for d in differences) / 2 / 3)
+    reach = stats.t.ppf(0.975, 2) * error
+    assert verdict.difference == pytest.approx(-0.8 / 3)
+    assert verdict.interval == pytest.approx((-0.8 / 3 - reach, -0.8 / 3 + reach))
+    assert (verdict.wins, verdict.seeds) == (3, 3)
+
+
+def test_the_variation_over_rows_widens_it() -> None:
+    learned = seeds(0.1, 0.2, resampled=[(0.0, 0.2, 0.4), (0.0, 0.2, 0.4)])
+    own = seeds(0.3, 0.5, resampled=[(0.4, 0.4, 0.4), (0.4, 0.4, 0.4)])
+    wide, narrow = judge(learned, own), judge(seeds(0.1, 0.2), seeds(0.3, 0.5))
+    assert wide.interval is not None
+    assert narrow.interval is not None
+    by_seed, by_row = 0.005 / 2, 0.04  # variances of (-0.2, -0.3) / 2 and of (-0.4, -0.2, 0)
+    ratio = math.sqrt((by_seed + by_row) / by_seed)
+    width = wide.interval[1] - wide.interval[0]
+    assert width == pytest.approx(ratio * (narrow.interval[1] - narrow.interval[0]))
+
+
+def test_rows_where_the_metric_is_undefined_are_left_out() -> None:
+    learned = [[replace(row[0], resampled=(None, 0.1, 0.3))] for row in seeds(0.1, 0.2)]
+    own = seeds(0.3, 0.5, resampled=[(9.0, 0.2, 0.2), (9.0, 0.2, 0.2)])
+    verdict = judge(learned, own)
+    assert verdict.interval is not None
+    reach = stats.t.ppf(0.975, 1) * math.sqrt(0.005 / 2 + 0.02)
+    assert verdict.interval[1] == pytest.approx(-0.25 + reach)
+
+
+@pytest.mark.parametrize(
+    ("scale", "sentence"),
+    [
+        (
+            LOWER,
+            "Better than the tuned task loss: validation mean squared error 0.2 against 0.51, "
+            "better on 3 of 3 seeds, difference -0.31 [-0.335, -0.285].",
+        ),
+        (
+            HIGHER,
+            "Better than the tuned task loss: validation accuracy -0.2 against -0.51, "
+            "better on 3 of 3 seeds, difference 0.31 [0.285, 0.335].",
+        ),
+    ],
+)
+def test_the_sentence(scale: Scale, sentence: str) -> None:
+    verdict = judge(seeds(0.1, 0.2, 0.3), seeds(0.42, 0.5, 0.61))
+    assert verdict.better
+    assert verdict.sentence(scale, "it") == sentence
+    assert verdict.to_dict(scale)["better"] is True
+
+
+def test_equal_losses_are_not_better() -> None:
+    verdict = judge(seeds(0.1, 0.2), seeds(0.1, 0.2))
+    assert (verdict.better, verdict.interval, verdict.wins) == (False, None, 0)
+    sentence = verdict.sentence(LOWER, "it")
+    assert sentence.startswith("Not shown to be better than the tuned task loss; use that: ")
+
+
+# A training
+
+
+def test_a_training_is_a_plain_one_with_checkpoints() -> None:
+    task = regression_task()
+    todo = Retraining("tuning", 1, 0.5, 20, (10, 20), resamples=3)
+    found = retrain(task, SQUARED, todo, seed=4)
+    learner = train(
+        task, SQUARED, 20, stream=(4, "tuning", task.name, 1), rate=0.5, meta_testing=True
+    )
+    assert found.curve[-1] == performance(task, learner, task.validation)
+    assert len(found.curve) == 2
+    assert (found.factor, found.best) == (0.5, min(found.curve))
+    assert len(found.resampled) == 3
+    assert len(set(found.resampled)) == 3
+    again = retrain(task, ABSOLUTE, todo, seed=4)
+    assert again.curve != found.curve
+
+
+def test_a_training_stops_when_it_no_longer_improves() -> None:
+    task = regression_task()
+    task.metric = iter_metric(values := [5.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.0])
+    checkpoints = tuple(range(1, len(values) + 1))
+    patient = Retraining("tuning", 0, 1.0, len(values), checkpoints, stops_early=True)
+    assert retrain(task, SQUARED, patient, 0).curve == (5.0, 1.0, 2.0, 2.0, 2.0, 2.0)
+    task.metric = iter_metric(values)
+    to_the_end = replace(patient, stops_early=False)
+    assert retrain(task, SQUARED, to_the_end, 0).curve == tuple(values)
+
+
+def iter_metric(values: Sequence[float]) -> Any:
+    left = iter(values)
+    return lambda pred, target: next(left)
+
+
+def test_a_training_that_diverges_has_no_curve() -> None:
+    found = retrain(regression_task(), SQUARED, Retraining("tuning", 0, 1e9, 50, (50,)), 0)
+    assert (found.curve, found.best) == ((), math.inf)
+
+
+@pytest.mark.parametrize("make", [regression_task, classification_task])
+def test_the_scale_of_a_loss_is_evened_out(make: Any) -> None:
+    task = make()
+    loss = SymbolicLoss.of_form("square(sub(y, f))", task.form)
+    large = SymbolicLoss.of_form("square(sub(y, f))", task.form, phi=[100.0, 1.0, 1.0])
+    ratio = matching_factor(task, loss, 0) / matching_factor(task, large, 0)
+    assert ratio == pytest.approx(1e4, rel=1e-4)
+    todo = Retraining("tuning", 0, 1.0, 5, (5,), matched=True)
+    a, b = (retrain(task, one, todo, 0) for one in (loss, large))
+    assert a.curve == pytest.approx(b.curve, rel=1e-3)
+
+
+# In a search
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return search(regression_task(), run_dir=tmp_path_factory.mktemp("run") / "whole", **CONFIRMED)
+
+
+def test_a_search_ends_with_a_verdict(confirmed: Run) -> None:
+    found = confirmed.facts.confirmation
+    assert found is not None
+    assert found.winner is not None
+    assert confirmed.verdict == found.sentence(confirmed.facts.scale)
+    summary = confirmed.summary()
+    assert summary["verdict"]["loss"] == found.winner
+    assert summary["verdict"]["better"] is confirmed.beats_task_loss
+    assert summary["best"]["expression"] == str(confirmed.best.expression)
+    assert len(summary["recipes"]) == 1
+    file = json.loads((confirmed.run_dir / BEST_LOSS).read_text())
+    assert file["notes"]["verdict"] == summary["verdict"]
+    best = load_loss(confirmed.run_dir / BEST_LOSS)
+    assert isinstance(best, SymbolicLoss)
+    assert torch.equal(best.phi, confirmed.best.loss.phi)
+    names = [entry.name for entry in found.entries]
+    assert TASK_LOSS in names
+    assert {"squared-error", "huber:1", "pinball:0.9"} <= set(names)
+
+
+def test_the_search_runs_at_the_recipe(confirmed: Run, tmp_path: Path) -> None:
+    (recipe,) = confirmed.facts.recipes
+    task = regression_task()
+    task = regression_task(optimizer=task.optimizer.with_learning_rate(recipe.learning_rate))
+    plain = search(task, run_dir=tmp_path, **{**TINY, "seed": 7, "generations": 2})
+    assert plain.task_loss_fitness == confirmed.task_loss_fitness
+    assert [o.fitness for o in plain.outcomes] == [o.fitness for o in confirmed.outcomes]
+
+
+class Stop(Recorder):
+    """Interrupts a run after so many trainings of a stage."""
+
+    def __init__(self, stage: str, at: int) -> None:
+        super().__init__()
+        self.stage, self.left = stage, at
+
+    def on_retraining(self, method: Any, stage: str, done: int, total: int) -> None:
+        self.left -= stage == self.stage
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("stage", "at", "workers"),
+    [("tuning the task loss", 5, 1), ("confirming the best losses", 20, 2)],
+)
+def test_an_interrupted_stage_goes_on(
+    stage: str, at: int, workers: int, confirmed: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(SearchInterrupted):
+        search(regression_task(), run_dir=tmp_path, callbacks=[Stop(stage, at)], **CONFIRMED)
+    run = resume(tmp_path, regression_task(), workers=workers)
+    summaries = [without_timing(one.summary()) for one in (run, confirmed)]
+    assert summaries[0] == summaries[1]
+    assert (tmp_path / BEST_LOSS).read_text() == (confirmed.run_dir / BEST_LOSS).read_text()
+
+
+def test_more_generations_are_confirmed_again(tmp_path: Path) -> None:
+    given = {**CONFIRMED, "generations": 1}
+    first = search(regression_task(), run_dir=tmp_path / "short", **given)
+    more = resume(tmp_path / "short", regression_task(), generations=2)
+    whole = search(regression_task(), run_dir=tmp_path / "long", **{**given, "generations": 2})
+    assert first.facts.confirmation is not None
+    assert more.facts.confirmation == whole.facts.confirmation
+
+
+def test_without_a_loss_there_is_nothing_to_confirm(tmp_path: Path) -> None:
+    run = search(regression_task(), method="baseline", run_dir=tmp_path, confirm=2, testing_steps=5)
+    assert (run.verdict, run.facts.confirmation) == (None, None)
