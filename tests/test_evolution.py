@@ -234,7 +234,7 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
     ours |= {"match_scale": False}
     ours |= {"precision": "full", "halving": False, "meta_start": "auto", "meta_snapshots": 16}
     ours |= {"inherit_weights": False, "weight_mutation_rate": 0.0, "initial_weights": ()}
-    ours |= {"known_losses": False}
+    ours |= {"known_losses": False, "replacements": 0}
     assert asdict(EvoMAL.presets["paper"]) == {**expected, **ours}
 
 

@@ -29,7 +29,7 @@ NUMBERS = [
 def test_numbers_are_found() -> None:
     names = {name for kind, name in NUMBERS if kind in (EvoMALSettings, Execution)}
     assert names >= {"meta_steps", "threads", "crossover_rate", "workers", "max_time", "patience"}
-    assert len(names) == 26
+    assert len(names) == 27
 
 
 @pytest.mark.parametrize("value", [10**400, -1, True, float("nan"), "3", [1]], ids=str)

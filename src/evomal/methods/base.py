@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from evomal.methods.settings import SearchSettings
-from evomal.methods.stored import require, typed
+from evomal.methods.stored import MethodState, require, typed
 from evomal.training.halving import LearningCurve
 from evomal.training.settings import Pipeline
 from evomal.training.stages import StageSeconds
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch is not imported here, so that `--help` is fast
 Rank = tuple[bool, bool, float, int, int]
 Status = Literal["evaluated", "duplicate", "rejected", "equivalent", "halted", "diverged", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+TRAINED: tuple[Status, ...] = ("evaluated", "halted")
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,11 @@ class Archive:
         """The first outcome of every identity."""
         return list(self._by_identity.values())
 
+    def knows(self, identity: str, before: int) -> bool:
+        """Whether a candidate with a number below `before` has this identity."""
+        found = self._by_identity.get(identity)
+        return found is not None and found.candidate.number < before
+
     def find_gradient(self, gradient_key: str) -> Outcome | None:
         """The first trained candidate with this gradient key (paper, section 3.5.3)."""
         return self._by_gradient.get(gradient_key)
@@ -195,23 +201,6 @@ class Generation:
     mean: float | None
     counts: Mapping[Status, int]
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class MethodState:
-    """The state returned by `Method.state_dict`.
-
-    Attributes
-    ----------
-    generation, candidates
-        Number of finished generations and of their candidates.
-    method
-        The state of the subclass.
-    """
-
-    generation: int
-    candidates: int
-    method: Any
 
 
 class Method(ABC):
@@ -283,7 +272,17 @@ class Method(ABC):
 
         Call it once per generation: it advances the method's generator.
         """
-        losses = self._ask()
+        return self._numbered(self._ask())
+
+    def ask_more(self, outcomes: Sequence[Outcome]) -> list[Candidate]:
+        """Candidates of this generation in place of those that were not trained, or none.
+
+        Call it with the outcomes of all its candidates so far, in population order, until there
+        are none; it also advances the method's generator.
+        """
+        return self._numbered(self._ask_more(outcomes))
+
+    def _numbered(self, losses: Sequence[MetaLoss | None]) -> list[Candidate]:
         first = self._candidates
         self._candidates += len(losses)
         return [
@@ -330,6 +329,10 @@ class Method(ABC):
     @abstractmethod
     def _ask(self) -> Sequence[MetaLoss | None]:
         """The losses of the next generation."""
+
+    def _ask_more(self, outcomes: Sequence[Outcome]) -> Sequence[MetaLoss | None]:
+        """Further losses of this generation; `_candidates` counts all that were asked for."""
+        return ()
 
     @abstractmethod
     def _tell(self, outcomes: Sequence[Outcome]) -> None:

@@ -15,7 +15,7 @@ from evomal.expressions import operators
 from evomal.expressions.expression import Expression, parse
 from evomal.expressions.operators import Tree
 from evomal.expressions.weighted import WeightedExpression
-from evomal.methods.base import Method, Outcome, Rank, by_structure, rank
+from evomal.methods.base import TRAINED, Method, Outcome, Rank, by_structure, rank
 from evomal.methods.genetic_settings import GeneticSettings
 from evomal.methods.settings import ExpressionSettings
 from evomal.methods.stored import StoredGenerator, require, typed
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from evomal.losses.form import Form
     from evomal.losses.meta import MetaLoss
     from evomal.losses.symbolic import SymbolicLoss
+
+
+MOST_DRAWS = 20
+"""How often a loss is drawn at most until it is one that was not seen before."""
 
 
 def by_rounded_weights(loss: MetaLoss | None, number: int) -> str:
@@ -77,11 +81,21 @@ def draw_population(
     heights = settings.min_initial_height, settings.max_initial_height
     trees = operators.ramped_half_and_half(rng, settings.population_size, *heights, inputs)
     population = [operators.correct(rng, tree) for tree in trees]
-    for i in range(len(population)):  # the correction can add an edge; there is no parent yet
-        while population[i].height > settings.max_height:
-            tree = operators.half_and_half(rng, *heights, inputs)
-            population[i] = operators.correct(rng, tree)
-    return population
+    return [  # the correction can add an edge; there is no parent yet
+        tree if tree.height <= settings.max_height else draw_expression(rng, settings, inputs)
+        for tree in population
+    ]
+
+
+def draw_expression(
+    rng: np.random.Generator, settings: ExpressionSettings, inputs: Sequence[str]
+) -> Expression:
+    """One such expression, alone."""
+    heights = settings.min_initial_height, settings.max_initial_height
+    while True:
+        tree = operators.correct(rng, operators.half_and_half(rng, *heights, inputs))
+        if tree.height <= settings.max_height:
+            return tree
 
 
 class GeneticProgramming(Method):
@@ -94,10 +108,47 @@ class GeneticProgramming(Method):
         super().__init__(settings, form, seed)
         self.population: list[Individual] = []
         self._rng = derive_generator(seed, "variation")
+        self._rounds = 0  # of replacements in this generation
 
     def _ask(self) -> list[SymbolicLoss]:
+        self._rounds = 0
         trees = self._offspring() if self.population else self._initial_population()
-        return [self._loss(tree) for tree in trees]
+        return self._new([self._loss(tree) for tree in trees])
+
+    def _ask_more(self, outcomes: Sequence[Outcome]) -> list[SymbolicLoss]:
+        if self._rounds == self.settings.replacements:
+            return []
+        self._rounds += 1
+        trained = sum(outcome.status in TRAINED for outcome in outcomes)
+        return self._new([self._drawn() for _ in range(self._places - trained)])
+
+    @property
+    def _places(self) -> int:
+        """How many members of the population this generation brings."""
+        return self.settings.offspring if self.population else self.settings.population_size
+
+    def _drawn(self) -> SymbolicLoss:
+        """A loss for one more place."""
+        if self.population:
+            return self._loss(self._child())
+        return self._loss(draw_expression(self._rng, self.settings, self.form.inputs))
+
+    def _new(self, drawn: Sequence[SymbolicLoss]) -> list[SymbolicLoss]:
+        """The losses, with those that were seen before drawn anew if duplicates are replaced."""
+        if not self.settings.replacements:
+            return list(drawn)
+        given = 0 if self.population or self._rounds else len(self.settings.initial_losses)
+        kept = list(drawn[:given])
+        seen = {self.identity(loss, 0) for loss in kept}
+        for loss in drawn[given:]:
+            for _ in range(MOST_DRAWS - 1):
+                identity = self.identity(loss, 0)
+                if identity not in seen and not self.archive.knows(identity, self._candidates):
+                    break
+                loss = self._drawn()
+            seen.add(self.identity(loss, 0))
+            kept.append(loss)
+        return kept
 
     def _loss(self, tree: Expression | WeightedExpression) -> SymbolicLoss:
         activation = self.settings.activation
@@ -107,7 +158,10 @@ class GeneticProgramming(Method):
         return losses.SymbolicLoss.of_form(tree, self.form, activation)
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
-        self.population = self._elites() + [self._individual(outcome) for outcome in outcomes]
+        chosen = sorted(outcomes, key=lambda one: (one.status not in TRAINED, one.rank))
+        numbers = {outcome.candidate.number for outcome in chosen[: self._places]}
+        places = [one for one in outcomes if one.candidate.number in numbers]
+        self.population = self._elites() + [self._individual(outcome) for outcome in places]
 
     def _individual(self, outcome: Outcome) -> Individual:
         loss = outcome.candidate.loss

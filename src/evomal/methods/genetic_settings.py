@@ -43,6 +43,10 @@ class GeneticSettings(ExpressionSettings):
     """Fraction of offspring that are a parent with about half of its weights multiplied by random
     factors; needs inherit_weights."""
 
+    replacements: int = 0
+    """Most candidates per place of a generation that replace duplicates, and children that were
+    rejected, diverged or equivalent; with any, losses that were seen before are drawn anew."""
+
     known_losses: bool = False
     """Include losses in the books that suit the task in generation 0, after the initial losses; at
     most half of the population then is given."""
@@ -107,6 +111,7 @@ class GeneticSettings(ExpressionSettings):
         super().validate(inputs)
         require_whole(self, 1, 10_000, "tournament_size")
         require_whole(self, 0, MOST_GROWTH, "max_mutation_height")
+        require_whole(self, 0, 1000, "replacements")
         rates = "crossover_rate", "mutation_rate", "weight_mutation_rate"
         require_number(self, 1, *rates, "elitism_rate", zero=True)
         if math.fsum(getattr(self, rate) for rate in rates) > 1 or self.elitism_rate == 1:

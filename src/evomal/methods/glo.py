@@ -78,6 +78,12 @@ class GLOSettings(GeneticSettings):
             )
 
 
+class _Structures(GeneticProgramming):
+    """The first phase, with the identities of both."""
+
+    identity = staticmethod(by_weights)
+
+
 class GLO(Method):
     """Evolve expressions whose weights are all 1, then tune the coefficients of the best ones.
 
@@ -102,7 +108,8 @@ class GLO(Method):
 
     def __init__(self, settings: GLOSettings, form: Form, seed: int) -> None:
         super().__init__(settings, form, seed)
-        self._evolution = GeneticProgramming(settings, form, seed)
+        self._evolution = _Structures(settings, form, seed)
+        self._evolution.archive = self.archive
         self._searches: dict[Expression, CMAES] = {}
 
     @property
@@ -121,6 +128,11 @@ class GLO(Method):
             for structure, search in self._searches.items()
             for phi in search.ask()
         ]
+
+    def _ask_more(self, outcomes: Sequence[Outcome]) -> list[MetaLoss | None]:
+        if self._searches:
+            return []
+        return [candidate.loss for candidate in self._evolution.ask_more(outcomes)]
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         if self._searches:

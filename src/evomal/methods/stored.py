@@ -88,6 +88,23 @@ def require(condition: bool, message: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class MethodState:
+    """The state returned by `Method.state_dict`.
+
+    Attributes
+    ----------
+    generation, candidates
+        Number of finished generations and of their candidates.
+    method
+        The state of the subclass.
+    """
+
+    generation: int
+    candidates: int
+    method: Any
+
+
+@dataclasses.dataclass(frozen=True)
 class StoredStream:
     """The numbers of a stream of PCG64."""
 

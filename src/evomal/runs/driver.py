@@ -13,7 +13,7 @@ from typing import Any
 from evomal.errors import InputError
 from evomal.losses.files import loss_from_dict, remove_loss, save_loss
 from evomal.losses.names import BEST_LOSS
-from evomal.methods.base import Generation, Outcome
+from evomal.methods.base import Candidate, Generation, Outcome
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.confirmation import confirm
 from evomal.runs.contenders import leading
@@ -31,7 +31,7 @@ from evomal.runs.task_facts import TaskFacts
 from evomal.runs.task_loss import task_loss_fitness
 
 FAILURES_IN_A_ROW = 10
-"""Number of consecutive failures that end a run; those of its last generation are retried on
+"""Number of consecutive failures that end a run; those that were asked for last are retried on
 resume."""
 
 
@@ -50,6 +50,8 @@ class Driver:
         Callbacks to notify.
     checkpoints
         Stored checkpoints of unfinished tunings.
+    asked_last
+        The number of the first candidate of those that were asked for last.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Driver:
         run_dir: Path,
         callbacks: Sequence[Callback],
         checkpoints: Mapping[Numbers, bytes],
+        asked_last: int,
     ) -> None:
         self._method = facts.new_method()  # its state is restored later
         self._facts = facts
@@ -67,6 +70,7 @@ class Driver:
         self._run_dir = run_dir
         self._callbacks = callbacks
         self._checkpoints = checkpoints
+        self._asked_last = asked_last
         self._unfinished: list[Outcome] = []  # outcomes of the current generation
         self._failed_in_a_row = 0
         self._generations: list[Generation] = []
@@ -111,7 +115,7 @@ class Driver:
         state = store.last_state()
         if state is not None:
             method.load_state_dict(state)
-        store.forget_failures(method.generation)
+        store.forget_failures(self._asked_last)
         for outcome in store.outcomes(method.identity):
             method.archive.add(outcome)
             if outcome.candidate.generation == method.generation:
@@ -183,22 +187,12 @@ class Driver:
         if self._facts.confirmation is not None:  # of fewer generations
             self._store.write_facts({"confirmation": None})
             self._facts = replace(self._facts, confirmation=None)
-        known, self._unfinished = self._unfinished, []
-        outcomes = list(known)
-        queue = GenerationQueue(
-            method,
-            method.ask(),
-            dispatcher,
-            len(self._tasks),
-            known,
-            self._checkpoints,
-            self._store.write_checkpoint,
-            rates=self._facts.rates,
-        )
-        for outcome in queue.outcomes():
-            self._record(outcome, dispatcher)
-            outcomes.append(outcome)
-        outcomes.sort(key=lambda outcome: outcome.candidate.number)
+        outcomes: list[Outcome] = []
+        candidates = method.ask()
+        while candidates:
+            outcomes += self._outcomes(candidates, dispatcher)
+            candidates = method.ask_more(outcomes)
+        self._unfinished = []
         told = method.tell(outcomes)
         generation = replace(told, seconds=time.perf_counter() - start)
         self._generations.append(generation)
@@ -206,6 +200,26 @@ class Driver:
         self._store.write_facts({"seconds": self._seconds()})
         for callback in self._callbacks:
             callback.on_generation(method, generation)
+
+    def _outcomes(self, candidates: Sequence[Candidate], dispatcher: Dispatcher) -> list[Outcome]:
+        """The outcomes of candidates that were asked for together, in population order."""
+        numbers = {candidate.number for candidate in candidates}
+        known = [one for one in self._unfinished if one.candidate.number in numbers]
+        queue = GenerationQueue(
+            self._method,
+            candidates,
+            dispatcher,
+            len(self._tasks),
+            known,
+            self._checkpoints,
+            self._store.write_checkpoint,
+            rates=self._facts.rates,
+        )
+        outcomes = list(known)
+        for outcome in queue.outcomes():
+            self._record(outcome, dispatcher)
+            outcomes.append(outcome)
+        return sorted(outcomes, key=lambda outcome: outcome.candidate.number)
 
     def _record(self, outcome: Outcome, dispatcher: Dispatcher) -> None:
         archive = self._method.archive

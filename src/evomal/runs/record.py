@@ -214,8 +214,13 @@ def read_record(store: RunStore) -> RunRecord:
     return RunRecord(facts, generations, outcomes, printed_forms)
 
 
-def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> None:
+def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> int:
     """Check that the method can continue from its state after the last finished generation.
+
+    Returns
+    -------
+    int
+        The number of the first candidate that was asked for together with the last one.
 
     Raises
     ------
@@ -233,12 +238,27 @@ def require_continuable(record: RunRecord, state: Mapping[str, Any] | None) -> N
         and len(record.generations) == method.generation >= last,
         "the state of the method is inconsistent with the finished candidates",
     )
-    asked = {} if method.finished else {c.number: c.identity for c in method.ask()}
-    for candidate in (outcome.candidate for outcome in outcomes[before:]):
-        require(
-            asked.get(candidate.number) == candidate.identity,
-            f"candidate {candidate.number} is not the one that this evomal would propose",
-        )
+    for outcome in outcomes:
+        method.archive.add(outcome)
+    done = {outcome.candidate.number: outcome for outcome in outcomes[before:]}
+    asked = [] if method.finished else method.ask()
+    told: list[Outcome] = []
+    first = before
+    while asked:
+        first = asked[0].number
+        known = [(one, done.pop(one.number)) for one in asked if one.number in done]
+        for candidate, outcome in known:
+            require(
+                outcome.candidate.identity == candidate.identity, _not_proposed(candidate.number)
+            )
+            told.append(outcome)
+        asked = method.ask_more(told) if done and len(known) == len(asked) else []
+    require(not done, _not_proposed(min(done, default=0)))
+    return first
+
+
+def _not_proposed(number: int) -> str:
+    return f"candidate {number} is not the one that this evomal would propose"
 
 
 def common(values: Sequence[str]) -> str | list[str]:

@@ -145,7 +145,7 @@ def search(
     with contextlib.closing(_open(tasks, chosen, seed, execution)) as executor:
         directory, store = _create(directory, facts)
         with contextlib.closing(store):
-            _drive(directory, store, Dispatcher(executor, execution, start), callbacks, {})
+            _drive(directory, store, Dispatcher(executor, execution, start), callbacks, {}, 0)
     return Run(directory)
 
 
@@ -207,7 +207,7 @@ def resume(
         settings = _with_generations(facts, generations)
         tasks = tasks_of(facts, tasks, directory, data_dir)
         with reading(directory):
-            require_continuable(record, store.last_state())
+            asked_last = require_continuable(record, store.last_state())
             checkpoints = store.checkpoints()
         warn_of_versions(facts.versions)
         with contextlib.closing(_open(tasks, settings, facts.seed, execution)) as executor:
@@ -217,7 +217,7 @@ def resume(
             except sqlite3.Error as error:
                 raise cannot_store(directory, facts.tasks, error) from error
             dispatcher = Dispatcher(executor, execution, start)
-            _drive(directory, store, dispatcher, callbacks, checkpoints)
+            _drive(directory, store, dispatcher, callbacks, checkpoints, asked_last)
     return Run(directory)
 
 
@@ -279,12 +279,13 @@ def _drive(
     dispatcher: Dispatcher,
     callbacks: Sequence[Callback],
     checkpoints: Mapping[Numbers, bytes],
+    asked_last: int,
 ) -> None:
     """Run a stored run to its end."""
     try:
         facts = read_facts(store.facts())
         with termination_interrupts():
-            Driver(facts, store, directory, callbacks, checkpoints).run(dispatcher)
+            Driver(facts, store, directory, callbacks, checkpoints, asked_last).run(dispatcher)
     except sqlite3.Error as error:
         raise cannot_store(directory, (), error) from error
     except KeyboardInterrupt as interruption:

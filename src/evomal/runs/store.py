@@ -223,15 +223,15 @@ class RunStore:
                 ),
             )
 
-    def forget_failures(self, generation: int) -> None:
-        """Delete the failed candidates of a generation, and those that took over from them."""
+    def forget_failures(self, first: int) -> None:
+        """Delete failed candidates from this one on, and those that took over from them."""
         with self._writing():
             self._connection.execute(
                 "WITH RECURSIVE gone (number) AS ("
-                "SELECT number FROM candidates WHERE generation = ? AND status = 'failed' UNION "
+                "SELECT number FROM candidates WHERE number >= ? AND status = 'failed' UNION "
                 "SELECT c.number FROM candidates c JOIN gone ON c.source = gone.number) "
                 "DELETE FROM candidates WHERE number IN (SELECT number FROM gone)",
-                (generation,),
+                (first,),
             )
 
     def outcomes(self, identity: Identity = by_structure) -> list[Outcome]:

@@ -90,12 +90,15 @@ class Drive:
     def generation(self, method: Method, judge: Judge) -> _Told:
         """One generation, checked."""
         before, done = method.generation, method.archive.counts.total()
+        outcomes: list[Outcome] = []
         candidates = method.ask()
-        self.candidates(method, candidates, done)
-        outcomes = []
-        for candidate in candidates:
-            outcomes.append(_outcome(candidate, method.archive, judge))
-            method.archive.add(outcomes[-1])
+        expect(len(candidates) > 0, f"{self.name} must ask for a candidate in every generation.")
+        while candidates:
+            self.candidates(method, candidates, done + len(outcomes))
+            for candidate in candidates:
+                outcomes.append(_outcome(candidate, method.archive, judge))
+                method.archive.add(outcomes[-1])
+            candidates = method.ask_more(outcomes)
         summary = method.tell(outcomes)
         expect_equal(summary.number, before, f"The number of the generation that {self.name} tells")
         expect_equal(method.generation, before + 1, f"The generation of {self.name} after tell")
@@ -108,13 +111,12 @@ class Drive:
         expect_equal(summary.best, best, f"The best fitness in a generation of {self.name}")
         state = method.state_dict()
         expect_json(state, f"The state of {self.name} after generation {before}")
-        asked = [(c.number, c.generation, c.identity, _text(c.loss)) for c in candidates]
+        asked = [_as_text(outcome.candidate) for outcome in outcomes]
         return _Told(asked, outcomes, json.loads(json.dumps(state)))
 
     def candidates(self, method: Method, candidates: Sequence[Candidate], done: int) -> None:
         """Check what was asked for, after `done` candidates."""
         name, form = self.name, method.form
-        expect(len(candidates) > 0, f"{name} must ask for a candidate in every generation.")
         numbers = [candidate.number for candidate in candidates]
         expected = list(range(done, done + len(candidates)))
         expect_equal(numbers, expected, f"The numbers of the candidates of {name}, in order,")
@@ -194,12 +196,17 @@ class Drive:
             method = self.resumed(told[:done])
             for outcome in generation.outcomes:
                 method.archive.add(outcome)
-            asked = [(c.number, c.generation, c.identity, _text(c.loss)) for c in method.ask()]
+            asked: list[tuple[int, int, str, str]] = []
+            candidates = method.ask()
+            while candidates:
+                asked += map(_as_text, candidates)
+                candidates = method.ask_more(generation.outcomes[: len(asked)])
             expect(
                 asked == generation.asked,
                 f"{self.name} must ask for the same in generation {done} if the archive has "
                 "outcomes of that generation already, as after a stop within it, but does not; "
-                "read the archive in _tell, not in _ask, and keep what you need in the state.",
+                "read the archive in _tell, not in _ask (except by Archive.knows), and keep what "
+                "you need in the state.",
             )
 
     def damaged_states(self) -> None:
@@ -237,6 +244,10 @@ def _by_loss(candidate: Candidate) -> tuple[Status, float]:
 
 def _none_is_trained(candidate: Candidate) -> tuple[Status, float]:
     return _UNTRAINED[candidate.number % 3], math.inf
+
+
+def _as_text(candidate: Candidate) -> tuple[int, int, str, str]:
+    return candidate.number, candidate.generation, candidate.identity, _text(candidate.loss)
 
 
 def _text(loss: MetaLoss | None) -> str:
