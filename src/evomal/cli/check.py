@@ -34,7 +34,7 @@ class CheckTask:
     method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "evomal"
     """Search method to prepare for; `evomal methods` lists them."""
 
-    preset: Literal["paper", "quick"] = "paper"
+    preset: Literal["standard", "quick", "paper"] = "standard"
     """Settings of the search to prepare for."""
 
     seconds: float = 10.0

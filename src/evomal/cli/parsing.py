@@ -159,14 +159,14 @@ def _search(arguments: Sequence[str]) -> Search:
         if option.startswith("--") and name not in setting_names(method) and methods_with(name):
             raise no_such_setting(method, name)
     presets = METHODS[method].presets
-    preset = _value(options, "--preset", "paper")  # if there is none, the parser will say so
-    return Search(tyro.MISSING, method, settings=presets.get(preset, presets["paper"]))
+    preset = _value(options, "--preset", "standard")  # if there is none, the parser will say so
+    return Search(tyro.MISSING, method, settings=presets.get(preset, presets["standard"]))
 
 
 def _score(arguments: Sequence[str]) -> Score:
     """A scoring with the settings of its preset."""
-    preset = _value(arguments, "--preset", "paper")
-    return Score(tyro.MISSING, tyro.MISSING, settings=PRESETS.get(preset, PRESETS["paper"]))
+    preset = _value(arguments, "--preset", "standard")
+    return Score(tyro.MISSING, tyro.MISSING, settings=PRESETS.get(preset, PRESETS["standard"]))
 
 
 def _value(options: Sequence[str], name: str, default: str) -> str:

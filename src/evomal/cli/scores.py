@@ -35,7 +35,7 @@ class Score:
     """Expressions in quotes, names of known losses, loss files or run directories; or - for one per
     line of standard input, each answered before the next is read."""
 
-    preset: Literal["paper", "quick"] = "paper"
+    preset: Literal["standard", "quick", "paper"] = "standard"
     """Default settings: the paper's, or for a first look."""
 
     seed: int = 0
@@ -54,7 +54,7 @@ class Score:
     """Print one JSON object per loss, on a line each."""
 
     data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
-    settings: tyro.conf.OmitArgPrefixes[ScoreSettings] = PRESETS["paper"]
+    settings: tyro.conf.OmitArgPrefixes[ScoreSettings] = PRESETS["standard"]
 
     def run(self) -> int:
         """Print the score of every loss as soon as it is known."""

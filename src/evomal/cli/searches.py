@@ -98,8 +98,10 @@ class Search:
     """Search method; `evomal methods` lists them. Each has its own settings, at the end of this
     help: `evomal search --method gp-lfl --help` shows those of gp-lfl."""
 
-    preset: Literal["paper", "quick"] = "paper"
-    """Default settings: the paper's (hours), or for a first look (minutes)."""
+    preset: Literal["standard", "quick", "paper"] = "standard"
+    """Default settings: standard tunes the learning rate first, starts from known losses, and ends
+    with a verdict on fresh seeds; quick is a smaller one, for a first look; paper is the published
+    search, and takes hours."""
 
     seed: int = 0
     """Seed of all random draws of the run."""
@@ -110,7 +112,7 @@ class Search:
     reporting: tyro.conf.OmitArgPrefixes[Reporting] = field(default_factory=Reporting)
     execution: tyro.conf.OmitArgPrefixes[Execution] = EXECUTION
     data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
-    settings: tyro.conf.OmitArgPrefixes[SearchSettings] = EvoMAL.presets["paper"]
+    settings: tyro.conf.OmitArgPrefixes[SearchSettings] = EvoMAL.presets["standard"]
 
     def run(self) -> int:
         """Search, show progress, print the leaderboard."""

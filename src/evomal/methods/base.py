@@ -232,7 +232,8 @@ class Method(ABC):
     """The settings: a frozen dataclass whose fields are the command-line flags."""
 
     presets: ClassVar[Mapping[str, SearchSettings]]
-    """Default settings by name: the published ones (paper), or for a first look (quick)."""
+    """Default settings by name: with a verdict (standard), for a first look (quick), published ones
+    (paper)."""
 
     def __init__(self, settings: SearchSettings, form: Form, seed: int) -> None:
         self.settings = settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evomal.methods.base import Method, Outcome
-from evomal.methods.settings import SearchSettings
+from evomal.methods.settings import QUICK, STANDARD, SearchSettings
 from evomal.methods.stored import typed
 from evomal.training.settings import Pipeline
 
@@ -25,8 +25,9 @@ class Baseline(Method):
     pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=False, match_gradients=False)
     settings_type: ClassVar[type[SearchSettings]] = BaselineSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
+        "standard": BaselineSettings(**STANDARD),
+        "quick": BaselineSettings(**QUICK),
         "paper": BaselineSettings(),
-        "quick": BaselineSettings(testing_steps=100),
     }
 
     def _ask(self) -> list[None]:

@@ -8,18 +8,39 @@ from typing import Any, ClassVar
 
 from evomal.methods.evolution import GeneticProgramming
 from evomal.methods.genetic_settings import GeneticSettings
-from evomal.methods.settings import SearchSettings
+from evomal.methods.settings import QUICK, STANDARD, SearchSettings
 from evomal.training.settings import EvaluationSettings, Pipeline
 
-QUICK: Mapping[str, Any] = {
-    "population_size": 20,
-    "generations": 7,
+EVALUATION: Mapping[str, Any] = {"prescreen": True, "match_scale": True}
+"""What the presets standard and quick change in the work on candidates."""
+
+VARIATION: Mapping[str, Any] = {
+    "known_losses": True,
+    "inherit_weights": True,
+    "crossover_rate": 0.5,
+    "weight_mutation_rate": 0.2,
+    "replacements": 1,
+}
+"""The same in genetic programming."""
+
+STANDARD_SEARCH: Mapping[str, Any] = {
+    **STANDARD,
+    **EVALUATION,
+    "population_size": 24,
+    "generations": 10,
+    "meta_steps": 50,
+}
+"""The preset standard of evomal and of its control, but for the variation."""
+
+QUICK_SEARCH: Mapping[str, Any] = {
+    **QUICK,
+    **EVALUATION,
+    "population_size": 16,
+    "generations": 5,
     "meta_steps": 25,
     "rejection_steps": 100,
-    "prescreen": True,
-    "testing_steps": 100,
 }
-"""The quick preset of evomal and of its control."""
+"""The same of the preset quick."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,7 @@ class EvoMAL(GeneticProgramming):
     pipeline: ClassVar[Pipeline] = Pipeline(tune=True, reject=True, match_gradients=True)
     settings_type: ClassVar[type[SearchSettings]] = EvoMALSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
+        "standard": EvoMALSettings(**STANDARD_SEARCH, **VARIATION),
+        "quick": EvoMALSettings(**QUICK_SEARCH, **VARIATION),
         "paper": EvoMALSettings(),
-        "quick": EvoMALSettings(**QUICK),
     }

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from evomal.methods.evomal import QUICK
-from evomal.methods.settings import SearchSettings
+from evomal.methods.evomal import QUICK_SEARCH, STANDARD_SEARCH
+from evomal.methods.settings import WorkSettings
 from evomal.training.settings import EvaluationSettings
 
 
 @dataclass(frozen=True)
-class ScoreSettings(SearchSettings, EvaluationSettings):
+class ScoreSettings(WorkSettings, EvaluationSettings):
     """Settings for scoring given losses; the defaults are the paper's."""
 
 
 SETTING_NAMES = [field.name for field in fields(ScoreSettings)]
 
 PRESETS: Mapping[str, ScoreSettings] = {
-    "paper": ScoreSettings(),
-    "quick": ScoreSettings(**{name: QUICK[name] for name in SETTING_NAMES if name in QUICK}),
+    preset: ScoreSettings(**{name: of for name, of in values.items() if name in SETTING_NAMES})
+    for preset, values in {"standard": STANDARD_SEARCH, "quick": QUICK_SEARCH, "paper": {}}.items()
 }
 """The settings with which evomal evaluates its candidates, by preset."""

@@ -17,7 +17,7 @@ from evomal.methods.base import Method, Outcome
 from evomal.methods.cma_es import CMAES, FEWEST_POINTS, by_weights
 from evomal.methods.evolution import GeneticProgramming
 from evomal.methods.genetic_settings import GeneticSettings
-from evomal.methods.settings import SearchSettings
+from evomal.methods.settings import QUICK, STANDARD, SearchSettings
 from evomal.methods.stored import require, typed
 from evomal.training.settings import MOST_LOSSES, Pipeline, require_number, require_whole
 
@@ -98,10 +98,15 @@ class GLO(Method):
     pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=False, match_gradients=False)
     settings_type: ClassVar[type[SearchSettings]] = GLOSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
-        "paper": GLOSettings(),
+        "standard": GLOSettings(**STANDARD, known_losses=True, population_size=24, generations=10),
         "quick": GLOSettings(
-            population_size=20, generations=7, coefficient_population=6, testing_steps=100
+            **QUICK,
+            known_losses=True,
+            population_size=16,
+            generations=5,
+            coefficient_population=6,
         ),
+        "paper": GLOSettings(),
     }
     identity = staticmethod(by_weights)
     settings: GLOSettings

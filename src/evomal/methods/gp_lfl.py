@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from evomal.methods.evolution import GeneticProgramming
 from evomal.methods.genetic_settings import GeneticSettings
-from evomal.methods.settings import SearchSettings
+from evomal.methods.settings import QUICK, STANDARD, SearchSettings
 from evomal.training.settings import FilterSettings, Pipeline
 
 
@@ -25,8 +25,11 @@ class GPLFL(GeneticProgramming):
     pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=True, match_gradients=True)
     settings_type: ClassVar[type[SearchSettings]] = GPLFLSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
-        "paper": GPLFLSettings(),
-        "quick": GPLFLSettings(
-            population_size=20, generations=7, rejection_steps=100, testing_steps=100
+        "standard": GPLFLSettings(
+            **STANDARD, known_losses=True, match_scale=True, population_size=24, generations=10
         ),
+        "quick": GPLFLSettings(
+            **QUICK, known_losses=True, match_scale=True, population_size=16, generations=5
+        ),
+        "paper": GPLFLSettings(),
     }

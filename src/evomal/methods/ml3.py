@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from evomal import losses
 from evomal.methods.base import Method, Outcome
-from evomal.methods.settings import SearchSettings
+from evomal.methods.settings import QUICK, STANDARD, SearchSettings
 from evomal.methods.stored import typed
 from evomal.seeding import derive_generator
 from evomal.training.settings import MOST_LOSSES, Pipeline, TuningSettings, require_whole
@@ -67,8 +67,9 @@ class ML3(Method):
     pipeline: ClassVar[Pipeline] = Pipeline(tune=True, reject=False, match_gradients=False)
     settings_type: ClassVar[type[SearchSettings]] = ML3Settings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
+        "standard": ML3Settings(**STANDARD),
+        "quick": ML3Settings(**QUICK, meta_steps=100),
         "paper": ML3Settings(),
-        "quick": ML3Settings(meta_steps=100, testing_steps=100),
     }
 
     def __init__(self, settings: ML3Settings, form: Form, seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from evomal import losses
 from evomal.methods.base import Method, Outcome
 from evomal.methods.evolution import draw_population
-from evomal.methods.evomal import QUICK
+from evomal.methods.evomal import QUICK_SEARCH, STANDARD_SEARCH
 from evomal.methods.settings import ExpressionSettings, SearchSettings
 from evomal.methods.stored import typed
 from evomal.seeding import derive_generator
@@ -32,8 +32,9 @@ class Random(Method):
     pipeline: ClassVar[Pipeline] = Pipeline(tune=True, reject=True, match_gradients=True)
     settings_type: ClassVar[type[SearchSettings]] = RandomSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
+        "standard": RandomSettings(**STANDARD_SEARCH),
+        "quick": RandomSettings(**QUICK_SEARCH),
         "paper": RandomSettings(),
-        "quick": RandomSettings(**QUICK),
     }
     settings: RandomSettings
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evomal.errors import InputError
 from evomal.training.settings import (
@@ -25,25 +25,19 @@ MOST_HEIGHT = 100
 """Maximum height of any tree."""
 
 
+STANDARD: Mapping[str, Any] = {"testing_steps": None, "tune_recipe": True, "confirm": 5}
+"""What the preset standard changes for every method."""
+
+QUICK: Mapping[str, Any] = {**STANDARD, "training_budget": 1.5e10, "confirm": 3}
+"""The same for the preset quick."""
+
+
 @dataclass(frozen=True)
-class SearchSettings(TrainingSettings):
-    """Settings of every method; those of one method are in its subclass.
+class WorkSettings(TrainingSettings):
+    """Settings of the work on candidates.
 
     The defaults suit a method that trains one loss.
     """
-
-    tune_recipe: bool = False
-    """Tune the learning rate with the task loss on validation data first, and search with the best
-    one; the paper searches with the task's."""
-
-    confirm: int = 0
-    """Number of leading losses to train again on fresh seeds after the search, beside known losses
-    and the task loss, each with its learning rate and steps tuned; the best one is the result, with
-    a verdict. 0: none, as in the paper, and the fitness of one training decides."""
-
-    confirmation_steps: int | None = None
-    """Most steps of these trainings; default those of the task's trainings, at most four times
-    testing_steps."""
 
     @property
     def generations(self) -> int:
@@ -69,6 +63,24 @@ class SearchSettings(TrainingSettings):
     def halving(self) -> bool:
         """Whether trainings that are worse than the median are stopped early."""
         return False
+
+
+@dataclass(frozen=True)
+class SearchSettings(WorkSettings):
+    """Settings of every method; those of one method are in its subclass."""
+
+    tune_recipe: bool = False
+    """Tune the learning rate with the task loss on validation data first, and search with the best
+    one; the paper searches with the task's."""
+
+    confirm: int = 0
+    """Number of leading losses to train again on fresh seeds after the search, beside known losses
+    and the task loss, each with its learning rate and steps tuned; the best one is the result, with
+    a verdict. 0: none, as in the paper, and the fitness of one training decides."""
+
+    confirmation_steps: int | None = None
+    """Most steps of these trainings; default those of the task's trainings, at most four times
+    testing_steps."""
 
     def resolved(self, resolve: Callable[[str], SymbolicLoss], known: Sequence[str] = ()) -> Self:
         """A copy in which losses given as text are replaced by their expressions.

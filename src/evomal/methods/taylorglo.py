@@ -13,7 +13,7 @@ from evomal import losses
 from evomal.errors import InputError
 from evomal.methods.base import Method, Outcome
 from evomal.methods.cma_es import CMAES, FEWEST_POINTS, by_weights
-from evomal.methods.settings import PopulationSettings, SearchSettings
+from evomal.methods.settings import QUICK, STANDARD, PopulationSettings, SearchSettings
 from evomal.training.settings import MOST_LOSSES, Pipeline, require_number, require_whole
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class TaylorGLO(Method):
     pipeline: ClassVar[Pipeline] = Pipeline(tune=False, reject=False, match_gradients=False)
     settings_type: ClassVar[type[SearchSettings]] = TaylorGLOSettings
     presets: ClassVar[Mapping[str, SearchSettings]] = {
+        "standard": TaylorGLOSettings(**STANDARD, population_size=24, generations=10),
+        "quick": TaylorGLOSettings(**QUICK, population_size=16, generations=5),
         "paper": TaylorGLOSettings(),
-        "quick": TaylorGLOSettings(population_size=20, generations=7, testing_steps=100),
     }
     identity = staticmethod(by_weights)
     settings: TaylorGLOSettings

@@ -121,7 +121,7 @@ class Check:
 
 
 def check_task(
-    task: Task, *, method: str = "evomal", preset: str = "paper", seconds: float = 10.0
+    task: Task, *, method: str = "evomal", preset: str = "standard", seconds: float = 10.0
 ) -> Check:
     """Check a task before a search: data, metric, learning, engine and time.
 

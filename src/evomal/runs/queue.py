@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from evomal.methods.base import Archive, Candidate, Outcome
-from evomal.methods.settings import SearchSettings
+from evomal.methods.settings import WorkSettings
 from evomal.runs.decide import Decisions, Failure
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
@@ -38,7 +38,7 @@ class Proposer(Protocol):
     archive: Archive
 
     @property
-    def settings(self) -> SearchSettings:
+    def settings(self) -> WorkSettings:
         """Settings of the work on candidates."""
         ...
 

@@ -124,7 +124,7 @@ class Scorer:
     task
         The task.
     preset
-        Default settings: ``"paper"`` (the published values) or ``"quick"`` (seconds per loss).
+        Default settings: those of a search with this preset; ``"quick"`` takes seconds per loss.
     seed
         Seed of all random draws; a search with this seed gives a loss the same fitness, up to
         rounding.
@@ -151,7 +151,7 @@ class Scorer:
         self,
         task: Task,
         *,
-        preset: str = "paper",
+        preset: str = "standard",
         seed: int = 0,
         tune: bool = True,
         workers: int = 1,

@@ -63,7 +63,7 @@ def search(
     tasks: Task | Sequence[Task],
     *,
     method: str = "evomal",
-    preset: str = "paper",
+    preset: str = "standard",
     settings: SearchSettings | None = None,
     seed: int = 0,
     run_dir: str | os.PathLike[str] | None = None,
@@ -82,7 +82,9 @@ def search(
     method
         Name of a search method.
     preset
-        Default settings: ``"paper"`` (the published values) or ``"quick"`` (minutes).
+        Default settings: ``"standard"`` (tunes the learning rate first, starts from known losses,
+        and ends with a verdict), ``"quick"`` (a smaller one, for a first look) or ``"paper"`` (the
+        published search).
     settings
         Instead of a preset: an instance of the method's settings, such as `EvoMALSettings`.
     seed

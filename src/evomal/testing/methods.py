@@ -103,8 +103,10 @@ def _check_settings(method_type: type[Method], settings: SearchSettings) -> None
     expect(is_record, f"The settings_type of {name} must be a dataclass, a SearchSettings.")
     frozen = kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
     expect(frozen, f"The settings of {name} must be a frozen dataclass.")
-    missing = {"paper", "quick"} - set(presets)
-    expect(not missing, f"{name} must have the presets paper and quick, but lacks {missing}.")
+    missing = {"standard", "quick", "paper"} - set(presets)
+    expect(
+        not missing, f"{name} must have the presets standard, quick and paper, but lacks {missing}."
+    )
     expect_equal(presets["paper"], kind(), f"The preset paper of {name}, which is the defaults,")
     for preset, values in {**presets, "given": settings}.items():
         expect_equal(type(values), kind, f"The type of the settings {preset} of {name}")
