@@ -49,6 +49,7 @@ def run_overview(run: Run) -> Group:
             + (", higher is better" if facts.scale.better == "higher" else "")
             + f"; the task loss itself {_score(run)}."
         ),
+        *map(line, _recipes(facts)),
     ]
     if any(task.split == "published" for task in facts.tasks):
         lines.append(Text(PUBLISHED_WARNING))
@@ -62,7 +63,7 @@ def run_overview(run: Run) -> Group:
         if run.learned is False:
             lines.append(line(nothing_learned(to_check(facts.tasks))))
         elif run.verdict is not None:
-            lines += [confirmed(facts), Text(), line(_best(run)), line(run.verdict), Text()]
+            lines += [confirmed(facts), Text(), *map(line, _best(run)), bold(run.verdict), Text()]
         elif run.beats_task_loss is False:
             lines.append(Text(_verdict(run)))
     elif run.diagnosis is not None:
@@ -76,39 +77,54 @@ def run_overview(run: Run) -> Group:
     return Group(*lines)
 
 
+def _recipes(facts: RunFacts) -> list[str]:
+    """The tuned learning rate of every task."""
+    return [
+        f"Learning rate tuned with the task loss{_of(facts, task.name)}: "
+        f"{recipe.learning_rate:.3g}, {recipe.factor:g} times the task's."
+        for task, recipe in zip(facts.tasks, facts.recipes, strict=False)
+    ]
+
+
+def _of(facts: RunFacts, task: str) -> str:
+    """Which task is meant, if there are several."""
+    return f" of {task}" if len(facts.tasks) > 1 else ""
+
+
 def confirmed(facts: RunFacts) -> Table:
     """The losses that were trained again, finalists first."""
     found, value = facts.confirmation, facts.scale.value
     assert found is not None
-    table = simple_table(
-        [
-            "confirmed",
-            "tuned",
-            f"fresh seeds, {facts.scale.better} is better",
-            "learning rate",
-            "steps",
-        ],
-        [],
-    )
+    rows = []
     for entry in found.entries:
+        mean = format_number(value(entry.mean))
         recipes = entry.recipes or ()
-        mean = "-" if entry.mean is None else format_number(value(entry.mean))
-        table.add_row(
-            line(entry.name),
-            format_number(value(entry.first)),
-            mean if entry.error is None else f"{mean} ± {entry.error:.2g}",
-            ", ".join(f"{recipe.learning_rate:.2g}" for recipe in recipes),
-            ", ".join(str(recipe.steps) for recipe in recipes),
+        rows.append(
+            [
+                entry.name,
+                format_number(value(entry.first)),
+                mean if entry.error is None else f"{mean} ± {entry.error:.2g}",
+                ", ".join(f"{recipe.learning_rate:.2g}" for recipe in recipes),
+                ", ".join(str(recipe.steps) for recipe in recipes),
+            ]
         )
-    return table
+    columns = ["confirmation", "first seed", "fresh seeds", "learning rate", "steps"]
+    return simple_table(columns, rows)
 
 
-def _best(run: Run) -> str:
-    """Which loss is the best one."""
+def _best(run: Run) -> list[str]:
+    """The winner of the confirmation, and how it was trained."""
     found = run.facts.confirmation
     assert found is not None
-    formula = run.best.formula or _shape(run.best)
-    return f"Best after confirmation with at most {found.steps} steps: {found.winner}, {formula}"
+    if found.winner is None:
+        return []
+    best = run.best
+    return [f"Best: {found.winner}, {best.formula or _shape(best)}"]
+
+
+def bold(text: str) -> Text:
+    """A line that stands out."""
+    return Text(printable(text), style="bold")
 
 
 def line(text: str) -> Text:
@@ -146,7 +162,8 @@ def next_step(run: Run) -> str | None:
     """How to train with the best loss on the data of the search; None if it is not better."""
     if run.beats_task_loss is False:
         return None
-    return to_train(run.run_dir, run.facts.tasks)
+    tuned = run.verdict is not None
+    return to_train(run.run_dir, run.facts.tasks, tuned=tuned)
 
 
 def _engine(facts: RunFacts) -> str:

@@ -10,6 +10,8 @@ from evomal.runs.directory import as_argument
 from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.sources import TaskSource
 
+_SEEDS = 5
+
 
 def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
     """The command or call that continues a run."""
@@ -28,14 +30,23 @@ def to_check(tasks: Sequence[TaskFacts]) -> str:
     return f"`evomal check {name}{options}`"
 
 
-def to_train(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
-    """The command or call that trains with the best loss of a run, on the first task's data."""
+def to_train(
+    run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts], *, tuned: bool = False
+) -> str:
+    """The command or call that tests the best loss of a run on the first task's test data.
+
+    `tuned` says whether all losses are tuned, as the best one was for its verdict.
+    """
     task = tasks[0]
     if task.origin is None:
         loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"
-        return f"evomal.compare(task, {loss}, seeds=range(3)) in Python"
+        more = ', tune=["learning-rate", "steps"]' if tuned else ""
+        return (
+            f"evomal.compare(task, {loss}, seeds=range({_SEEDS if tuned else 3}){more}) in Python"
+        )
     name, options = _as_arguments(task)
-    return f"evomal train {name} --loss {as_argument(run_dir)}{options}"
+    more = f" --seeds {_SEEDS} --tune learning-rate,steps" if tuned else ""
+    return f"evomal train {name} --loss {as_argument(run_dir)}{options}{more}"
 
 
 _NO_OPTIONS = "split_seed", "report"
