@@ -89,8 +89,9 @@ def test_a_search_prints_its_progress_and_result(finished: tuple[Path, str]) -> 
     run_dir, output = finished
     best = Run(run_dir).summary()["best"]
     lines = output.splitlines()
-    assert re.fullmatch(r"Run \S+run\. The task loss itself scores 0\.\d+\.", lines[0])
-    for number, line in enumerate(lines[1:3], start=1):
+    assert re.fullmatch(r"Run \S+run\.", lines[0])
+    assert re.fullmatch(r"The task loss itself scores 0\.\d+\.", lines[1])
+    for number, line in enumerate(lines[2:4], start=1):
         time = r"\d+:\d\d:\d\d"
         pattern = rf"Generation {number}/2: best \S+, \d+ \w+.*; {time}, about {time} left"
         assert re.fullmatch(pattern, line)
@@ -265,7 +266,7 @@ def test_a_search_can_be_stopped_and_resumed(evomal: Evomal) -> None:
     status, output, errors = evomal("resume", "run", "--workers", 1)
     assert (status, errors) == (0, "")
     done = sum(Run("whole").summary()["outcomes"].values())
-    assert re.match(r"Run run, \d+ candidates already finished. The task loss itself ", output)
+    assert re.match(r"Run run, \d+ candidates already finished\.\nThe task loss itself ", output)
     assert "seed 1, finished after " in output
     assert "To continue" not in output
     assert without_timing(Run("run").summary()) == without_timing(Run("whole").summary())

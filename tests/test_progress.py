@@ -30,25 +30,29 @@ LONG = "add(y, " * 9 + "f" + ")" * 9
 
 
 def display(width: int, counts: dict[str, int], own: float | None = 0.5) -> list[str]:
-    """The lines of the display, as first drawn."""
+    """The lines of the display, as last drawn."""
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, highlight=False, markup=False)
     method = EvoMAL(tiny_settings(population_size=25, generations=50), Form("identity"), 0)
     method.archive.add(new_outcome(new_candidate(0, LONG), 0.25))
     method.archive.counts.update(counts)  # type: ignore[arg-type]
     progress = LiveProgress(console)
+    progress.on_run_open(method, Path("runs/0001"))
     progress.on_run_start(method, RunStart(Path("runs/0001"), FACTS, own, []))
+    progress.on_retraining(method, "confirming the best losses", 3, 7)
     progress.on_run_end(method)
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue()).replace("\r", "\n")
     lines = [line.rstrip() for line in text.splitlines()]
-    return lines[1 : next(i for i, line in enumerate(lines) if line.startswith("time")) + 1]
+    first = max(i for i, line in enumerate(lines) if line.startswith("generation"))
+    last = max(i for i, line in enumerate(lines) if line.startswith("time"))
+    return lines[first : last + 1]
 
 
 @pytest.mark.parametrize("width", [80, 60])
 def test_the_display_keeps_its_labels(width: int) -> None:
     lines = display(width, dict.fromkeys(STATUSES, 123))
     labels = [line[:14].rstrip() for line in lines if not line.startswith(" ")]
-    assert labels == ["generation", "best fitness", "best loss", "outcomes", "time"]
+    assert labels == ["generation", "now", "best fitness", "best loss", "outcomes", "time"]
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
     assert "outcomes 124 evaluated, 123 duplicate, 123 rejected, 123 equivalent, " in text
@@ -58,8 +62,9 @@ def test_the_display_keeps_its_labels(width: int) -> None:
 
 def test_the_display_leaves_out_what_there_is_none_of() -> None:
     lines = display(80, {"duplicate": 2}, own=None)
-    assert lines[3] == "outcomes      1 evaluated, 2 duplicate"
-    assert lines[1] == "best fitness  0.25   (task loss diverges)"
+    assert lines[4] == "outcomes      1 evaluated, 2 duplicate"
+    assert lines[2] == "best fitness  0.25   (task loss diverges)"
+    assert lines[1] == "now           confirming the best losses, 3 of 7 trainings"
 
 
 class Terminal(io.StringIO):
@@ -88,9 +93,10 @@ def test_a_search_shows_its_progress_on_standard_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments: dict[str, Any] = {**known_to("baseline", TINY), "method": "baseline"}
+    arguments["preset"] = "paper"
     search(regression_task(), run_dir=tmp_path / "quiet", **arguments)
     assert capsys.readouterr() == ("", "")
     search(regression_task(), run_dir=tmp_path / "told", progress=True, **arguments)
     output, errors = capsys.readouterr()
     assert output == ""
-    assert re.match(r"Run \S+told\. The task loss itself scores \S+\.\nGeneration 1/1: ", errors)
+    assert re.match(r"Run \S+told\.\nThe task loss itself scores \S+\.\nGeneration 1/1: ", errors)

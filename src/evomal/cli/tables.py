@@ -64,8 +64,10 @@ def run_overview(run: Run) -> Group:
             lines.append(line(nothing_learned(to_check(facts.tasks))))
         elif run.verdict is not None:
             lines += [confirmed(facts), Text(), *map(line, _best(run)), bold(run.verdict), Text()]
-        elif run.beats_task_loss is False:
-            lines.append(Text(_verdict(run)))
+        else:
+            if run.beats_task_loss is False:
+                lines.append(Text(_verdict(run)))
+            lines.append(line(_without_verdict(facts)))
     elif run.diagnosis is not None:
         lines.append(line(run.diagnosis))
     counts = ", ".join(f"{n} {status}" for status, n in run.archive.counts.items() if n) or "none"
@@ -75,6 +77,16 @@ def run_overview(run: Run) -> Group:
         for outcome in run.failures[:_FAILURES]
     ]
     return Group(*lines)
+
+
+def _without_verdict(facts: RunFacts) -> str:
+    """Why there is no verdict."""
+    if facts.settings.confirm:
+        return "No verdict yet: the best losses are trained on fresh seeds after the search."
+    return (
+        "No verdict: the fitness is that of one training each, at one learning rate. With "
+        "--confirm 5, a search trains its best losses on fresh seeds, tuned like the task loss."
+    )
 
 
 def _recipes(facts: RunFacts) -> list[str]:

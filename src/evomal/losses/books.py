@@ -11,7 +11,9 @@ _BALANCED = 1.5
 
 
 def known_for(link: Link, metric: str, positives: float | None = None) -> list[str]:
-    """The names of losses that an expert would try on a task, all of them expressions.
+    """The names of losses that an expert would try on a task, the usual one first.
+
+    All of them are expressions.
 
     Parameters
     ----------

@@ -75,6 +75,10 @@ class Dispatcher:
         """
         self._submit(_Piece(label, function, args, candidates, spent))
 
+    def abandon(self) -> None:
+        """Ignore the results of all work in progress."""
+        self._running.clear()
+
     def finished(self) -> Iterator[tuple[Any, Any]]:
         """Wait, then return the label of every finished piece with its value or `WorkError`.
 

@@ -89,12 +89,12 @@ class Driver:
         ending: dict[str, Any] = {"status": "failed"}
         try:
             self._restore()
-            self._search(dispatcher)
+            stop = self._search(dispatcher)
             self._confirm(dispatcher)
             self._keep_formulas(dispatcher.stop.seconds_left())
-            ending["status"] = "finished"
+            ending = {"status": "finished"} if stop is None else _stopped(stop)
         except SearchStopped as stop:
-            ending = {"status": "stopped", "stop_reason": str(stop)}
+            ending = _stopped(stop)
         except KeyboardInterrupt:
             ending["status"] = "interrupted"
             raise
@@ -123,7 +123,8 @@ class Driver:
         self._save_best()
         store.write_facts({"status": "running", "stop_reason": None})
 
-    def _search(self, dispatcher: Dispatcher) -> None:
+    def _search(self, dispatcher: Dispatcher) -> SearchStopped | None:
+        """Search until the method is finished, or another stop condition than the time is met."""
         method, stop = self._method, dispatcher.stop
         for callback in self._callbacks:
             callback.on_run_open(method, self._run_dir)
@@ -132,10 +133,17 @@ class Driver:
         start = RunStart(self._run_dir, self._facts, own, list(self._generations))
         for callback in self._callbacks:
             callback.on_run_start(method, start)
-        stop.check_archive(method.archive, self._facts.scale)
-        while not method.finished:
-            stop.check_generations(self._generations)
-            self._run_generation(dispatcher)
+        try:
+            stop.check_archive(method.archive, self._facts.scale)
+            while not method.finished:
+                stop.check_generations(self._generations)
+                self._run_generation(dispatcher)
+        except SearchStopped as reason:
+            if reason.out_of_time:
+                raise
+            dispatcher.abandon()
+            return reason
+        return None
 
     def _tune_recipe(self, dispatcher: Dispatcher) -> None:
         """Find the recipe of the search, if the settings say so and it is not known."""
@@ -290,6 +298,11 @@ def cannot_store(run_dir: Path, tasks: Sequence[TaskFacts], error: Exception) ->
         f"Cannot write to the run in {str(run_dir)!r} ({error}); free some space or fix the disk, "
         f"then continue with: {to_resume(run_dir, tasks)}"
     )
+
+
+def _stopped(reason: SearchStopped) -> dict[str, Any]:
+    """The facts of a run that a stop condition ended."""
+    return {"status": "stopped", "stop_reason": str(reason)}
 
 
 class _BestLossError(Exception):

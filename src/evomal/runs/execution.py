@@ -109,7 +109,11 @@ class Execution:
 
 
 class SearchStopped(Exception):  # noqa: N818 - not an error
-    """A stop condition is met; the message says which."""
+    """A stop condition is met; the message says which, and `out_of_time` whether it is max_time."""
+
+    def __init__(self, reason: str, *, out_of_time: bool = False) -> None:
+        super().__init__(reason)
+        self.out_of_time = out_of_time
 
 
 class StopConditions:
@@ -133,7 +137,8 @@ class StopConditions:
     def check_time(self) -> None:
         """Raise `SearchStopped` if the time limit is exceeded."""
         if self.seconds_left() == 0:
-            raise SearchStopped(f"max_time of {self._execution.max_time:g} s exceeded")
+            limit = self._execution.max_time
+            raise SearchStopped(f"max_time of {limit:g} s exceeded", out_of_time=True)
 
     def check_archive(self, archive: Archive, scale: Scale) -> None:
         """Raise `SearchStopped` at max_evaluations or target_fitness."""

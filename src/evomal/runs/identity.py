@@ -15,7 +15,7 @@ import torch
 from evomal.errors import InputError
 from evomal.methods.settings import SearchSettings
 from evomal.runs.executors import torch_settings
-from evomal.runs.known_losses import known_losses
+from evomal.runs.known_losses import other_losses
 from evomal.runs.next_steps import to_resume
 from evomal.runs.record import RunFacts, common
 from evomal.runs.task_facts import TaskFacts
@@ -47,7 +47,7 @@ def begin_facts(
         "seed": seed,
         "settings": dataclasses.asdict(settings),
         "engine_reason": engine_reason,
-        "known_losses": known_losses(tasks),
+        "known_losses": other_losses(tasks),
         "constant_fitness": _constant_fitness(tasks),
         "status": "running",
         "device": str(tasks[0].device),

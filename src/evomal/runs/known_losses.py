@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomal.losses.books import known_for
+from evomal.tasks.metrics import default_task_loss
 from evomal.tasks.task import Task
 
 
@@ -15,3 +16,10 @@ def known_losses(tasks: Sequence[Task]) -> list[str]:
         positives = float(task.train.targets.double().mean()) if task.link == "sigmoid" else None
         found.update(dict.fromkeys(known_for(task.link, task.performance_metric.name, positives)))
     return list(found)
+
+
+def other_losses(tasks: Sequence[Task]) -> list[str]:
+    """The known losses that are not simply the task loss of the tasks."""
+    found = known_losses(tasks)
+    own = all(task.task_loss is default_task_loss(task.form) for task in tasks)
+    return found[1:] if own else found

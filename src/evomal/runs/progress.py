@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -31,14 +32,20 @@ class PlainProgress(Callback):
         self._scale = _FITNESS
         self._done_before = 0
 
-    def on_run_start(self, method: Method, start: RunStart) -> None:
-        """Print the run directory and the fitness of the task loss."""
+    def on_run_open(self, method: Method, run_dir: Path) -> None:
+        """Print the run directory."""
         self._done_before = method.archive.counts.total()
         done = f", {self._done_before} candidates already finished" if self._done_before else ""
+        self._print(f"Run {run_dir}{done}.")
+
+    def on_run_start(self, method: Method, start: RunStart) -> None:
+        """Print the tuned learning rates, and the fitness of the task loss."""
         self._scale = start.facts.scale
+        rates = ", ".join(f"{recipe.learning_rate:.3g}" for recipe in start.facts.recipes)
+        at = f" at the learning rate {rates}" if rates else ""
         own = self._scale.value(start.task_loss_fitness)
         verdict = "diverges" if own is None else f"scores {_number(own)}"
-        self._print(f"Run {start.run_dir}{done}. The task loss itself {verdict}.")
+        self._print(f"The task loss itself {verdict}{at}.")
 
     def on_retraining(self, method: Method, stage: str, done: int, total: int) -> None:
         """Print that a round of trainings begins or ends."""
@@ -74,8 +81,9 @@ class LiveProgress(Callback):
         self._start = time.monotonic()
         self._method: Method | None = None
         self._scale = _FITNESS
-        self._task_loss_value: float | None = None
+        self._task_loss = "not trained yet"
         self._done_before = 0
+        self._stage = ""
         self._live = Live(
             console=console,
             transient=True,
@@ -83,14 +91,22 @@ class LiveProgress(Callback):
             redirect_stdout=Console().is_terminal,  # output to a file bypasses the display
         )
 
-    def on_run_start(self, method: Method, start: RunStart) -> None:
+    def on_run_open(self, method: Method, run_dir: Path) -> None:
         """Start the display."""
         self._method = method
         self._done_before = method.archive.counts.total()
-        self._scale = start.facts.scale
-        self._task_loss_value = self._scale.value(start.task_loss_fitness)
-        self._console.print(printable(f"Run {start.run_dir}"), soft_wrap=True)
+        self._console.print(printable(f"Run {run_dir}"), soft_wrap=True)
         self._live.start(refresh=True)
+
+    def on_run_start(self, method: Method, start: RunStart) -> None:
+        """Show the fitness of the task loss."""
+        self._scale = start.facts.scale
+        own = self._scale.value(start.task_loss_fitness)
+        self._task_loss = "diverges" if own is None else _number(own)
+
+    def on_retraining(self, method: Method, stage: str, done: int, total: int) -> None:
+        """Show how far a stage before or after the generations has come."""
+        self._stage = "" if done == total else f"{stage}, {done} of {total} trainings"
 
     def on_candidate(self, method: Method, outcome: Outcome) -> None:
         """Print above the display why a candidate failed."""
@@ -117,11 +133,12 @@ class LiveProgress(Callback):
             f"{min(method.generation + 1, method.generations)} of {method.generations}, "
             f"candidate {done} of about {expected}",
         )
-        own = self._task_loss_value
+        if self._stage:
+            table.add_row("now", self._stage)
         table.add_row(
             printable(f"best {self._scale.title}"),
             f"{_number(self._scale.value(best.fitness if best else None))}   "
-            f"(task loss {'diverges' if own is None else _number(own)})",
+            f"(task loss {self._task_loss})",
         )
         if best is not None and isinstance(best.loss, SymbolicLoss):
             text = str(best.loss.expression)

@@ -12,6 +12,7 @@ import torch
 
 from evomal.errors import InputError, quoted
 from evomal.expressions.printing import PrintedForm
+from evomal.losses.files import loss_from_dict
 from evomal.losses.form import Form, class_weights, require_input_name
 from evomal.methods.base import Generation, Method, Outcome
 from evomal.methods.registry import METHODS
@@ -170,6 +171,16 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
     versions = fact(Mapping[str, str], "versions")
     absent = next((name for name in _VERSIONS if name not in versions), None)
     require(absent is None, f"the version of {absent} is missing")
+    confirmation = optional(Confirmation | None, "confirmation", None)
+    if confirmation is not None and confirmation.loss is not None:
+        loss_from_dict(dict(confirmation.loss))
+        names = [entry.name for entry in confirmation.entries]
+        require(confirmation.winner in names, "the confirmation lacks its winner")
+    recipes = optional(tuple[Recipe, ...], "recipes", ())
+    require(
+        len(recipes) in (0, len(tasks)) and all(recipe.factor > 0 for recipe in recipes),
+        "the recipes do not match the tasks",
+    )
     _require_device(fact(str, "device"))
     _require_time(fact(str, "started"))
     return RunFacts(
@@ -191,8 +202,8 @@ def read_facts(stored: Mapping[str, Any]) -> RunFacts:
         optional(float | None, "task_loss_fitness", None),
         optional(str | None, "task_loss_reason", None),
         optional(tuple[str, ...], "known_losses", ()),
-        optional(tuple[Recipe, ...], "recipes", ()),
-        optional(Confirmation | None, "confirmation", None),
+        recipes,
+        confirmation,
     )
 
 
