@@ -23,6 +23,7 @@ from evomal.runs.confirmation import (
     SELECTION_SEEDS,
     VERDICT_SEEDS,
     confirm,
+    trainings_needed,
 )
 from evomal.runs.recipe import SEEDS, find_recipes
 from evomal.runs.retrainings import TASK_LOSS, Contender, Wanted
@@ -138,6 +139,7 @@ def test_the_best_after_tuning_wins() -> None:
     assert found.verdict.difference == pytest.approx(-0.2)
     rounds = [(stage, seed) for _, stage, seed, _ in trainings.asked]
     everyone, finalists = len(values), FINALISTS + 1
+    assert len(rounds) == trainings_needed(len(values) - 1)
     assert rounds.count(("tuning", 0)) == everyone * len(FACTORS)
     assert rounds.count(("tuning", 1)) == finalists * len(FACTORS)
     assert rounds.count(("selection", SELECTION_SEEDS - 1)) == finalists

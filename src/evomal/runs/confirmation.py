@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evomal.losses.files import loss_to_dict
+from evomal.methods.settings import SearchSettings
 from evomal.runs.retrainings import TASK_LOSS, TASK_LOSSES, Contender, Wanted
 from evomal.runs.scale import Scale
 from evomal.runs.verdict import Verdict, judge
@@ -127,6 +128,20 @@ class Confirmation:
         if self.winner is None or self.verdict is None:
             return "Not shown to be better than the task loss: every loss diverged; use that."
         return self.verdict.sentence(scale, self.winner)
+
+
+def most_steps(settings: SearchSettings, of_tasks: Sequence[int]) -> int:
+    """Most steps of a training of the confirmation; `of_tasks` are the tasks' testing steps."""
+    if settings.confirmation_steps is not None:
+        return settings.confirmation_steps
+    return min(*of_tasks, LONGER * settings.fitness_steps)
+
+
+def trainings_needed(contenders: int) -> int:
+    """Trainings of a confirmation on each task, most of which end early."""
+    finalists = min(contenders, FINALISTS) + 1
+    tuning = len(FACTORS) * (contenders + 1 + (TUNING_SEEDS - 1) * finalists)
+    return tuning + SELECTION_SEEDS * finalists + 2 * VERDICT_SEEDS
 
 
 def confirm(

@@ -9,18 +9,25 @@ from typing import Any
 
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
+from evomal.runs.confirmation import most_steps, trainings_needed
 from evomal.runs.dispatch import default_workers
+from evomal.runs.known_losses import other_losses
+from evomal.runs.recipe import SEEDS
 from evomal.seeding import kept_rng
 from evomal.tasks.precision import products_in
 from evomal.tasks.task import Task
 from evomal.training.engines.choice import engine_on, engine_type
 from evomal.training.filters import correlations
+from evomal.training.learning import RATES
 from evomal.training.settings import EvaluationSettings, FilterSettings, TuningSettings
 from evomal.training.stages import StageSeconds
 from evomal.training.workbench import Workbench
 
 PASSING = 0.5
 """Share of candidates assumed to pass the filters; on the built-in tasks, a quarter to a half."""
+
+ENDING = 0.7
+"""Share of the steps that a training of the confirmation is assumed to take before it ends."""
 
 _META_STEPS = 3
 _REJECTION_STEPS = 20
@@ -63,8 +70,19 @@ class Pace:
             tuning *= passing
         each = tuning + filters + passing * (one.training or 0.0)
         count = METHODS[method](settings, task.form, 0).expected_candidates
-        workers = min(default_workers([task], settings.threads), settings.largest_generation)
-        return each * count / workers
+        workers = default_workers([task], settings.threads)
+        before_and_after = self._steps_around(task, settings) * self.training_step
+        return each * count / min(workers, settings.largest_generation) + before_and_after / workers
+
+    def _steps_around(self, task: Task, settings: SearchSettings) -> float:
+        """Training steps of the recipe and of the confirmation."""
+        steps = 0.0
+        if settings.tune_recipe:
+            steps += SEEDS * len(RATES) * settings.fitness_steps
+        if settings.confirm:
+            count = trainings_needed(settings.confirm + len(other_losses([task])))
+            steps += count * ENDING * most_steps(settings, [task.testing_steps])
+        return steps
 
 
 def measured_pace(task: Task, method: str, settings: SearchSettings, step_seconds: float) -> Pace:
