@@ -97,7 +97,7 @@ def test_a_search_prints_its_progress_and_result(finished: tuple[Path, str]) -> 
         assert re.fullmatch(pattern, line)
     assert "fitness  nodes  formula" in output
     assert f"{best['fitness']:.4g}" in output
-    assert lines[-2].startswith("Candidates: ")
+    assert re.fullmatch(r"Candidates: .*; \d\.\d new losses trained per generation", lines[-2])
     assert lines[-1] == f"The best loss is saved in {run_dir / 'best.json'}."
     own = Run(run_dir).task_loss_fitness  # a few steps of a few losses do not beat it
     verdict = f"is worse than the task loss: {best['fitness']:.4g} against {own:.4g}, and lower"

@@ -163,9 +163,9 @@ def test_a_run_asks_in_rounds(whole: Run, tmp_path: Path, monkeypatch: pytest.Mo
     asked: list[range] = []
 
     class Noting(GenerationQueue):
-        def __init__(self, method: Any, candidates: Sequence[Candidate], *rest: Any) -> None:
+        def __init__(self, method: Any, candidates: Any, *rest: Any, **more: Any) -> None:
             asked.append(range(candidates[0].number, candidates[-1].number + 1))
-            super().__init__(method, candidates, *rest)
+            super().__init__(method, candidates, *rest, **more)
 
     monkeypatch.setattr(driver, "GenerationQueue", Noting)
     run = search(regression_task(), run_dir=tmp_path, **SEARCH, workers=2)
@@ -173,6 +173,11 @@ def test_a_run_asks_in_rounds(whole: Run, tmp_path: Path, monkeypatch: pytest.Mo
     assert asked == rounds_of(whole)
     assert 2 < len(asked) <= 6
     assert len(whole.outcomes) > 5 + 4
+
+
+def test_the_summary_says_how_many_new_losses_were_trained(whole: Run) -> None:
+    trained = sum(outcome.status in TRAINED for outcome in whole.outcomes)
+    assert whole.summary()["distinct"] == whole.distinct == trained / 2
 
 
 def stopped(place: Path, at: int) -> Path:

@@ -71,7 +71,9 @@ def run_overview(run: Run) -> Group:
     elif run.diagnosis is not None:
         lines.append(line(run.diagnosis))
     counts = ", ".join(f"{n} {status}" for status, n in run.archive.counts.items() if n) or "none"
-    lines += [line(_engine(facts)), Text(f"Candidates: {counts}")]
+    if run.distinct is not None and len(run.generations) > 1:
+        counts += f"; {run.distinct:.1f} new losses trained per generation"
+    lines += [line(_engine(facts)), line(f"Candidates: {counts}")]
     lines += [
         line(f"Candidate {outcome.candidate.number} failed: {outcome.reason}")
         for outcome in run.failures[:_FAILURES]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evomal.errors import InputError
@@ -17,7 +18,7 @@ from evomal.expressions.sympy_process import TIME_LIMIT
 from evomal.losses.files import loss_from_dict
 from evomal.losses.meta import MetaLoss
 from evomal.losses.symbolic import SymbolicLoss
-from evomal.methods.base import STATUSES, Archive, Candidate, Generation, Outcome
+from evomal.methods.base import STATUSES, TRAINED, Archive, Candidate, Generation, Outcome
 from evomal.runs.confirmation import Confirmation
 from evomal.runs.contenders import contender_name
 from evomal.runs.diagnosis import diagnosis
@@ -175,6 +176,12 @@ class Run:
         )
 
     @property
+    def distinct(self) -> float | None:
+        """Mean number of new losses that were trained in a finished generation."""
+        counts = [sum(one.counts[status] for status in TRAINED) for one in self.generations]
+        return fmean(counts) if counts else None
+
+    @property
     def task_names(self) -> list[str]:
         """Names of the tasks that the loss was learned on."""
         return [task.name for task in self.facts.tasks]
@@ -250,6 +257,7 @@ class Run:
             "confirmation": None if found is None else asdict(found)["entries"],
             "recipes": [asdict(recipe) for recipe in facts.recipes],
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
+            "distinct": self.distinct,
             "outcomes": {status: self.archive.counts[status] for status in STATUSES},
             "failures": [
                 {"number": outcome.candidate.number, "reason": outcome.reason}
