@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from evomal import Run, SearchInterrupted, load_loss, resume, search
+from evomal import Run, SearchInterrupted, Task, TaskWarning, load_loss, resume, search
 from evomal.losses.names import BEST_LOSS
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.confirmation import (
@@ -384,3 +384,22 @@ def test_more_generations_are_confirmed_again(tmp_path: Path) -> None:
 def test_without_a_loss_there_is_nothing_to_confirm(tmp_path: Path) -> None:
     run = search(regression_task(), method="baseline", run_dir=tmp_path, confirm=2, testing_steps=5)
     assert (run.verdict, run.facts.confirmation) == (None, None)
+
+
+def test_other_stop_conditions_end_with_a_verdict(tmp_path: Path) -> None:
+    run = search(regression_task(), run_dir=tmp_path, max_evaluations=1, **CONFIRMED)
+    assert (run.facts.status, run.facts.stop_reason) == ("stopped", "max_evaluations of 1 reached")
+    assert run.verdict is not None
+    whole = resume(tmp_path, regression_task())
+    assert whole.facts.status == "finished"
+    assert whole.facts.confirmation is not None
+    assert whole.facts.confirmation != run.facts.confirmation
+
+
+def test_a_task_that_cannot_be_learned_is_told_before_the_search(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    inputs, noise = torch.randn(520, 3, generator=rng), torch.randn(520, 1, generator=rng)
+    parts = [(inputs[rows], noise[rows]) for rows in (slice(20), slice(20, None))]
+    task = Task(lambda: torch.nn.Linear(3, 1), *parts, link="identity", name="noise")
+    with pytest.warns(TaskWarning, match="Not even the task loss predicts better"):
+        search(task, run_dir=tmp_path, **{**CONFIRMED, "max_evaluations": 1, "confirm": 0})

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evomal.errors import InputError
+from evomal.errors import InputError, TaskWarning
 from evomal.losses.files import loss_from_dict, remove_loss, save_loss
 from evomal.losses.names import BEST_LOSS
 from evomal.methods.base import Candidate, Generation, Outcome
 from evomal.runs.callbacks import Callback, RunStart
 from evomal.runs.confirmation import confirm
 from evomal.runs.contenders import leading
+from evomal.runs.diagnosis import nothing_learned
 from evomal.runs.directory import DATABASE
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.execution import SearchStopped
-from evomal.runs.next_steps import to_resume
+from evomal.runs.next_steps import to_check, to_resume
 from evomal.runs.queue import GenerationQueue, Numbers
 from evomal.runs.recipe import find_recipes
 from evomal.runs.record import RunFacts
@@ -130,6 +132,7 @@ class Driver:
             callback.on_run_open(method, self._run_dir)
         self._tune_recipe(dispatcher)
         own = self._task_loss_fitness(dispatcher)
+        self._warn_if_nothing_is_learned(own)
         start = RunStart(self._run_dir, self._facts, own, list(self._generations))
         for callback in self._callbacks:
             callback.on_run_start(method, start)
@@ -156,6 +159,12 @@ class Driver:
         self._store.write_facts({"recipes": [asdict(recipe) for recipe in recipes]})
         self._facts = replace(facts, recipes=recipes)
 
+    def _warn_if_nothing_is_learned(self, own: float | None) -> None:
+        """Warn if the task loss at its best learning rate is no better than constants."""
+        facts, bar = self._facts, self._facts.constant_fitness
+        if facts.recipes and bar is not None and (own is None or own >= bar):
+            warnings.warn(nothing_learned(to_check(facts.tasks)), TaskWarning, stacklevel=4)
+
     def _confirm(self, dispatcher: Dispatcher) -> None:
         """Train the leading losses again, and choose the best one."""
         facts = self._facts
@@ -178,7 +187,8 @@ class Driver:
             for callback in self._callbacks:
                 callback.on_retraining(self._method, stage, done, total)
 
-        return Retrainings(dispatcher, self._store, self._tasks, rates, report)
+        steps = self._facts.settings.fitness_steps
+        return Retrainings(dispatcher, self._store, self._tasks, steps, rates, report)
 
     def _task_loss_fitness(self, dispatcher: Dispatcher) -> float | None:
         """The fitness of the task loss itself; None if it diverges."""

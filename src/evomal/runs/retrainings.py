@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -50,6 +51,8 @@ class Retrainings:
         Keeps every result as soon as it is known.
     tasks
         Names of the tasks.
+    fitness_steps
+        Steps of a training for which the time limit of a candidate is meant.
     rates
         Factors of their learning rates; empty for their own.
     report
@@ -61,12 +64,14 @@ class Retrainings:
         dispatcher: Dispatcher,
         store: RunStore,
         tasks: Sequence[str],
+        fitness_steps: int,
         rates: Sequence[float] = (),
         report: Callable[[int, int], object] = lambda done, total: None,
     ) -> None:
         self.tasks = tasks
         self._dispatcher = dispatcher
         self._store = store
+        self._fitness_steps = fitness_steps
         self._rates = rates
         self._report = report
 
@@ -100,7 +105,15 @@ class Retrainings:
             while waiting and self._dispatcher.has_room:
                 place = waiting.pop()
                 contender, task, todo = wanted[place]
-                self._dispatcher.start(place, retrain_loss, contender.loss, task, todo, self._rates)
+                self._dispatcher.start(
+                    place,
+                    retrain_loss,
+                    contender.loss,
+                    task,
+                    todo,
+                    self._rates,
+                    candidates=math.ceil(todo.steps / self._fitness_steps),
+                )
             for place, result in self._dispatcher.finished():
                 if isinstance(result, WorkError):
                     contender, task, todo = wanted[place]
