@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from evomal.training.workbench import Workbench
 
 def pid(bench: Workbench) -> int:
     return os.getpid()
+
+
+def has_imported(bench: Workbench, module: str) -> bool:
+    return module in sys.modules
 
 
 def settings(bench: Workbench) -> dict[str, Any]:
@@ -110,3 +116,15 @@ class FailsOnce:
                     threading.Event().wait()
                 globals()[self.how](None)
         return result
+
+
+class Faulty:
+    """A metric that goes wrong in all these ways."""
+
+    def __init__(self, faults: Sequence[FailsOnce]) -> None:
+        self.faults = faults
+
+    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+        for fault in self.faults:
+            fault(pred, target)
+        return mean_squared_error(pred, target)
