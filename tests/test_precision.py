@@ -86,6 +86,7 @@ def test_candidates_are_worked_on_in_the_precision_of_the_settings(engine: Any) 
         torch.testing.assert_close(one.loss.phi, other.loss.phi, rtol=0, atol=0.01)
 
 
+@pytest.mark.usefixtures("instant_formulas")
 def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
