@@ -70,7 +70,7 @@ def test_workers_have_the_torch_settings_of_their_coordinator() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_workers_keep_the_memory_they_freed(two_processes: LocalProcesses) -> None:
-    """Else there are some 10 000 faults, one for every page that is given back and fetched."""
+    """Else there are some 46 000 faults, one for every page that is given back and fetched."""
     assert result(two_processes.submit(faulty_work.page_faults)) < 2000
 
 
