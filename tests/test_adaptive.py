@@ -42,7 +42,7 @@ from evomal.training.numerics import DivergedError
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import forward_mode_problem, group_way
 from evomal.training.workbench import Workbench
-from run_helpers import TINY, tiny_settings, without_timing
+from run_helpers import TINY, tiny_settings
 from strategies import weighted_losses
 from tasks_for_tests import (
     TASK_BY_LINK,
@@ -499,13 +499,10 @@ def test_learners_support_with_adamw_what_they_support_with_sgd(make: Callable[.
     assert settings.engine == "batched"
 
 
-def test_a_search_with_adamw_does_not_depend_on_the_workers(tmp_path: Path) -> None:
+def test_a_search_with_adamw_learns_weights(tmp_path: Path) -> None:
     recipe: dict[str, Any] = {"clip_norm": 10.0, "schedule": evomal.Cosine(warmup=0.1)}
     task = regression_task(optimizer=AdamW(0.01), **recipe)
     settings = {**TINY, "meta_learning_rate": 0.05, "progress": False}
-    one, two = (
-        evomal.search(task, run_dir=tmp_path / str(n), workers=n, **settings) for n in (1, 2)
-    )
-    assert without_timing(one.summary()) == without_timing(two.summary())
-    learned = [outcome.loss for outcome in one.archive.hall_of_fame.values() if outcome.loss]
+    run = evomal.search(task, run_dir=tmp_path / "run", **settings)
+    learned = [outcome.loss for outcome in run.archive.hall_of_fame.values() if outcome.loss]
     assert max((loss.phi - 1).abs().max() for loss in learned) > 0.05  # not only drawn

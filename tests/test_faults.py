@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,15 +15,18 @@ from torch import Tensor
 from evomal import Callback, InputError, Run, RunStart, resume, search
 from evomal.methods.base import Method, Outcome
 from evomal.runs.store import RunStore
-from faulty_work import FailsOnce, mean_squared_error
+from faulty_work import FailsOnce, Faulty, mean_squared_error
 from run_helpers import TINY, without_timing
 from tasks_for_tests import Perceptron, regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
 
 
+SEARCH: dict[str, Any] = {**TINY, "population_size": 8, "generations": 2, "seed": 2}
+
+
 def run_with(metric: Any, run_dir: Path, **arguments: Any) -> Run:
-    return search(regression_task(metric=metric), run_dir=run_dir, seed=1, **TINY, **arguments)
+    return search(regression_task(metric=metric), run_dir=run_dir, **SEARCH, **arguments)
 
 
 def outcomes(run: Run) -> list[Outcome]:
@@ -39,57 +43,62 @@ def decisions(run: Run) -> list[tuple[str, float, int | None, str | None]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run in which nothing goes wrong."""
-    folder = tmp_path_factory.mktemp("whole")
-    return run_with(FailsOnce(folder / "mark", "fail", often=0), folder)
+    return run_with(Faulty([]), tmp_path_factory.mktemp("whole"))
 
 
-def victim(whole: Run) -> Outcome:
-    """The first candidate that was trained."""
-    return next(o for o in outcomes(whole) if o.status == "evaluated")
+def faults_of(whole: Run, hows: Sequence[str], folder: Path, often: int) -> dict[int, FailsOnce]:
+    """What goes wrong with the first candidates that were trained, one fault each."""
+    trained = [o for o in outcomes(whole) if o.status == "evaluated"]
+    return {
+        outcome.candidate.number: FailsOnce(folder / how, how, outcome.fitness, often)
+        for how, outcome in zip(hows, trained, strict=False)
+    }
 
 
-FAULTS = ["fail", "run_out_of_memory", "die", "leave", "hang"]
-
-
-@pytest.mark.parametrize("how", FAULTS)
-def test_a_fault_changes_nothing_but_the_time(how: str, whole: Run, tmp_path: Path) -> None:
-    metric = FailsOnce(tmp_path / "mark", how, victim(whole).fitness)
-    limit = {"candidate_timeout": 5.0} if how == "hang" else {}
-    run = run_with(metric, tmp_path / "run", workers=2, **limit)
-    assert metric.mark.read_bytes() == b"x"
+@pytest.mark.parametrize("hows", [["fail", "run_out_of_memory", "die", "leave"], ["hang"]])
+def test_faults_change_nothing_but_the_time(hows: list[str], whole: Run, tmp_path: Path) -> None:
+    faults = list(faults_of(whole, hows, tmp_path, 1).values())
+    limit = {"candidate_timeout": 5.0} if "hang" in hows else {}
+    run = run_with(Faulty(faults), tmp_path / "run", workers=2, **limit)
+    assert [fault.mark.read_bytes() for fault in faults] == [b"x"] * len(hows)
     assert without_timing(run.summary()) == without_timing(whole.summary())
 
 
+FAILED = "its training failed with"
 GIVEN_UP = "its training was given up:"
-OUT_OF_MEMORY = "its training failed with OutOfMemoryError: CUDA out of memory"
+REASONS = {
+    "fail": f"{FAILED} ValueError: first line",
+    "run_out_of_memory": f"{FAILED} OutOfMemoryError: CUDA out of memory",
+    "die": f"{GIVEN_UP} its worker process died (SIGKILL, possibly out of memory)",
+    "hang": f"{GIVEN_UP} it took longer than 5 s",
+}
 
 
 @pytest.mark.parametrize(
-    ("how", "workers", "reason"),
+    ("hows", "workers"),
     [
-        ("fail", 1, "its training failed with ValueError: first line"),
-        ("fail", 2, "its training failed with ValueError: first line"),
-        ("run_out_of_memory", 1, OUT_OF_MEMORY),
-        ("run_out_of_memory", 2, OUT_OF_MEMORY),
-        ("die", 2, f"{GIVEN_UP} its worker process died (SIGKILL, possibly out of memory)"),
-        ("hang", 2, f"{GIVEN_UP} it took longer than 3 s"),
+        (["fail", "run_out_of_memory"], 1),
+        (["fail", "die"], 2),
+        (["hang"], 2),
     ],
 )
-def test_a_candidate_that_fails_twice_is_failed_and_the_run_goes_on(
-    how: str, workers: int, reason: str, whole: Run, tmp_path: Path
+def test_candidates_that_fail_twice_are_failed_and_the_run_goes_on(
+    hows: list[str], workers: int, whole: Run, tmp_path: Path
 ) -> None:
-    chosen = victim(whole)
-    metric = FailsOnce(tmp_path / "mark", how, chosen.fitness, often=2)
-    limit = {"candidate_timeout": 3.0} if how == "hang" else {}
-    run = run_with(metric, tmp_path / "run", workers=workers, **limit)
-    assert metric.mark.read_bytes() == b"xx"
-    number = chosen.candidate.number
-    assert decisions(run)[number] == ("failed", math.inf, None, reason)
-    assert decisions(run)[:number] == decisions(whole)[:number]
+    faults = faults_of(whole, hows, tmp_path, 2)
+    limit = {"candidate_timeout": 5.0} if "hang" in hows else {}
+    run = run_with(Faulty(list(faults.values())), tmp_path / "run", workers=workers, **limit)
+    assert [fault.mark.read_bytes() for fault in faults.values()] == [b"xx"] * len(hows)
+    expected = decisions(whole)[: SEARCH["population_size"]]
+    for number, fault in faults.items():
+        expected[number] = ("failed", math.inf, None, REASONS[fault.how])
+    assert decisions(run)[: len(expected)] == expected
     assert run.facts.status == "finished"
     summary = run.summary()
-    assert summary["outcomes"]["failed"] == 1
-    assert summary["failures"] == [{"number": number, "reason": reason}]
+    assert summary["outcomes"]["failed"] == len(hows)
+    assert summary["failures"] == [
+        {"number": number, "reason": REASONS[fault.how]} for number, fault in faults.items()
+    ]
     assert all(entry["fitness"] < math.inf for entry in summary["hall_of_fame"])
 
 
@@ -162,10 +171,11 @@ class Broken:
 
 
 def test_a_task_that_cannot_be_trained_at_all_ends_the_run(whole: Run, tmp_path: Path) -> None:
-    metric = FailsOnce(tmp_path / "mark", "fail", whole.task_loss_fitness, often=2)
+    fault = FailsOnce(tmp_path / "mark", "fail", whole.task_loss_fitness, often=2)
+    metric = Faulty([fault])
     task = regression_task(metric=metric)
     with pytest.raises(InputError) as error:
-        search(task, run_dir=tmp_path / "run", seed=1, **TINY)
+        search(task, run_dir=tmp_path / "run", **SEARCH)
     assert str(error.value) == (
         "The task 'test/identity' cannot be trained with its own loss: ValueError: first line."
     )

@@ -169,7 +169,7 @@ def test_halving_does_not_depend_on_workers_and_interruptions(
             callbacks=[Recorder("candidate", 21)],
             **SEARCH,
         )
-    again = resume(tmp_path, tasks, workers=workers)
+    again = resume(tmp_path, tasks)
     assert without_timing(again.summary()) == without_timing(whole.summary())
 
 

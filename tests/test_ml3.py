@@ -91,8 +91,8 @@ SLOW = SGD(learning_rate=0.02, momentum=0.0, nesterov=False, weight_decay=0.0)
 )
 def test_tuning_betters_the_metric(task: Task, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
-        "restarts": 3,
-        "meta_steps": 400,
+        "restarts": 2,
+        "meta_steps": 200,
         "testing_steps": 60,
         "meta_learning_rate": 0.01,
     }

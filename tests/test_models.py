@@ -130,9 +130,11 @@ def colours() -> tuple[Tensor, Tensor]:
     return noise + targets[:, None, None, None] / 3, targets
 
 
-def small_task(model: Callable[[], nn.Module], colours: tuple[Tensor, Tensor]) -> Task:
+def small_task(
+    model: Callable[[], nn.Module], colours: tuple[Tensor, Tensor], batch_size: int = 20
+) -> Task:
     optimizer = SGD(learning_rate=0.05)
-    return Task(model, colours, colours, link="softmax", optimizer=optimizer, batch_size=20)
+    return Task(model, colours, colours, link="softmax", optimizer=optimizer, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -182,7 +184,7 @@ def test_every_architecture_has_the_fast_hypergradient(
     def double() -> nn.Module:
         return SMALL[name]().double()
 
-    task = small_task(double, colours)
+    task = small_task(double, colours, batch_size=6)
     assert forward_mode_problem(task) is None
     weights = torch.ones(4, dtype=torch.float64)
     loss = SymbolicLoss("mul(y, abs(log(f)))", weights, link="softmax")
@@ -205,7 +207,7 @@ def test_every_architecture_is_worked_on_in_groups(
     def double() -> nn.Module:
         return SMALL[name]().double()
 
-    task = small_task(double, colours)
+    task = small_task(double, colours, batch_size=6)
     losses = [
         SymbolicLoss(text, torch.ones(edges, dtype=torch.float64), "softmax")
         for text, edges in [("mul(y, abs(log(f)))", 4), ("square(sub(y, f))", 3)]

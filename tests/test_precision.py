@@ -86,6 +86,7 @@ def test_candidates_are_worked_on_in_the_precision_of_the_settings(engine: Any) 
         torch.testing.assert_close(one.loss.phi, other.loss.phi, rtol=0, atol=0.01)
 
 
+@pytest.mark.usefixtures("instant_formulas")
 def test_the_precision_of_a_run_is_recorded_shown_and_changes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,13 +125,12 @@ def test_tensor_float_32_inside_the_block_only() -> None:
 
 def test_a_search_where_a_backend_was_set_by_its_own_switch(tmp_path: Path) -> None:
     code = (
-        "import sys, torch, evomal; from tasks_for_tests import regression_task; "
-        "from run_helpers import tiny_settings\n"
+        "import sys, torch, evomal; from tasks_for_tests import regression_task\n"
         "if __name__ == '__main__':\n"
         "    torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
         "    for precision in ('full', 'tf32'):\n"
-        "        evomal.search(regression_task(), settings=tiny_settings(precision=precision), "
-        "run_dir=sys.argv[1] + precision)\n"
+        "        evomal.search(regression_task(), method='ml3', precision=precision, "
+        "meta_steps=2, testing_steps=5, run_dir=sys.argv[1] + precision)\n"
         "    print(torch.backends.cuda.matmul.fp32_precision)"
     )
     status, output, errors = run_python("-c", code, str(tmp_path / "run"))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evomal import Run, load_task, search
+from evomal.cli import main
 from run_helpers import run_python, without_timing
 
 SETTINGS: dict[str, Any] = {
-    "population_size": 10,
+    "population_size": 6,
     "generations": 3,
-    "meta_steps": 4,
-    "rejection_steps": 20,
-    "testing_steps": 20,
+    "meta_steps": 2,
+    "rejection_steps": 10,
+    "testing_steps": 5,
     "max_initial_height": 3,
     "max_height": 4,
 }
@@ -27,18 +29,17 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return search(load_task("diabetes/mlp"), run_dir=run_dir, **SETTINGS)
 
 
-def arguments(executor: str, run_dir: Path) -> list[str]:
+def arguments(run_dir: Path) -> list[str]:
     settings = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    execution = ["--executor", executor, "--workers", "2", "--run-dir", str(run_dir), "--quiet"]
+    execution = ["--executor", "ray", "--workers", "2", "--run-dir", str(run_dir), "--quiet"]
     return ["-m", "evomal.cli", "search", "diabetes/mlp", *settings, *execution]
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_any_executor_gives_the_same_run(
-    executor: str, in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_search_in_ray_is_the_same(
+    in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert run_python(*arguments(executor, tmp_path / "run")) == (0, "", "")
+    assert run_python(*arguments(tmp_path / "run")) == (0, "", "")
     run = Run(tmp_path / "run")
     assert without_timing(run.summary()) == without_timing(in_process.summary())
     assert run.facts.status == "finished"
@@ -123,7 +124,7 @@ def test_a_lost_node_costs_nothing_but_time(in_process: Run, tmp_path: Path) -> 
     ],
 )
 def test_no_cluster_is_an_input_error(options: list[str], message: str, tmp_path: Path) -> None:
-    command = arguments("ray", tmp_path / "run")
+    command = arguments(tmp_path / "run")
     status, output, errors = run_python(*command, *options)
     assert (status, output) == (2, ""), errors
     assert message in errors
@@ -132,16 +133,12 @@ def test_no_cluster_is_an_input_error(options: list[str], message: str, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-WITHOUT = """
-import sys
-sys.modules["ray"] = None
-from evomal.cli import main
-sys.exit(main(["search", "diabetes/mlp", "--executor", "ray"]))
-"""
-
-
-def test_ray_is_named_if_it_is_not_installed(tmp_path: Path) -> None:
-    status, output, errors = run_python("-c", WITHOUT, cwd=tmp_path)
-    assert (status, output) == (2, "")
-    assert errors == 'Error: The executor ray needs Ray; pip install "evomal[ray]".\n'
+def test_ray_is_named_if_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", "diabetes/mlp", "--executor", "ray"]) == 2
+    message = 'Error: The executor ray needs Ray; pip install "evomal[ray]".\n'
+    assert capsys.readouterr() == ("", message)
     assert list(tmp_path.iterdir()) == []

@@ -143,7 +143,11 @@ def prepare_worker(threads: int, settings: Mapping[str, Any]) -> None:
     torch.set_num_threads(threads)
     torch.set_default_dtype(settings["default_dtype"])
     set_float32_precisions(settings["float32"])
-    torch.use_deterministic_algorithms(settings["deterministic"], warn_only=settings["warn_only"])
+    if settings["deterministic"] or torch.are_deterministic_algorithms_enabled():
+        # not otherwise: even a call that changes nothing imports torch's compiler for a second
+        torch.use_deterministic_algorithms(
+            settings["deterministic"], warn_only=settings["warn_only"]
+        )
     torch.backends.cudnn.deterministic = settings["cudnn_deterministic"]
     torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
 

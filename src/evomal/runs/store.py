@@ -121,6 +121,9 @@ class RunStore:
         store = cls.open(run_dir)
         try:
             lock = lock_run_dir(run_dir)
+        except InputError:
+            store.close()
+            raise
         except OSError as error:
             store.close()
             raise InputError(
