@@ -61,11 +61,12 @@ class PlainProgress(Callback):
     def on_generation(self, method: Method, generation: Generation) -> None:
         """Print the best fitness, outcome counts and time left."""
         seconds = time.monotonic() - self._start
+        left = _duration(_time_left(method, seconds, self._done_before, generation.number + 1))
         self._print(
             f"Generation {generation.number + 1}/{method.generations}: "
             f"best {_number(self._scale.value(generation.best))}, "
             f"{_counts(generation.counts)}; {_duration(seconds)}, "
-            f"about {_duration(_time_left(method, seconds, self._done_before))} left"
+            f"about {left} left{_then(method)}"
         )
 
     def _print(self, line: str) -> None:
@@ -127,7 +128,8 @@ class LiveProgress(Callback):
             return table
         seconds = time.monotonic() - self._start
         best = method.archive.best
-        done, expected = _candidates(method)
+        begun = min(method.generation + 1, method.generations)
+        done, expected = _candidates(method, begun)
         table.add_row(
             "generation",
             f"{min(method.generation + 1, method.generations)} of {method.generations}, "
@@ -144,8 +146,8 @@ class LiveProgress(Callback):
             text = str(best.loss.expression)
             table.add_row("best loss", Text(text, no_wrap=True, overflow="ellipsis"))
         table.add_row("outcomes", _counts(method.archive.counts) or "-")
-        time_left = _duration(_time_left(method, seconds, self._done_before))
-        left = f", about {time_left} left" if done > self._done_before else ""
+        time_left = _duration(_time_left(method, seconds, self._done_before, begun))
+        left = f", about {time_left} left{_then(method)}" if done > self._done_before else ""
         table.add_row("time", _duration(seconds) + left)
         return table
 
@@ -171,15 +173,25 @@ def _counts(counts: Mapping[Status, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
-def _candidates(method: Method) -> tuple[int, int]:
-    """Number of finished candidates, and the expected total."""
+def _candidates(method: Method, begun: int) -> tuple[int, int]:
+    """Number of finished candidates, and the expected total; `begun` counts the generations begun.
+
+    The total is at least as planned, and more if places are filled again.
+    """
     done = method.archive.counts.total()
-    return done, method.expected_candidates if method.generations > 1 else done
+    if method.generations == 1:
+        return done, done
+    return done, max(method.expected_candidates, done * method.generations // max(begun, 1))
 
 
-def _time_left(method: Method, seconds: float, done_before: int) -> float:
+def _then(method: Method) -> str:
+    """What follows the generations."""
+    return " before the confirmation" if method.settings.confirm else ""
+
+
+def _time_left(method: Method, seconds: float, done_before: int, begun: int) -> float:
     """Estimated seconds left, from the mean time per candidate since the start."""
-    done, expected = _candidates(method)
+    done, expected = _candidates(method, begun)
     return seconds / max(done - done_before, 1) * max(expected - done, 0)
 
 
