@@ -11,6 +11,7 @@ from evomal import Run, load_task, search
 from run_helpers import run_python, without_timing
 
 SETTINGS: dict[str, Any] = {
+    "preset": "paper",
     "population_size": 10,
     "generations": 3,
     "meta_steps": 4,
@@ -53,7 +54,7 @@ queue.CHECKPOINT_SECONDS = 0.0
 for executor in ("ray", "local"):
     search(
         load_task("diabetes/mlp"), executor=executor, run_dir=f"{sys.argv[1]}/{executor}",
-        method="ml3", meta_steps=4, testing_steps=5, progress=False,
+        method="ml3", preset="paper", meta_steps=4, testing_steps=5, progress=False,
     )
 """
 
