@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evomal.losses.files import loss_to_dict
+from evomal.methods.settings import SearchSettings
 from evomal.runs.retrainings import TASK_LOSS, TASK_LOSSES, Contender, Wanted
 from evomal.runs.scale import Scale
 from evomal.runs.verdict import Verdict, judge
@@ -127,6 +128,20 @@ class Confirmation:
         if self.winner is None or self.verdict is None:
             return "Not shown to be better than the task loss: every loss diverged; use that."
         return self.verdict.sentence(scale, self.winner)
+
+
+def longest_training(settings: SearchSettings, testing_steps: Iterable[int]) -> int:
+    """Most steps of a training; `testing_steps` are those of the tasks' own trainings."""
+    if settings.confirmation_steps is not None:
+        return settings.confirmation_steps
+    return min(*testing_steps, LONGER * settings.fitness_steps)
+
+
+def expected_trainings(contenders: int) -> int:
+    """Number of trainings on every task, if none of the losses diverges."""
+    finalists = min(FINALISTS, contenders) + 1
+    tuning = len(FACTORS) * (contenders + 1 + finalists)
+    return tuning + SELECTION_SEEDS * finalists + 2 * VERDICT_SEEDS
 
 
 def confirm(

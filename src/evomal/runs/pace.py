@@ -9,12 +9,16 @@ from typing import Any
 
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
+from evomal.runs.confirmation import expected_trainings, longest_training
 from evomal.runs.dispatch import default_workers
+from evomal.runs.known_losses import known_losses
+from evomal.runs.recipe import SEEDS
 from evomal.seeding import kept_rng
 from evomal.tasks.precision import products_in
 from evomal.tasks.task import Task
 from evomal.training.engines.choice import engine_on, engine_type
 from evomal.training.filters import correlations
+from evomal.training.learning import RATES
 from evomal.training.settings import EvaluationSettings, FilterSettings, TuningSettings
 from evomal.training.stages import StageSeconds
 from evomal.training.workbench import Workbench
@@ -63,8 +67,19 @@ class Pace:
             tuning *= passing
         each = tuning + filters + passing * (one.training or 0.0)
         count = METHODS[method](settings, task.form, 0).expected_candidates
-        workers = min(default_workers([task], settings.threads), settings.largest_generation)
-        return each * count / workers
+        cores = default_workers([task], settings.threads)
+        whole = each * count / min(cores, settings.largest_generation)
+        return whole + self._retrainings(task, settings) / cores
+
+    def _retrainings(self, task: Task, settings: SearchSettings) -> float:
+        """Of the trainings of the recipe and of the confirmation."""
+        steps = 0
+        if settings.tune_recipe:
+            steps += SEEDS * len(RATES) * settings.fitness_steps
+        if settings.confirm:
+            longest = longest_training(settings, [task.testing_steps])
+            steps += expected_trainings(settings.confirm + len(known_losses([task]))) * longest
+        return self.training_step * steps
 
 
 def measured_pace(task: Task, method: str, settings: SearchSettings, step_seconds: float) -> Pace:

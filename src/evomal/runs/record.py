@@ -17,7 +17,7 @@ from evomal.methods.base import Generation, Method, Outcome
 from evomal.methods.registry import METHODS
 from evomal.methods.settings import SearchSettings
 from evomal.methods.stored import require, typed
-from evomal.runs.confirmation import LONGER, Confirmation
+from evomal.runs.confirmation import Confirmation, longest_training
 from evomal.runs.recipe import Recipe
 from evomal.runs.scale import Scale
 from evomal.runs.store import RunStore
@@ -86,11 +86,7 @@ class RunFacts:
     @property
     def confirmation_steps(self) -> int:
         """Most steps of a training of the confirmation."""
-        given = self.settings.confirmation_steps
-        if given is not None:
-            return given
-        own = min(task.testing_steps for task in self.tasks)
-        return min(own, LONGER * self.settings.fitness_steps)
+        return longest_training(self.settings, [task.testing_steps for task in self.tasks])
 
     @property
     def named(self) -> dict[str, Any]:
