@@ -1,7 +1,7 @@
 """Algorithm 1 through AdamW against SGD, and from states of a training against fresh ones.
 
 Run: EVOMAL_DATA=… python benchmarks/adaptive.py cost [--tasks mnist/lenet5 diabetes/mlp] [--n 9]
-Run: EVOMAL_DATA=… python benchmarks/adaptive.py start [--tasks …] [--seeds 5] [--preset quick]
+Run: EVOMAL_DATA=… python benchmarks/adaptive.py start [--tasks …] [--seeds 5] [--generations 7]
 
 `cost` times meta steps with SGD and with AdamW alternately in one run, in one process with one
 thread, on a group of four losses; the snapshots that AdamW starts from are computed before. Prints
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 from candidate_cost import LOSSES, print_machine
+from methods import SMALL, small_search
 from scipy import stats
 
 import evomal
@@ -103,8 +104,8 @@ def retrained(task: Task, loss: SymbolicLoss | None, steps: int) -> float:
 
 def start(options: argparse.Namespace) -> None:
     """Print one table per task."""
-    print_machine(f"preset {options.preset}, {options.seeds} seeds, {options.workers} workers")
-    given = {} if options.generations is None else {"generations": options.generations}
+    print_machine(f"small search, {options.seeds} seeds, {options.workers} workers")
+    given = {**small_search("evomal"), "generations": options.generations}
     for name in options.tasks:
         task = evomal.load_task(name, device=options.device)
         print(f"\n{name}: fitness, retrained on {len(FRESH_SEEDS)} new seeds, seconds")
@@ -115,7 +116,6 @@ def start(options: argparse.Namespace) -> None:
                     before = time.perf_counter()
                     run = evomal.search(
                         task,
-                        preset=options.preset,
                         seed=seed,
                         run_dir=Path(folder) / "run",
                         meta_start=meta_start,
@@ -167,8 +167,7 @@ def main() -> None:
     names = ["diabetes/mlp", "california/mlp", "mnist/lenet5"]
     other.add_argument("--tasks", nargs="+", default=names)
     other.add_argument("--seeds", type=int, default=5)
-    other.add_argument("--preset", default="quick")
-    other.add_argument("--generations", type=int, help="default the preset's")
+    other.add_argument("--generations", type=int, default=SMALL["generations"])
     other.add_argument("--workers", type=int, default=2)
     other.set_defaults(work=start)
     options = parser.parse_args()

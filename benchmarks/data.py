@@ -181,6 +181,7 @@ def search_table(folder: Path, kind: str, candidates: int, seed: int) -> None:
     print(f"{kind}: task made in {time.perf_counter() - start:.1f} s")
     run = evomal.search(
         task,
+        preset="paper",
         population_size=candidates,
         generations=1,
         initial_losses=PROMISING[:candidates],

@@ -1,7 +1,7 @@
 """Kill real runs at random moments, resume them, and compare with the uninterrupted run.
 
 Run: python benchmarks/kill_test.py --n 100 [--methods all] [--seed 0] [--workers 2]
-     [--executor local]
+     [--executor local] [--preset paper]
 
 Every kill hits a running `evomal search` or `evomal resume` at a moment drawn uniformly from half
 the time of the whole run, the first seconds of Python's start included:
@@ -79,7 +79,8 @@ def start(run_dir: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]
         own = {name.replace("_", "-") for name in setting_names(options.method)}
         chosen = {**SETTINGS, **LONGER.get(options.method, {})}
         settings = [f"--{name}={value}" for name, value in chosen.items() if name in own]
-        settings += ["--method", options.method, "--run-dir", str(run_dir)]
+        settings += ["--method", options.method, "--preset", options.preset]
+        settings += ["--run-dir", str(run_dir)]
         command = evomal("search", options.task, *settings, *execution)
     with run_dir.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command, start_new_session=True, stderr=log)
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--executor", default="local")
+    parser.add_argument("--preset", default="paper")
     parser.add_argument("--task", default="diabetes/mlp")
     options = parser.parse_args()
     methods = list(METHODS) if "all" in options.methods else options.methods

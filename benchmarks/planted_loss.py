@@ -72,7 +72,7 @@ def task(seed: int) -> evomal.Task:
 
 def search(method: str, seed: int, evaluations: int, folder: Path) -> Run:
     """A run of that many evaluations."""
-    settings = {"testing_steps": TESTING_STEPS, **SETTINGS[method]}
+    settings = {"preset": "paper", "testing_steps": TESTING_STEPS, **SETTINGS[method]}
     if "generations" in setting_names(method):
         settings["generations"] = 10 * evaluations  # more than it can take
     return evomal.search(

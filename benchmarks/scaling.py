@@ -35,6 +35,7 @@ from evomal.training.engines.base import Training
 from evomal.training.screening import Screening
 
 PIECE: dict[str, Any] = {
+    "preset": "paper",
     "population_size": 24,
     "generations": 2,
     "meta_steps": 25,
@@ -115,13 +116,13 @@ def coordinator(candidates: int) -> None:
     task = evomal.load_task("diabetes/mlp")
     population = 100
     generations = 1 + (candidates - population) // (population - 5)
-    settings: dict[str, Any] = {"population_size": population, "generations": generations}
+    sizes: dict[str, Any] = {"population_size": population, "generations": generations}
     clock, instant = Clock(), Instant()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(search_module, "open_executor", return_value=instant))
         stack.enter_context(mock.patch("evomal.runs.driver.describe"))
         run_dir = Path(folder) / "run"
-        evomal.search(task, run_dir=run_dir, callbacks=[clock], **settings)
+        evomal.search(task, run_dir=run_dir, callbacks=[clock], preset="paper", **sizes)
         times = clock.candidates
         last = [after - before for before, after in pairwise(times[-1001:])]
         size = (run_dir / "run.sqlite").stat().st_size / 2**20

@@ -50,6 +50,7 @@ def make_task() -> evomal.Task:
         metric=balanced_error,
         optimizer=evomal.SGD(learning_rate=0.01, momentum=0.9),
         batch_size=32,
+        testing_steps=500,
         name="breast-cancer",
     )
 
@@ -64,7 +65,7 @@ def main() -> None:
     """Search, save the loss, use it in your own training loop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run-dir", default=None)
-    parser.add_argument("--generations", type=int, default=12)
+    parser.add_argument("--generations", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
 
@@ -76,16 +77,18 @@ def main() -> None:
         run_dir=options.run_dir,
     )
     print(f"Learned: {run.best.formula}")
-    print(f"Validation error {run.best.fitness:.4f}, task loss {run.task_loss_fitness:.4f}")
+    print(run.verdict)
     evomal.save_loss(run.best.loss, run.run_dir / "my_loss.json")
+    (recipe,) = run.summary()["verdict"]["recipes"]["learned"]  # tuned on validation rows
 
     loss_fn = evomal.load_loss(run.run_dir / "my_loss.json")  # an nn.Module, in place of BCE
     task = make_task()
     model = Classifier()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    for _ in range(200):
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe["learning_rate"], momentum=0.9)
+    for _ in range(recipe["steps"]):
+        rows = torch.randint(len(task.train), (32,))
         optimizer.zero_grad()
-        loss_fn(model(task.train.inputs), task.train.targets).backward()
+        loss_fn(model(task.train.inputs[rows]), task.train.targets[rows]).backward()
         optimizer.step()
     assert task.test is not None
     error = balanced_error(model(task.test.inputs), task.test.targets)

@@ -41,18 +41,18 @@ from evomal.training.workbench import Workbench
 
 T = TypeVar("T")
 
-TINY = SMALL
-"""Overrides for a search with evomal that takes less than a second."""
+TINY = {"preset": "paper", **SMALL}
+"""Arguments of a search with evomal that takes less than a second."""
 
 
 def known_to(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings that a method has; none if there is no such method."""
-    names = setting_names(method) if method in METHODS else ()
+    """Those of the settings that a method has, and the preset; if there is no such method, that."""
+    names = {"preset", *(setting_names(method) if method in METHODS else ())}
     return {name: value for name, value in settings.items() if name in names}
 
 
 def tiny_settings(**overrides: Any) -> EvoMALSettings:
-    return EvoMALSettings(**{**TINY, **overrides})
+    return EvoMALSettings(**{**SMALL, **overrides})
 
 
 def tiny_settings_of(method: str, **overrides: Any) -> SearchSettings:

@@ -33,7 +33,13 @@ from tasks_for_tests import TEXTS, image_task, regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
 
-ML3: dict[str, Any] = {"method": "ml3", "meta_steps": 9, "testing_steps": 5, "seed": 1}
+ML3: dict[str, Any] = {
+    "method": "ml3",
+    "preset": "paper",
+    "meta_steps": 9,
+    "testing_steps": 5,
+    "seed": 1,
+}
 
 
 @pytest.fixture

@@ -34,7 +34,13 @@ from run_helpers import (
     without_timing,
 )
 
-TINY = {"population-size": 4, "meta-steps": 1, "testing-steps": 2, "rejection-steps": 5}
+TINY = {
+    "preset": "paper",
+    "population-size": 4,
+    "meta-steps": 1,
+    "testing-steps": 2,
+    "rejection-steps": 5,
+}
 OPTIONS = [f"--{name}={value}" for name, value in {**TINY, "generations": 2, "seed": 1}.items()]
 SEARCH = ["search", "diabetes/mlp", *OPTIONS]
 IN_PROCESS = [*SEARCH, "--workers", "1"]

@@ -132,9 +132,10 @@ def test_a_method_and_its_preset_are_parsed_together(method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "prescreen"),
     [
-        ([], False),
+        ([], True),
         (["--prescreen"], True),
         (["--no-prescreen"], False),
+        (["--preset", "paper"], False),
         (["--preset", "quick"], True),
         (["--preset", "quick", "--prescreen"], True),
         (["--preset=quick", "--no-prescreen"], False),
@@ -147,7 +148,8 @@ def test_a_flag_can_be_said_again_and_said_off(options: list[str], prescreen: bo
     assert isinstance(command, Search)
     assert isinstance(command.settings, EvoMALSettings)
     assert command.settings.prescreen is prescreen
-    assert command.settings.generations == (7 if options[-1:] == ["quick"] else 50) or options
+    preset = METHODS["evomal"].presets[command.preset]
+    assert vars(command.settings) == {**vars(preset), "prescreen": prescreen}
 
 
 def test_an_optional_value_can_be_given_and_taken_back() -> None:
@@ -282,7 +284,7 @@ def test_ctrl_c_while_a_module_is_loaded(module: str) -> None:
 def test_deprecations_in_libraries_do_not_matter(tmp_path: Path) -> None:
     sizes = {"population-size": 2, "generations": 1, "meta-steps": 1, "testing-steps": 1}
     options = [f"--{name}={size}" for name, size in {**sizes, "rejection-steps": 1}.items()]
-    arguments = ["search", "diabetes/mlp", *options, "--workers=2", "--json"]
+    arguments = ["search", "diabetes/mlp", "--preset=paper", *options, "--workers=2", "--json"]
     status, output, errors = run_python("-W", "error", "-m", "evomal.cli", *arguments, cwd=tmp_path)
     assert (status, errors) == (0, "")
     assert json.loads(output)["status"] == "finished"

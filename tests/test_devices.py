@@ -22,11 +22,12 @@ from evomal.training.filters import _optimize_outputs
 from evomal.training.hypergradient import step as hypergradient_step
 from evomal.training.hypergradient.group import group_hypergradients
 from evomal.training.meta_schedule import MetaSchedule
-from evomal.training.meta_training import first_state, tune_group
+from evomal.training.meta_training import tune_group
 from evomal.training.numerics import require_finite
 from evomal.training.settings import EvaluationSettings
 from evomal.training.support import group_way
 from evomal.training.trial import spoils_inputs
+from evomal.training.tuning_state import TuningState
 from evomal.training.workbench import Workbench
 from tasks_for_tests import TEXTS, VARIED_TASKS
 
@@ -118,7 +119,7 @@ def test_all_meta_steps_before_the_end_of_the_stage(monkeypatch: pytest.MonkeyPa
     task = on_meta(here)
     settings = EvaluationSettings(meta_steps=3)
     bench = Workbench([task], settings, 0)
-    tunings = [(loss, first_state(bench, loss)) for loss in losses_for(task)]
+    tunings = [(loss, TuningState.at_start(loss.phi.detach())) for loss in losses_for(task)]
     with pytest.raises((NotImplementedError, RuntimeError), match="meta") as caught:
         tune_group(bench, tunings, stacked=True)
     assert "finite.tolist()" in str(caught.traceback[2].statement)

@@ -234,14 +234,18 @@ def test_the_paper_preset_is_what_the_method_says() -> None:
     ours |= {"match_scale": False}
     ours |= {"precision": "full", "halving": False, "meta_start": "auto", "meta_snapshots": 16}
     ours |= {"inherit_weights": False, "weight_mutation_rate": 0.0, "initial_weights": ()}
-    ours |= {"known_losses": False, "replacements": 0}
+    ours |= {"known_losses": False, "replacements": 0, "training_budget": 5e10}
+    ours |= {"tune_recipe": False, "confirm": 0, "confirmation_steps": None}
     assert asdict(EvoMAL.presets["paper"]) == {**expected, **ours}
 
 
-def test_the_quick_preset_still_searches() -> None:
-    quick = EvoMAL.presets["quick"]
-    assert isinstance(quick, EvoMALSettings)
-    assert quick.population_size >= 12
-    assert quick.generations >= 5
-    assert quick.meta_steps >= 25
-    assert quick.fitness_steps >= 100
+@pytest.mark.parametrize("preset", ["standard", "quick"])
+def test_the_other_presets_still_search(preset: str) -> None:
+    settings = EvoMAL.presets[preset]
+    assert isinstance(settings, EvoMALSettings)
+    assert settings.population_size >= 12
+    assert settings.generations >= 5
+    assert settings.meta_steps >= 25
+    assert settings.testing_steps is None
+    assert settings.tune_recipe
+    assert settings.confirm >= 3

@@ -151,6 +151,7 @@ def test_a_metric_of_several_labels() -> None:
 # From a search to what is shown
 
 SIZES: dict[str, Any] = {
+    "preset": "paper",
     "generations": 2,
     "population_size": 4,
     "meta_steps": 5,

@@ -18,7 +18,12 @@ from evomal.tasks.optimizers import SGD
 from evomal.training.loop import partial_training
 from tasks_for_tests import TASK_BY_LINK, classification_task, regression_task
 
-SMALL: dict[str, Any] = {"meta_steps": 3, "testing_steps": 5, "hidden": (4, 3)}
+SMALL: dict[str, Any] = {
+    "preset": "paper",
+    "meta_steps": 3,
+    "testing_steps": 5,
+    "hidden": (4, 3),
+}
 
 
 def test_every_network_begins_with_weights_of_its_own() -> None:
@@ -91,6 +96,7 @@ SLOW = SGD(learning_rate=0.02, momentum=0.0, nesterov=False, weight_decay=0.0)
 )
 def test_tuning_betters_the_metric(task: Task, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
+        "preset": "paper",
         "restarts": 2,
         "meta_steps": 200,
         "testing_steps": 60,

@@ -13,6 +13,7 @@ from evomal.cli import main
 from run_helpers import run_python, without_timing
 
 SETTINGS: dict[str, Any] = {
+    "preset": "paper",
     "population_size": 6,
     "generations": 3,
     "meta_steps": 2,
@@ -54,7 +55,7 @@ queue.CHECKPOINT_SECONDS = 0.0
 for executor in ("ray", "local"):
     search(
         load_task("diabetes/mlp"), executor=executor, run_dir=f"{sys.argv[1]}/{executor}",
-        method="ml3", meta_steps=4, testing_steps=5, progress=False,
+        method="ml3", preset="paper", meta_steps=4, testing_steps=5, progress=False,
     )
 """
 

@@ -294,7 +294,8 @@ def test_data_is_found_where_the_run_found_it(
 
 
 def test_only_a_method_with_generations_can_search_on(tmp_path: Path) -> None:
-    search(regression_task(), method="baseline", run_dir=tmp_path, testing_steps=5)
+    sizes: dict[str, Any] = {"preset": "paper", "testing_steps": 5}
+    search(regression_task(), method="baseline", run_dir=tmp_path, **sizes)
     before = contents(tmp_path)
     assert resume(tmp_path, generations=1).facts.status == "finished"
     with pytest.raises(InputError, match=r"method baseline has no setting 'generations'; .*evomal"):
@@ -361,6 +362,7 @@ sys.exit(main(sys.argv[2:]))
 """
 SETTINGS = ["--population-size=6", "--meta-steps=1", "--testing-steps=2", "--rejection-steps=5"]
 SETTINGS += ["--max-initial-height=2", "--max-height=3", "--generations=3", "--seed=1"]
+SETTINGS += ["--preset=paper"]
 LIMIT = "resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
 
 

@@ -169,6 +169,7 @@ def test_sigterm_on_the_command_line(tmp_path: Path) -> None:
     place = tmp_path / "a run; no more"
     arguments = ["search", "diabetes/mlp", "--population-size=6", "--meta-steps=1", "--seed=1"]
     arguments += ["--testing-steps=2", "--rejection-steps=5", "--generations=100", "--workers=1"]
+    arguments += ["--preset=paper"]
     with running("-m", "evomal.cli", *arguments, "--run-dir", str(place)) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")

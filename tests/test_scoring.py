@@ -22,7 +22,12 @@ from evomal.methods.registry import METHODS
 from run_helpers import OVERFLOW, TINY, Fixed, known_to
 from tasks_for_tests import classification_task, regression_task
 
-SIZES: dict[str, Any] = {"meta_steps": 2, "testing_steps": 5, "rejection_steps": 20}
+SIZES: dict[str, Any] = {
+    "preset": "paper",
+    "meta_steps": 2,
+    "testing_steps": 5,
+    "rejection_steps": 20,
+}
 FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
 ERROR = "square(sub(y, f))"
 ABSOLUTE = "abs(sub(y, f))"

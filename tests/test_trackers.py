@@ -145,7 +145,8 @@ def test_the_command_line_has_both(
     monkeypatch.chdir(tmp_path)
     sizes = {"population-size": 4, "meta-steps": 1, "testing-steps": 2, "rejection-steps": 5}
     options = [f"--{name}={value}" for name, value in {**sizes, "generations": 4}.items()]
-    arguments = ["search", "diabetes/mlp", *options, "--workers=1", "--run-dir=run", "--quiet"]
+    arguments = ["search", "diabetes/mlp", "--preset=paper", *options, "--workers=1"]
+    arguments += ["--run-dir=run", "--quiet"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert main([*arguments, "--tensorboard", "--mlflow", uri]) == 0
