@@ -122,7 +122,7 @@ def test_weights_are_kept_without_tuning(tmp_path: Path) -> None:
         ERROR,
         TaylorLoss(order=2),
     ]
-    options: dict[str, Any] = {"testing_steps": 5, "rejection_steps": 20}
+    options: dict[str, Any] = {"preset": "paper", "testing_steps": 5, "rejection_steps": 20}
     kept = score(regression_task(), given, tune=False, **options)
     assert verdicts(kept)[:2] == [("evaluated", None), ("duplicate", 0)]
     assert verdicts(kept)[3] == ("duplicate", 2), "other weights are another loss"

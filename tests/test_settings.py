@@ -29,7 +29,7 @@ NUMBERS = [
 def test_numbers_are_found() -> None:
     names = {name for kind, name in NUMBERS if kind in (EvoMALSettings, Execution)}
     assert names >= {"meta_steps", "threads", "crossover_rate", "workers", "max_time", "patience"}
-    assert len(names) == 27
+    assert len(names) == 30
 
 
 @pytest.mark.parametrize("value", [10**400, -1, True, float("nan"), "3", [1]], ids=str)
@@ -73,6 +73,7 @@ def test_the_message_names_the_range(name: str, most: int) -> None:
         "activation",
         "inherit_weights",
         "known_losses",
+        "tune_recipe",
     ],
 )
 @pytest.mark.parametrize("value", ["no", 1, None, np.zeros(2)], ids=str)
@@ -147,7 +148,7 @@ def test_a_search_says_so_before_it_begins(arguments: dict[str, Any], tmp_path: 
         ("baseline", "initial_losses", ("square(sub(y, f))",), "choose a method that has it: "),
         ("gp-lfl", "populaton_size", 3, "did you mean population_size?"),
         ("gp-lfl", "max_tme", 3, "did you mean max_time?"),
-        ("baseline", "nonsense", 3, "it has testing_steps, engine, "),
+        ("baseline", "nonsense", 3, "it has testing_steps, training_budget, "),
     ],
 )
 def test_a_setting_that_a_method_does_not_have_is_refused(
