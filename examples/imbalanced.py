@@ -1,6 +1,7 @@
 """Learn a loss for an imbalanced task by balanced accuracy: is a digit an 8? One row in ten is.
 
-So few generations beat the task loss with some seeds only: with 2, but not with 0, 1 and 3.
+So short a search on so few rows shows no loss to be better than the tuned task loss, with the seeds
+0 and 2 at least, and says so.
 
 Run: python examples/imbalanced.py
 """
@@ -50,7 +51,7 @@ def main() -> None:
     """Search, then test the loss and the task loss on new rows by three metrics."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run-dir", default=None)
-    parser.add_argument("--generations", type=int, default=8)
+    parser.add_argument("--generations", type=int, default=5)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--testing-steps", type=int, default=200)
     options = parser.parse_args()
@@ -64,15 +65,21 @@ def main() -> None:
         testing_steps=options.testing_steps,
         run_dir=options.run_dir,
     )
-    task_loss = run.summary()["task_loss_value"]
     print(f"Learned: {run.best.formula}")
-    print(f"Validation balanced accuracy: {run.best.value:.3f}, task loss {task_loss:.3f}")
-    result = evomal.compare(task, run.best.loss, seeds=range(3), steps=options.testing_steps)
+    print(run.verdict)
+    result = evomal.compare(
+        task,
+        run.best.loss,
+        seeds=range(3),
+        steps=options.testing_steps,
+        tune=["learning-rate"],  # of each loss
+    )
     for one in (result, *result.reported):
+        assert one.tuned is not None
         better = "higher" if one.metric.maximize else "lower"
         print(
-            f"Test {one.metric.label} ({better} is better): {one.learned.mean:.3f}, "
-            f"task loss {one.task_loss.mean:.3f}"
+            f"Test {one.metric.label} ({better} is better): {one.tuned.learned.mean:.3f}, "
+            f"task loss {one.tuned.task_loss.mean:.3f}"
         )
 
 

@@ -45,15 +45,15 @@ def test_own_model(tmp_path: Path) -> None:
 
 def test_imbalanced(tmp_path: Path) -> None:
     options = ["--run-dir", str(tmp_path / "run"), "--generations", "2"]
-    printed = printed_by("imbalanced.py", *options, cwd=tmp_path)
+    learned, verdict, *printed = printed_by("imbalanced.py", *options, cwd=tmp_path)
+    assert learned.startswith("Learned: ")
     assert [line.split(":")[0] for line in printed] == [
-        "Learned",
-        "Validation balanced accuracy",
         "Test balanced accuracy (higher is better)",
         "Test roc auc (higher is better)",
         "Test cost",
     ]
     run = evomal.Run(tmp_path / "run")
+    assert verdict == run.verdict
     assert 0.5 <= run.best.value == -run.best.fitness <= 1
 
 
