@@ -262,7 +262,7 @@ def quality(task: evomal.Task, loss: Loss | None, rate: float, steps: int) -> fl
             Retraining("anytime", seed, factor * rate, steps, (steps,), matched=True)
             for seed in range(ANYTIME_SEEDS)
         ]
-        values.append(statistics.fmean(retrain(task, loss, one, 0).best for one in todo))
+        values.append(statistics.fmean(retrain(task, loss, one, 0).last for one in todo))
     return min(values)
 
 

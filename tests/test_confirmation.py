@@ -13,26 +13,29 @@ import pytest
 import torch
 from scipy import stats
 
-from evomal import Run, SearchInterrupted, Task, TaskWarning, load_loss, resume, search
+from evomal import Milestones, Run, SearchInterrupted, Task, TaskWarning, load_loss, resume, search
 from evomal.losses.names import BEST_LOSS
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.confirmation import (
     CHECKPOINTS,
     FACTORS,
     FINALISTS,
+    RECIPES,
     SELECTION_SEEDS,
     VERDICT_SEEDS,
     confirm,
     trainings_needed,
 )
+from evomal.runs.known_losses import known_losses, other_losses
 from evomal.runs.recipe import SEEDS, find_recipes
 from evomal.runs.retrainings import TASK_LOSS, Contender, Wanted
 from evomal.runs.scale import Scale
 from evomal.runs.verdict import judge
+from evomal.training.horizon import step_operations, with_steps
 from evomal.training.learning import RATES
 from evomal.training.loop import performance, train
 from evomal.training.retraining import Retrained, Retraining, matching_factor, retrain
-from run_helpers import TINY, Recorder, without_timing
+from run_helpers import TINY, Recorder, tiny_settings, without_timing
 from tasks_for_tests import classification_task, regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
@@ -142,7 +145,7 @@ def test_the_best_after_tuning_wins() -> None:
     assert len(rounds) == trainings_needed(len(values) - 1)
     assert rounds.count(("tuning", 0)) == everyone * len(FACTORS)
     assert rounds.count(("tuning", 1)) == finalists * len(FACTORS)
-    assert rounds.count(("selection", SELECTION_SEEDS - 1)) == finalists
+    assert rounds.count(("selection", SELECTION_SEEDS - 1)) == RECIPES * finalists
     assert rounds.count(("verdict", VERDICT_SEEDS - 1)) == 2
 
 
@@ -182,7 +185,10 @@ def test_a_loss_is_better_than_a_task_loss_that_diverges() -> None:
     )
     assert found.verdict is not None
     assert found.verdict.better
-    assert found.sentence(LOWER) == "Better than the task loss, which diverges: a has 1."
+    assert found.sentence(LOWER) == (
+        "Better than the tuned task loss: better on 5 of 5 seeds, the task loss diverges, or has "
+        "no metric, on 5."
+    )
 
 
 # The verdict
@@ -247,6 +253,31 @@ def test_the_sentence(scale: Scale, sentence: str) -> None:
     assert verdict.to_dict(scale)["better"] is True
 
 
+def test_where_a_training_fails() -> None:
+    own, failed = seeds(0.5, 0.6, 0.7), [Retrained((), 1.0)]
+    lucky = judge(seeds(0.1, 0.2, 0.9), [*own[:2], failed])
+    assert (lucky.wins, lucky.task_loss_failed, lucky.interval) == (3, 1, None)
+    assert lucky.learned == pytest.approx(0.15)
+    assert lucky.task_loss == pytest.approx(0.55)
+    assert lucky.better
+    assert not judge(seeds(0.1, 0.9, 0.9), [*own[:2], failed]).better, "not on all other seeds"
+    assert not judge([*seeds(0.1, 0.2), failed], own).better
+    undefined = [[Retrained((0.1, None), 1.0)]] * 3
+    assert judge(undefined, own).failed == 3
+
+
+def test_without_enough_defined_rows_nothing_is_shown() -> None:
+    learned = [[replace(row[0], resampled=(None, None, 0.3))] for row in seeds(0.1, 0.2)]
+    verdict = judge(learned, seeds(0.3, 0.5, resampled=[(9.0, 0.2, 0.2)] * 2))
+    assert (verdict.interval, verdict.better) == (None, False)
+
+
+def test_a_tiny_difference_does_not_count() -> None:
+    own = [1.0, 1.1, 1.2]
+    assert not judge(seeds(*(x - 1e-4 - 1e-9 * x for x in own)), seeds(*own)).better
+    assert judge(seeds(*(x - 1e-2 - 1e-9 * x for x in own)), seeds(*own)).better
+
+
 def test_equal_losses_are_not_better() -> None:
     verdict = judge(seeds(0.1, 0.2), seeds(0.1, 0.2))
     assert (verdict.better, verdict.interval, verdict.wins) == (False, None, 0)
@@ -266,7 +297,7 @@ def test_a_training_is_a_plain_one_with_checkpoints() -> None:
     )
     assert found.curve[-1] == performance(task, learner, task.validation)
     assert len(found.curve) == 2
-    assert (found.factor, found.best) == (0.5, min(found.curve))
+    assert (found.factor, found.last) == (0.5, found.curve[-1])
     assert len(found.resampled) == 3
     assert len(set(found.resampled)) == 3
     again = retrain(task, ABSOLUTE, todo, seed=4)
@@ -289,9 +320,39 @@ def iter_metric(values: Sequence[float]) -> Any:
     return lambda pred, target: next(left)
 
 
+def test_a_metric_that_is_undefined_on_the_way_is_no_divergence() -> None:
+    task = regression_task()
+    task.metric = iter_metric([math.nan, 2.0, 1.0])
+    found = retrain(task, SQUARED, Retraining("tuning", 0, 1.0, 3, (1, 2, 3)), 0)
+    assert (found.curve, found.values) == ((None, 2.0, 1.0), [math.inf, 2.0, 1.0])
+
+
+def test_a_random_task_loss_has_the_same_scale_every_time() -> None:
+    task = regression_task()
+    task.task_loss = lambda pred, target: ((pred - target) ** 2 * torch.rand_like(pred)).mean()
+    assert len({matching_factor(task, SQUARED, 0) for _ in range(3)}) == 1
+
+
+def test_the_recipe_is_tuned_without_the_schedule_of_meta_testing() -> None:
+    asked: list[Retraining] = []
+
+    def trainings(wanted: Sequence[Wanted]) -> list[Retrained]:
+        asked.extend(todo for _, _, todo in wanted)
+        return [Retrained((abs(math.log(todo.factor)),), 1.0) for _, _, todo in wanted]
+
+    find_recipes(trainings, [0.1], 10)
+    assert not any(todo.meta_testing for todo in asked)
+    task, losses = regression_task(schedule=Milestones((0.3,))), (SQUARED, None)
+    plain, decayed = (
+        [retrain(task, one, replace(asked[0], meta_testing=flag), 0) for one in losses]
+        for flag in (False, True)
+    )
+    assert plain != decayed
+
+
 def test_a_training_that_diverges_has_no_curve() -> None:
     found = retrain(regression_task(), SQUARED, Retraining("tuning", 0, 1e9, 50, (50,)), 0)
-    assert (found.curve, found.best) == ((), math.inf)
+    assert (found.curve, found.last) == ((), math.inf)
 
 
 @pytest.mark.parametrize("make", [regression_task, classification_task])
@@ -403,3 +464,38 @@ def test_a_task_that_cannot_be_learned_is_told_before_the_search(tmp_path: Path)
     task = Task(lambda: torch.nn.Linear(3, 1), *parts, link="identity", name="noise")
     with pytest.warns(TaskWarning, match="Not even the task loss predicts better"):
         search(task, run_dir=tmp_path, **{**CONFIRMED, "max_evaluations": 1, "confirm": 0})
+
+
+def test_the_task_loss_is_not_its_own_rival() -> None:
+    plain, weighted = classification_task(), classification_task(weight=[1.0, 2.0, 3.0])
+    for task in (plain, weighted):
+        assert known_losses([task])[0] == "cross-entropy"
+        assert "cross-entropy" not in other_losses([task])
+    own = classification_task(task_loss=torch.nn.MultiMarginLoss())
+    assert other_losses([own])[0] == "cross-entropy"
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(4, 8, batch_first=True)
+        self.last = torch.nn.Linear(8, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.last(self.lstm(inputs)[0][:, -1])  # type: ignore[no-any-return]
+
+
+def test_affordable_steps() -> None:
+    task = regression_task(testing_steps=5000)
+    given = tiny_settings(testing_steps=None, training_budget=1e12)
+    assert with_steps(given, [task]).testing_steps == 5000
+    operations = step_operations(task)
+    some = tiny_settings(testing_steps=None, training_budget=789 * operations)
+    assert with_steps(some, [task]).testing_steps == 780, "two digits"
+    few = tiny_settings(testing_steps=None, training_budget=operations)
+    assert with_steps(few, [task]).testing_steps == 100
+    assert with_steps(tiny_settings(testing_steps=7), [task]).testing_steps == 7
+    rows = torch.randn(8, 20, 4), torch.randn(8, 1)
+    sequences = Task(Recurrent, rows, rows, link="identity", name="sequences")
+    parameters = sum(p.numel() for p in Recurrent().parameters())
+    assert step_operations(sequences) == 2 * parameters * 8 * 20

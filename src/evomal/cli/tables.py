@@ -84,7 +84,10 @@ def run_overview(run: Run) -> Group:
 def _without_verdict(facts: RunFacts) -> str:
     """Why there is no verdict."""
     if facts.settings.confirm:
-        return "No verdict yet: the best losses are trained on fresh seeds after the search."
+        return (
+            "No verdict yet: when the search is continued to its end, the best losses are trained "
+            "on fresh seeds, tuned like the task loss."
+        )
     return (
         "No verdict: the fitness is that of one training each, at one learning rate. With "
         "--confirm 5, a search trains its best losses on fresh seeds, tuned like the task loss."

@@ -5,9 +5,9 @@ task loss are trained on fresh seeds for the length of a real training, each wit
 and number of steps tuned. In four rounds:
 
 1. all of them at `FACTORS` of the learning rate, one seed: the best `FINALISTS` go on;
-2. the same on a second seed: it decides the learning rate and the steps of each;
-3. on `SELECTION_SEEDS` further seeds: the best mean plus its standard error wins, so that of equal
-   losses the stable one does;
+2. the same on a second seed: it decides the two best learning rates of each, with their steps;
+3. both on `SELECTION_SEEDS` further seeds: the best mean plus its standard error wins, so that of
+   equal losses the stable one does;
 4. on `VERDICT_SEEDS` further seeds, the winner against the task loss: the verdict.
 """
 
@@ -18,6 +18,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from evomal.losses.files import loss_to_dict
 from evomal.methods.settings import SearchSettings
@@ -35,7 +37,10 @@ CHECKPOINTS = 10
 FINALISTS = 3
 """Losses beside the task loss that are tuned on a second seed."""
 
-TUNING_SEEDS, SELECTION_SEEDS, VERDICT_SEEDS = 2, 3, 5
+TUNING_SEEDS, SELECTION_SEEDS, VERDICT_SEEDS = 2, 5, 5
+
+RECIPES = 2
+"""Learning rates of a finalist that are tried on further seeds, each with its best steps."""
 
 LONGER = 4
 """A training is at most so many times as long as those of the fitness."""
@@ -123,6 +128,13 @@ class Confirmation:
             "sentence": self.sentence(scale),
         }
 
+    def entries_in(self, scale: Scale) -> list[dict[str, Any]]:
+        """The losses as JSON values, in the direction of the metric."""
+        return [
+            {**asdict(one), "first": scale.value(one.first), "mean": scale.value(one.mean)}
+            for one in self.entries
+        ]
+
     def sentence(self, scale: Scale) -> str:
         """The verdict in words."""
         if self.winner is None or self.verdict is None:
@@ -141,7 +153,7 @@ def trainings_needed(contenders: int) -> int:
     """Trainings of a confirmation on each task, most of which end early."""
     finalists = min(contenders, FINALISTS) + 1
     tuning = len(FACTORS) * (contenders + 1 + (TUNING_SEEDS - 1) * finalists)
-    return tuning + SELECTION_SEEDS * finalists + 2 * VERDICT_SEEDS
+    return tuning + RECIPES * SELECTION_SEEDS * finalists + 2 * VERDICT_SEEDS
 
 
 def confirm(
@@ -163,70 +175,50 @@ def confirm(
     steps
         Most steps of a training.
     """
-    tasks = len(learning_rates)
-    shape = _Tuning(trainings, tasks, steps)
+    tuning = _Tuning(trainings, len(learning_rates), steps)
     everyone = [*contenders, TASK_LOSSES]
-    shape.train(everyone, seed=0)
-    first = {one.name: shape.best(one) for one in everyone}
+    tuning.train(everyone, seed=0)
+    first = {one.name: tuning.best(one) for one in everyone}
     ranked = sorted(contenders, key=lambda one: first[one.name])
     finalists = [one for one in ranked if math.isfinite(first[one.name])][:FINALISTS]
-    if math.isfinite(first[TASK_LOSS]):
-        finalists.append(TASK_LOSSES)
-    shape.train(finalists, seed=1)
+    tuning.train([*finalists, TASK_LOSSES], seed=1)
+    options = [(one, option) for one in finalists for option in tuning.options(one)]
+    own = tuning.options(TASK_LOSSES) or [tuning.untuned]
+    options += [(TASK_LOSSES, option) for option in own]
+    selection = tuning.repeated(options, "selection", SELECTION_SEEDS)
     entries = {one.name: Entry(one.name, _finite(first[one.name])) for one in everyone}
-    chosen: dict[str, list[_Chosen]] = {}
-    for one in list(finalists):
-        recipes = shape.recipes(one)
-        if recipes is None:
-            finalists.remove(one)
-            continue
-        chosen[one.name] = recipes
-        rates = [r.rate * own for r, own in zip(recipes, learning_rates, strict=True)]
-        tuned = (TunedRecipe(*pair) for pair in zip(rates, (r.steps for r in recipes), strict=True))
-        entries[one.name] = replace(entries[one.name], recipes=tuple(tuned))
-
-    def repeated(
-        who: Sequence[Contender], stage: str, seeds: int, resamples: int = 0
-    ) -> list[list[list[Retrained]]]:
-        """For every loss and seed, the training on every task at its recipe."""
-        wanted = [
-            (
-                one,
-                task,
-                Retraining(
-                    stage,
-                    seed,
-                    chosen[one.name][task].factor,
-                    steps,
-                    (chosen[one.name][task].steps,),
-                    matched=True,
-                    resamples=resamples,
-                ),
-            )
-            for one in who
-            for seed in range(seeds)
-            for task in range(tasks)
-        ]
-        found = iter(trainings(wanted))
-        return [[[next(found) for _ in range(tasks)] for _ in range(seeds)] for _ in who]
-
-    for one, rows in zip(finalists, repeated(finalists, "selection", SELECTION_SEEDS), strict=True):
-        values = [statistics.fmean(r.best for r in row) for row in rows]
-        if all(map(math.isfinite, values)):
-            error = statistics.stdev(values) / math.sqrt(len(values))
-            mean = statistics.fmean(values)
-            entries[one.name] = replace(entries[one.name], mean=mean, error=error)
+    best: dict[str, _Option] = {TASK_LOSS: own[0]}
+    for (one, option), rows in zip(options, selection, strict=True):
+        entry = _entry(entries[one.name], option, rows, learning_rates)
+        if _rank(entry) < _rank(entries[one.name]):
+            entries[one.name], best[one.name] = entry, option
     order = sorted(entries.values(), key=_rank)
-    best = next((one for one in order if one.mean is not None and one.name != TASK_LOSS), None)
-    if best is None:
+    names = [one.name for one in order if one.mean is not None and one.name != TASK_LOSS]
+    if not names:
         return Confirmation(tuple(order), steps, None, None, None)
-    winner = next(one for one in contenders if one.name == best.name)
+    winner = next(one for one in contenders if one.name == names[0])
     assert winner.loss is not None
-    pair = [winner, TASK_LOSSES] if TASK_LOSS in chosen else [winner]
-    learned, *own = repeated(pair, "verdict", VERDICT_SEEDS, RESAMPLES)
-    lost = [[Retrained((), 1.0)] * tasks] * VERDICT_SEEDS
-    verdict = judge(learned, own[0] if own else lost)
+    pair = [(one, best[one.name]) for one in (winner, TASK_LOSSES)]
+    verdict = judge(*tuning.repeated(pair, "verdict", VERDICT_SEEDS, RESAMPLES))
     return Confirmation(tuple(order), steps, winner.name, loss_to_dict(winner.loss), verdict)
+
+
+def _entry(
+    entry: Entry,
+    option: _Option,
+    rows: Sequence[Sequence[Retrained]],
+    learning_rates: Sequence[float],
+) -> Entry:
+    """An entry with the results of the third round for one of its recipes."""
+    values = [statistics.fmean(one.last for one in row) for row in rows]
+    if not all(map(math.isfinite, values)):
+        return entry
+    recipes = (
+        TunedRecipe(chosen.rate * own, chosen.steps)
+        for chosen, own in zip(option, learning_rates, strict=True)
+    )
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return replace(entry, recipes=tuple(recipes), mean=statistics.fmean(values), error=error)
 
 
 @dataclass(frozen=True)
@@ -238,16 +230,25 @@ class _Chosen:
     steps: int
 
 
+_Option = Sequence[_Chosen]
+"""One recipe for every task."""
+
+
 class _Tuning:
-    """Trainings at every factor of the learning rate, and what is best."""
+    """Trainings at every factor of the learning rate, what is best, and its repetition."""
 
     def __init__(self, trainings: Trainings, tasks: int, steps: int) -> None:
         self._trainings = trainings
-        self._tasks = tasks
+        self._tasks = range(tasks)
         self._steps = steps
         parts = range(1, CHECKPOINTS + 1)
         self._checkpoints = tuple(sorted({math.ceil(steps * k / CHECKPOINTS) for k in parts}))
         self._found: dict[tuple[str, int, float], list[Retrained]] = {}
+
+    @property
+    def untuned(self) -> _Option:
+        """The recipe of the search, to the last step."""
+        return [_Chosen(1.0, 1.0, self._steps) for _ in self._tasks]
 
     def train(self, who: Sequence[Contender], seed: int) -> None:
         """Train every loss at every factor on a seed."""
@@ -262,7 +263,7 @@ class _Tuning:
                 ),
             )
             for one in who
-            for task in range(self._tasks)
+            for task in self._tasks
             for factor in FACTORS
         ]
         for (one, task, todo), result in zip(wanted, self._trainings(wanted), strict=True):
@@ -271,31 +272,64 @@ class _Tuning:
     def best(self, one: Contender) -> float:
         """The best value, mean over the tasks; infinite if a task has none."""
         return statistics.fmean(
-            next((mean for mean, *_ in self._means(one, task)), math.inf)
-            for task in range(self._tasks)
+            min(self._best(one, task, factor)[0] for factor in FACTORS) for task in self._tasks
         )
 
-    def recipes(self, one: Contender) -> list[_Chosen] | None:
-        """The best recipe on every task; None if there is none."""
-        found = []
-        for task in range(self._tasks):
-            means = self._means(one, task)
-            if not means:
-                return None
-            _, _, fewer, factor = means[0]
-            steps = -fewer
-            rate = self._found[one.name, task, factor][0].factor
-            found.append(_Chosen(factor, rate, steps))
-        return found
+    def options(self, one: Contender) -> list[_Option]:
+        """The best recipes, at different learning rates."""
+        by_task = []
+        for task in self._tasks:
+            ranked = sorted(
+                (self._best(one, task, factor)[0], abs(math.log(factor)), factor)
+                for factor in FACTORS
+            )
+            by_task.append(
+                [
+                    _Chosen(
+                        factor,
+                        self._found[one.name, task, factor][0].factor,
+                        self._best(one, task, factor)[1],
+                    )
+                    for value, _, factor in ranked[:RECIPES]
+                    if math.isfinite(value)
+                ]
+            )
+        return [list(option) for option in zip(*by_task, strict=False)]
 
-    def _means(self, one: Contender, task: int) -> list[tuple[float, float, int, float]]:
-        """What can be chosen, best first: mean, distance of the factor from 1, -steps, factor."""
-        found = []
-        for factor in FACTORS:
-            curves = [result.curve for result in self._found[one.name, task, factor]]
-            for steps, *values in zip(self._checkpoints, *curves, strict=False):  # the shortest
-                found.append((statistics.fmean(values), abs(math.log(factor)), -steps, factor))
-        return sorted(found)
+    def repeated(
+        self,
+        options: Sequence[tuple[Contender, _Option]],
+        stage: str,
+        seeds: int,
+        resamples: int = 0,
+    ) -> list[list[list[Retrained]]]:
+        """For every option and seed, the training on every task."""
+        wanted = [
+            (
+                one,
+                task,
+                Retraining(
+                    *(stage, seed, option[task].factor, self._steps, (option[task].steps,)),
+                    matched=True,
+                    resamples=resamples,
+                ),
+            )
+            for one, option in options
+            for seed in range(seeds)
+            for task in self._tasks
+        ]
+        found = iter(self._trainings(wanted))
+        return [[[next(found) for _ in self._tasks] for _ in range(seeds)] for _ in options]
+
+    def _best(self, one: Contender, task: int, factor: float) -> tuple[float, int]:
+        """The best mean over the seeds at this factor, and its steps: of equal ones, the most."""
+        curves = [result.values for result in self._found[one.name, task, factor]]
+        found = [
+            (statistics.fmean(values), -steps)
+            for steps, *values in zip(self._checkpoints, *curves, strict=False)  # the shortest
+        ]
+        mean, fewer = min(found, default=(math.inf, -self._steps))
+        return mean, -fewer
 
 
 def _rank(entry: Entry) -> tuple[bool, float, bool, float]:

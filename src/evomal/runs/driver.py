@@ -205,6 +205,7 @@ class Driver:
         if self._facts.confirmation is not None:  # of fewer generations
             self._store.write_facts({"confirmation": None})
             self._facts = replace(self._facts, confirmation=None)
+            self._save_best()
         outcomes: list[Outcome] = []
         candidates = method.ask()
         while candidates:

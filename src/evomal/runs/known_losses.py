@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomal.losses.books import known_for
+from evomal.tasks.functions import identity
 from evomal.tasks.metrics import default_task_loss
 from evomal.tasks.task import Task
 
@@ -21,5 +22,5 @@ def known_losses(tasks: Sequence[Task]) -> list[str]:
 def other_losses(tasks: Sequence[Task]) -> list[str]:
     """The known losses that are not simply the task loss of the tasks."""
     found = known_losses(tasks)
-    own = all(task.task_loss is default_task_loss(task.form) for task in tasks)
+    own = all(identity(t.task_loss) == identity(default_task_loss(t.form)) for t in tasks)
     return found[1:] if own else found

@@ -66,13 +66,17 @@ def _recipe(
 
     def try_out(factors: Sequence[float]) -> None:
         wanted = [
-            (TASK_LOSSES, task, Retraining(STAGE, seed, factor, steps, (steps,)))
+            (
+                TASK_LOSSES,
+                task,
+                Retraining(STAGE, seed, factor, steps, (steps,), meta_testing=False),
+            )
             for factor in factors
             for seed in range(SEEDS)
         ]
         found = trainings(wanted)
         for place, factor in enumerate(factors):
-            mean = statistics.fmean(one.best for one in found[place * SEEDS : (place + 1) * SEEDS])
+            mean = statistics.fmean(one.last for one in found[place * SEEDS : (place + 1) * SEEDS])
             values[factor] = mean if math.isfinite(mean) else None
 
     try_out(RATES)

@@ -76,7 +76,7 @@ class Retrainings:
         self._report = report
 
     def __call__(self, wanted: Sequence[Wanted]) -> list[Retrained]:
-        """The result of every training; one that fails counts as diverged.
+        """The result of every training; one that fails counts as diverged, and is not kept.
 
         Raises
         ------
@@ -85,6 +85,8 @@ class Retrainings:
         InputError
             If a task cannot be trained with its own loss, or no worker can be had.
         """
+        if not wanted:
+            return []
         known = self._store.retrainings()
         found: dict[int, Retrained] = {}
         for place, one in enumerate(wanted):
@@ -92,14 +94,16 @@ class Retrainings:
                 found[place] = typed(Retrained, known[key], f"the training {key!r}")
         self._report(len(found), len(wanted))
         for place, result in self._done([p for p in range(len(wanted)) if p not in found], wanted):
-            found[place] = result
-            self._store.write_retraining(_key(*wanted[place]), asdict(result))
+            found[place] = result or Retrained((), wanted[place][2].factor)
+            if result is not None:
+                self._store.write_retraining(_key(*wanted[place]), asdict(result))
             self._report(len(found), len(wanted))
         return [found[place] for place in range(len(wanted))]
 
     def _done(
         self, places: Sequence[int], wanted: Sequence[Wanted]
-    ) -> Iterator[tuple[int, Retrained]]:
+    ) -> Iterator[tuple[int, Retrained | None]]:
+        """Places and their results; None for a training that fails."""
         waiting = list(reversed(places))
         while waiting or self._dispatcher.is_busy:
             while waiting and self._dispatcher.has_room:
@@ -116,13 +120,13 @@ class Retrainings:
                 )
             for place, result in self._dispatcher.finished():
                 if isinstance(result, WorkError):
-                    contender, task, todo = wanted[place]
+                    contender, task, _ = wanted[place]
                     if contender.loss is None:
                         raise InputError(
                             f"The task {self.tasks[task]!r} cannot be trained with its own loss: "
                             f"{result}."
                         ) from result
-                    yield place, Retrained((), todo.factor)
+                    yield place, None
                 else:
                     yield place, result
 

@@ -254,7 +254,7 @@ class Run:
             "constant_fitness": facts.constant_fitness,
             "beats_task_loss": self.beats_task_loss,
             "verdict": None if found is None else found.to_dict(facts.scale),
-            "confirmation": None if found is None else asdict(found)["entries"],
+            "confirmation": None if found is None else found.entries_in(facts.scale),
             "recipes": [asdict(recipe) for recipe in facts.recipes],
             "hall_of_fame": [entry.to_dict() for entry in self.hall_of_fame],
             "distinct": self.distinct,

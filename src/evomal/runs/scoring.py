@@ -127,7 +127,7 @@ class Scorer:
         Default settings: those of a search with this preset; ``"quick"`` takes seconds per loss.
     seed
         Seed of all random draws; a search with this seed gives a loss the same fitness, up to
-        rounding.
+        rounding, if it trains at the task's learning rate (``tune_recipe=False``).
     tune
         Whether to optimise the weights of losses (Algorithm 1). Otherwise they keep their own.
     workers

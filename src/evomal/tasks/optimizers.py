@@ -164,7 +164,7 @@ class _Scaled:
     def __call__(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
         made = made_by(self.factory, parameters)
         for group in made.param_groups:
-            group["lr"] *= self.factor
+            group["lr"] = group["lr"] * self.factor  # a tensor may be shared
         return made
 
 

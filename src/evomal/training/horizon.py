@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evomal.seeding import isolated_rng
+from evomal.tasks.inputs import tensors_of
 from evomal.tasks.task import Task
 from evomal.training.settings import TrainingSettings
 
@@ -46,7 +48,7 @@ def step_operations(task: Task) -> float:
     """Floating-point operations of the forward pass of a training batch.
 
     Those of matrix products and convolutions; at least two per parameter and row, for layers that
-    torch does not count.
+    torch does not count, and for every element of a sequence in recurrent ones.
     """
     learner = task.new_model(seed=0)
     count = min(task.batch_size, len(task.train))
@@ -55,4 +57,8 @@ def step_operations(task: Task) -> float:
         with FlopCounterMode(display=False) as counter:
             task.call(learner, inputs)
     parameters = sum(p.numel() for p in learner.parameters())
-    return float(max(counter.get_total_flops(), 2 * parameters * count))
+    recurrent = any(isinstance(module, nn.RNNBase) for module in learner.modules())
+    length = (
+        max(one.shape[1] if one.ndim > 1 else 1 for one in tensors_of(inputs)) if recurrent else 1
+    )
+    return float(max(counter.get_total_flops(), 2 * parameters * count * length))

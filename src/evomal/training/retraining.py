@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator
+from evomal.seeding import derive_generator, derive_seed, isolated_rng
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
-from evomal.training.loop import finite_metric, predictions, train
-from evomal.training.numerics import DivergedError
+from evomal.training.loop import predictions, train
+from evomal.training.numerics import DivergedError, check_deadline
 from evomal.training.raw_outputs import metric_on_few, output_gradient, raw_outputs
 
 PATIENCE = 0.4
@@ -49,6 +49,8 @@ class Retraining:
     resamples
         Number of random samples of the validation rows, with replacement, on which the metric is
         computed at the end, too.
+    meta_testing
+        Whether schedules that are for meta-testing only apply.
     """
 
     stage: str
@@ -59,6 +61,7 @@ class Retraining:
     matched: bool = False
     stops_early: bool = False
     resamples: int = 0
+    meta_testing: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,27 @@ class Retrained:
     Attributes
     ----------
     curve
-        L_P on validation data at the checkpoints reached; empty if the training diverged.
+        L_P on validation data at the checkpoints reached; None where the metric is undefined.
+        Empty if the training diverged.
     factor
         Of the learning rate, relative to the task's.
     resampled
         L_P on the random samples of rows; None where it is undefined.
     """
 
-    curve: tuple[float, ...]
+    curve: tuple[float | None, ...]
     factor: float
     resampled: tuple[float | None, ...] = ()
 
     @property
-    def best(self) -> float:
-        """The lowest value on the way; infinite if the training diverged."""
-        return min(self.curve, default=math.inf)
+    def values(self) -> list[float]:
+        """The curve, with infinity where the metric is undefined."""
+        return [math.inf if value is None else value for value in self.curve]
+
+    @property
+    def last(self) -> float:
+        """The value at the end; infinite if there is none."""
+        return next(reversed(self.values), math.inf)
 
 
 def retrain(task: Task, loss: Loss | None, todo: Retraining, seed: int) -> Retrained:
@@ -96,7 +105,8 @@ def retrain(task: Task, loss: Loss | None, todo: Retraining, seed: int) -> Retra
 
     def evaluate(learner: nn.Module) -> bool:
         pred, target = predictions(task, learner, task.validation)
-        curve.append(finite_metric(task, pred, target))
+        value = metric_on_few(task, pred, target)
+        curve.append(value if math.isfinite(value) else math.inf)
         waited = len(curve) - 1 - curve.index(min(curve))
         is_last = len(curve) == len(todo.checkpoints)
         return not is_last and not (todo.stops_early and waited >= patience)
@@ -108,13 +118,14 @@ def retrain(task: Task, loss: Loss | None, todo: Retraining, seed: int) -> Retra
             todo.steps,
             stream=(seed, todo.stage, task.name, todo.seed),
             rate=factor,
-            meta_testing=True,
+            meta_testing=todo.meta_testing,
             observers=dict.fromkeys(todo.checkpoints, evaluate),
         )
     except DivergedError:
         return Retrained((), factor)
     resampled = _resampled(task, learner, todo.resamples, seed) if todo.resamples else []
-    return Retrained(tuple(curve), factor, tuple(resampled))
+    kept = (value if math.isfinite(value) else None for value in curve)
+    return Retrained(tuple(kept), factor, tuple(resampled))
 
 
 def matching_factor(task: Task, loss: Loss, seed: int) -> float:
@@ -126,8 +137,9 @@ def matching_factor(task: Task, loss: Loss, seed: int) -> float:
     if not isinstance(task.optimizer, SGD):
         return 1.0
     outputs = raw_outputs(task, _ROWS, seed)
-    own = output_gradient(loss, outputs, task.loss_inputs(outputs, 0.0))[1].norm()
-    target = output_gradient(task.task_loss, outputs)[1].norm()
+    with isolated_rng(task.device, derive_seed(seed, "scale", task.name)):
+        own = output_gradient(loss, outputs, task.loss_inputs(outputs, 0.0))[1].norm()
+        target = output_gradient(task.task_loss, outputs)[1].norm()
     ratio = float(target / own)
     return ratio if math.isfinite(ratio) and 1 / _WIDEST < ratio < _WIDEST else 1.0
 
@@ -139,6 +151,7 @@ def _resampled(task: Task, learner: nn.Module, count: int, seed: int) -> list[fl
     rng = derive_generator(seed, "resampled rows", task.name)
     found: list[float | None] = []
     for _ in range(count):
+        check_deadline()
         rows = torch.from_numpy(rng.integers(len(target), size=len(target))).to(pred.device)
         value = metric_on_few(task, pred[rows], target[rows])
         found.append(value if math.isfinite(value) else None)
