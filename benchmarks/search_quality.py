@@ -151,6 +151,7 @@ def tested(args: argparse.Namespace, key: str, split: int) -> list[dict[str, Any
         range(TEST_SEEDS),
         against=[*others, *experts],
         tune=("learning-rate", "steps"),
+        steps=args.steps,
     ).tuned
     assert found is not None
     own = found.task_loss
@@ -326,6 +327,7 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=10)
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="most steps of the trainings of test")
     parser.add_argument("--set", default="{}", help="settings to change, as JSON")
     parser.add_argument("--out", required=True, help="folder of the runs")
     args = parser.parse_args()

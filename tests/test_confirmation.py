@@ -14,6 +14,7 @@ import torch
 from scipy import stats
 
 from evomal import Milestones, Run, SearchInterrupted, Task, TaskWarning, load_loss, resume, search
+from evomal.cli.tables import next_step
 from evomal.losses.names import BEST_LOSS
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.confirmation import (
@@ -27,6 +28,7 @@ from evomal.runs.confirmation import (
     trainings_needed,
 )
 from evomal.runs.known_losses import known_losses, other_losses
+from evomal.runs.next_steps import to_train
 from evomal.runs.recipe import SEEDS, find_recipes
 from evomal.runs.retrainings import TASK_LOSS, Contender, Wanted
 from evomal.runs.scale import Scale
@@ -394,6 +396,15 @@ def test_a_search_ends_with_a_verdict(confirmed: Run) -> None:
     assert TASK_LOSS in names
     assert {"huber:1", "pinball:0.9"} <= set(names)
     assert "squared-error" not in names, "it is the task loss"
+
+
+def test_the_next_step_tunes_as_the_verdict_did(confirmed: Run) -> None:
+    steps = confirmed.facts.confirmation_steps
+    assert to_train("r", confirmed.facts.tasks, steps) == (
+        "evomal.compare(task, evomal.Run('r').best.loss, seeds=range(5), "
+        f'tune=["learning-rate", "steps"], steps={steps}) in Python'
+    )
+    assert (next_step(confirmed) is None) is not confirmed.beats_task_loss
 
 
 def test_the_search_runs_at_the_recipe(confirmed: Run, tmp_path: Path) -> None:

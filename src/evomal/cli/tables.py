@@ -179,8 +179,8 @@ def next_step(run: Run) -> str | None:
     """How to train with the best loss on the data of the search; None if it is not better."""
     if run.beats_task_loss is False:
         return None
-    tuned = run.verdict is not None
-    return to_train(run.run_dir, run.facts.tasks, tuned=tuned)
+    steps = None if run.verdict is None else run.facts.confirmation_steps
+    return to_train(run.run_dir, run.facts.tasks, steps)
 
 
 def _engine(facts: RunFacts) -> str:

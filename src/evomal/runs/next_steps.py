@@ -10,8 +10,6 @@ from evomal.runs.directory import as_argument
 from evomal.runs.task_facts import TaskFacts
 from evomal.tasks.sources import TaskSource
 
-_SEEDS = 5
-
 
 def to_resume(run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts]) -> str:
     """The command or call that continues a run."""
@@ -31,22 +29,23 @@ def to_check(tasks: Sequence[TaskFacts]) -> str:
 
 
 def to_train(
-    run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts], *, tuned: bool = False
+    run_dir: str | os.PathLike[str], tasks: Sequence[TaskFacts], tuned_steps: int | None = None
 ) -> str:
     """The command or call that tests the best loss of a run on the first task's test data.
 
-    `tuned` says whether all losses are tuned, as the best one was for its verdict.
+    With `tuned_steps`, all losses are tuned, in trainings of at most so many steps.
     """
     task = tasks[0]
     if task.origin is None:
         loss = f"evomal.Run({os.fspath(run_dir)!r}).best.loss"
-        more = ', tune=["learning-rate", "steps"]' if tuned else ""
-        return (
-            f"evomal.compare(task, {loss}, seeds=range({_SEEDS if tuned else 3}){more}) in Python"
-        )
+        more = "seeds=range(3)"
+        if tuned_steps is not None:
+            more = f'seeds=range(5), tune=["learning-rate", "steps"], steps={tuned_steps}'
+        return f"evomal.compare(task, {loss}, {more}) in Python"
     name, options = _as_arguments(task)
-    more = f" --seeds {_SEEDS} --tune learning-rate,steps" if tuned else ""
-    return f"evomal train {name} --loss {as_argument(run_dir)}{options}{more}"
+    if tuned_steps is not None:
+        options += f" --seeds 5 --tune learning-rate,steps --steps {tuned_steps}"
+    return f"evomal train {name} --loss {as_argument(run_dir)}{options}"
 
 
 _NO_OPTIONS = "split_seed", "report"
