@@ -23,18 +23,18 @@ LEARNED, OWN, OTHER = "#d1495b", "#30638e", "#8d99ae"
 
 
 def draw_search(axes: Axes, run: evomal.Run) -> None:
-    """Best fitness so far by generation, and that of the task loss at its best learning rate."""
-    scale = run.facts.scale
-    best = [scale.value(generation.best) for generation in run.generations]
-    numbers = range(1, len(best) + 1)
-    axes.plot(numbers, np.array(best, dtype=float), "o-", color=LEARNED, label="best loss so far")
-    own = scale.value(run.task_loss_fitness)
-    axes.axhline(own or 0.0, ls="--", color=OWN, label="task loss, tuned")
-    steps = run.facts.settings.fitness_steps
-    axes.set(xlabel="generation", ylabel=f"validation {scale.names}", title="The search")
-    axes.set_xticks(list(numbers))
+    """The fitness of every loss by generation, and that of the task loss at its best rate."""
+    value, own = run.facts.scale.value, run.task_loss_fitness
+    assert own is not None
+    shown = [one for one in run.outcomes if one.status == "evaluated" and one.fitness < 2 * own]
+    numbers = [one.candidate.generation + 1 for one in shown]
+    values = np.array([value(one.fitness) for one in shown], dtype=float)
+    axes.plot(numbers, values, "o", color=LEARNED, alpha=0.4, label="a loss of the search")
+    axes.axhline(value(own), ls="--", color=OWN, label="task loss, tuned")
+    axes.set(xlabel="generation", ylabel=f"validation {run.facts.scale.names}")
+    axes.set_xticks(range(1, len(run.generations) + 1))
     axes.set_ylim(bottom=0)
-    axes.set_title(f"The search: {steps} training steps each")
+    axes.set_title(f"The search: {run.facts.settings.fitness_steps} training steps each")
     axes.legend()
 
 
@@ -44,7 +44,7 @@ def draw_loss(axes: Axes, run: evomal.Run) -> None:
     y = torch.zeros_like(f)
     learned = run.best.loss.elementwise(y, f, run.best.loss.phi)
     learned = learned - learned.min()
-    axes.plot(f, learned / learned.max(), color=LEARNED, label="learned loss")
+    axes.plot(f, learned / learned.max(), color=LEARNED, label="best loss")
     axes.plot(f, (f - y) ** 2 / f[-1] ** 2, "--", color=OWN, label="squared error")
     axes.set(xlabel="prediction, where the target is 0", ylabel="loss, scaled to at most 1")
     axes.set_title("The loss")
@@ -56,13 +56,17 @@ def draw_test(axes: Axes, comparison: dict[str, Any]) -> None:
     tuned = comparison["tuned"]
     shown = [
         ("task loss", tuned["task_loss"], OWN),
-        ("learned", tuned["learned"], LEARNED),
-        *((name, sample, OTHER) for name, sample in tuned.get("against", {}).items()),
+        ("best loss", tuned["learned"], LEARNED),
+        *(
+            (name, sample, OTHER)
+            for name, sample in tuned.get("against", {}).items()
+            if sample["values"] != tuned["learned"]["values"]  # the same loss by its name
+        ),
     ]
     for place, (_, sample, colour) in enumerate(shown):
         values = sample["values"]
         axes.plot([place] * len(values), values, "o", color=colour)
-    names = [name.replace("-", "-\n").replace("task loss", "task\nloss") for name, _, _ in shown]
+    names = [name.replace("-", "-\n").replace(" loss", "\nloss") for name, _, _ in shown]
     axes.set_xticks(range(len(shown)), names)
     axes.set_xlim(-0.5, len(shown) - 0.5)
     axes.set_ylim(bottom=0)
