@@ -33,7 +33,7 @@ from evomal.runs.recipe import SEEDS, find_recipes
 from evomal.runs.retrainings import TASK_LOSS, Contender, Wanted
 from evomal.runs.scale import Scale
 from evomal.runs.verdict import judge
-from evomal.training.horizon import step_operations, with_steps
+from evomal.training.horizon import LEAST_OPERATIONS, step_operations, with_steps
 from evomal.training.learning import RATES
 from evomal.training.loop import performance, train
 from evomal.training.retraining import Retrained, Retraining, matching_factor, retrain
@@ -506,7 +506,8 @@ def test_affordable_steps() -> None:
     few = tiny_settings(testing_steps=None, training_budget=operations)
     assert with_steps(few, [task]).testing_steps == 100
     assert with_steps(tiny_settings(testing_steps=7), [task]).testing_steps == 7
-    rows = torch.randn(8, 20, 4), torch.randn(8, 1)
+    assert operations == LEAST_OPERATIONS
+    rows = torch.randn(128, 100, 4), torch.randn(128, 1)
     sequences = Task(Recurrent, rows, rows, link="identity", name="sequences")
     parameters = sum(p.numel() for p in Recurrent().parameters())
-    assert step_operations(sequences) == 2 * parameters * 8 * 20
+    assert step_operations(sequences) == 2 * parameters * 128 * 100

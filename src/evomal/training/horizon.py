@@ -19,6 +19,9 @@ from evomal.training.settings import TrainingSettings
 FEWEST = 100
 """Minimum number of steps, however expensive they are."""
 
+LEAST_OPERATIONS = 7.5e6
+"""Of a step: a tiny network takes about as long, because of everything around its products."""
+
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
 
@@ -48,7 +51,8 @@ def step_operations(task: Task) -> float:
     """Floating-point operations of the forward pass of a training batch.
 
     Those of matrix products and convolutions; at least two per parameter and row, for layers that
-    torch does not count, and for every element of a sequence in recurrent ones.
+    torch does not count, and for every element of a sequence in recurrent ones; and at least
+    `LEAST_OPERATIONS`.
     """
     learner = task.new_model(seed=0)
     count = min(task.batch_size, len(task.train))
@@ -61,4 +65,5 @@ def step_operations(task: Task) -> float:
     length = (
         max(one.shape[1] if one.ndim > 1 else 1 for one in tensors_of(inputs)) if recurrent else 1
     )
-    return float(max(counter.get_total_flops(), 2 * parameters * count * length))
+    uncounted = 2 * parameters * count * length
+    return float(max(counter.get_total_flops(), uncounted, LEAST_OPERATIONS))
