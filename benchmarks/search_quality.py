@@ -284,7 +284,7 @@ def anytime(args: argparse.Namespace) -> None:
                     workers=args.workers,
                     progress=False,
                     callbacks=[noted[preset]],
-                    **(settings(args) if preset == "paper" else {}),
+                    **settings(args),
                 )
                 for preset in ends
             }
@@ -294,7 +294,8 @@ def anytime(args: argparse.Namespace) -> None:
                 points = [
                     (at, quality(task, loss, rate, steps)) for at, loss in noted[preset].found
                 ]
-                last = quality(task, run.best.loss, rate, steps)
+                found_one = run.archive.best is not None
+                last = quality(task, run.best.loss, rate, steps) if found_one else math.inf
                 points.append((run.facts.seconds or 0.0, last))
                 curves[preset].append(points)
                 ends[preset].append(last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -85,3 +86,19 @@ def test_cluster_simulation(tmp_path: Path) -> None:
     status, output, errors = run_python(script, str(run.run_dir), "--generations", "2")
     assert status == 0, output + errors
     assert re.search(r"\n +10000 +[\d.]+%", output), output
+
+
+def test_search_quality(tmp_path: Path) -> None:
+    small = {"generations": 1, "population_size": 4, "testing_steps": 40, "confirmation_steps": 40}
+    common = ["eights", "--preset", "quick", "--searches", "1", "--set", json.dumps(small)]
+    common += ["--steps", "40", "--out", str(tmp_path)]
+    promised = {
+        "search": r"eights  seed 0 +\d+ s  \S.*: (Better|Not shown to be better) ",
+        "test": r"eights: 1 searches; better on test data [01], .*; verdict better [01], ",
+        "anytime": r"eights: median at the end: standard -[\d.]+, paper \S+; .*: ratio \S+",
+    }
+    script = str(BENCHMARKS / "search_quality.py")
+    for part, pattern in promised.items():
+        status, output, errors = run_python(script, part, *common, timeout=600, cwd=BENCHMARKS)
+        assert status == 0, output + errors
+        assert re.search(pattern, output), output
