@@ -54,7 +54,7 @@ def lines_of(module: str) -> list[str]:
     return [line for line in lines if len(line) >= 8]
 
 
-def make_task() -> evomal.Task:
+def make_task(steps: int = 1000) -> evomal.Task:
     """60:20:20 lines as token ids (n, 32), int64, padded with zeros at the end."""
     rows, labels = [], []
     for label, module in enumerate(MODULES):
@@ -77,7 +77,7 @@ def make_task() -> evomal.Task:
         optimizer=evomal.SGD(learning_rate=0.1, momentum=0.9, weight_decay=0.0),
         batch_size=64,
         loss_inputs={"t": "progress"},  # the loss may change during training
-        testing_steps=1000,
+        testing_steps=steps,
         name="lines-of-code",
     )
 
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
 
-    task = make_task()
+    task = make_task(options.steps)
     run = evomal.search(
         task,
         preset="quick",
@@ -101,7 +101,8 @@ def main() -> None:
         run_dir=options.run_dir,
     )
     print(f"Learned: {run.best.formula}")
-    result = evomal.compare(task, run.best.loss, range(options.seeds), steps=options.steps)
+    print(run.verdict)
+    result = evomal.compare(task, run.best.loss, range(options.seeds))
     for name, sample in [("learned", result.learned), ("cross-entropy", result.task_loss)]:
         values = " ".join("diverged" if v is None else f"{v:.4f}" for v in sample.values)
         print(f"Test error, {name}: {values}")

@@ -60,13 +60,15 @@ def test_imbalanced(tmp_path: Path) -> None:
 def test_token_sequences(tmp_path: Path) -> None:
     options = ["--generations", "1", "--population-size", "3", "--steps", "20", "--seeds", "1"]
     options += ["--run-dir", str(tmp_path / "run")]
-    printed = printed_by("token_sequences.py", *options, cwd=tmp_path)
+    learned, verdict, *printed = printed_by("token_sequences.py", *options, cwd=tmp_path)
+    assert learned.startswith("Learned: ")
     assert [line.split(":")[0] for line in printed] == [
-        "Learned",
         "Test error, learned",
         "Test error, cross-entropy",
     ]
-    assert evomal.Run(tmp_path / "run").best.loss.inputs == ("t",)
+    run = evomal.Run(tmp_path / "run")
+    assert verdict == run.verdict
+    assert run.best.loss.inputs == ("t",)
 
 
 def test_proposer(tmp_path: Path, data_dir: Path) -> None:
