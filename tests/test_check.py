@@ -138,7 +138,19 @@ def test_a_rate_that_diverges_later_is_not_raised() -> None:
         "The task loss mse_loss diverges at the learning rate 0.01 in 500 steps. Try 0.001, the "
         "best lower one after 82 steps.",
     )
-    assert about_rates(task, diverged, nothing, 500) == ("ok", "")
+    assert about_rates(task, diverged, nothing, 500, tunes=False) == ("ok", "")
+
+
+def test_a_better_learning_rate() -> None:
+    task, bars = regression_task(optimizer=SGD(0.01)), Yardsticks(0.0, 1.0)
+    found = Learning(0.01, 82, 0.4, 1.0, 82, {0.1: 0.5, 1.0: 0.4, 10.0: 0.1})
+    better = "0.1 does better than 0.01 after 82 steps: mean squared error 0.1 against 0.4 "
+    level, message = about_rates(task, found, bars, 500, tunes=False)
+    assert (level, message.startswith(better)) == ("warning", True)
+    assert message.endswith("set it in the optimizer first, or set tune_recipe.")
+    level, message = about_rates(task, found, bars, 500, tunes=True)
+    assert (level, message.startswith(better)) == ("ok", True)
+    assert message.endswith(" The search tunes it first.")
 
 
 def upside_down(pred: Tensor, target: Tensor) -> Tensor:
@@ -158,13 +170,6 @@ BROKEN: dict[str, tuple[Callable[..., Task], dict[str, Any], str, str, str]] = {
         "learning",
         "problem",
         "The task loss mse_loss diverges at the learning rate 10000 in 100 steps. ",
-    ),
-    "learning rate too small": (
-        regression_task,
-        {"optimizer": SGD(1e-4, 0.0, False, 0.0)},
-        "learning rate",
-        "warning",
-        " does better than 0.0001 after 100 steps: mean squared error ",
     ),
     "nothing to learn": (
         regression_task,

@@ -58,7 +58,7 @@ def faults_of(whole: Run, hows: Sequence[str], folder: Path, often: int) -> dict
 @pytest.mark.parametrize("hows", [["fail", "run_out_of_memory", "die", "leave"], ["hang"]])
 def test_faults_change_nothing_but_the_time(hows: list[str], whole: Run, tmp_path: Path) -> None:
     faults = list(faults_of(whole, hows, tmp_path, 1).values())
-    limit = {"candidate_timeout": 5.0} if "hang" in hows else {}
+    limit = {"candidate_timeout": 10.0} if "hang" in hows else {}
     run = run_with(Faulty(faults), tmp_path / "run", workers=2, **limit)
     assert [fault.mark.read_bytes() for fault in faults] == [b"x"] * len(hows)
     assert without_timing(run.summary()) == without_timing(whole.summary())
@@ -86,7 +86,7 @@ def test_candidates_that_fail_twice_are_failed_and_the_run_goes_on(
     hows: list[str], workers: int, whole: Run, tmp_path: Path
 ) -> None:
     faults = faults_of(whole, hows, tmp_path, 2)
-    limit = {"candidate_timeout": 5.0} if "hang" in hows else {}
+    limit = {"candidate_timeout": 10.0} if "hang" in hows else {}
     run = run_with(Faulty(list(faults.values())), tmp_path / "run", workers=workers, **limit)
     assert [fault.mark.read_bytes() for fault in faults.values()] == [b"xx"] * len(hows)
     expected = decisions(whole)[: SEARCH["population_size"]]

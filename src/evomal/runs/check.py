@@ -218,8 +218,12 @@ class _Checking:
         self.settings = with_steps(self.settings, [task])
         found = self.learning = learning(task, self.settings.fitness_steps, self.seconds)
         yield from self._about_metric(found)
-        for topic, about in {"learning": about_learning, "learning rate": about_rates}.items():
-            level, text = about(task, found, self.bars, self.settings.fitness_steps)
+        asked = self.settings.fitness_steps
+        tunes = self.settings.tune_recipe
+        for topic, (level, text) in {
+            "learning": about_learning(task, found, self.bars, asked),
+            "learning rate": about_rates(task, found, self.bars, asked, tunes=tunes),
+        }.items():
             if text:
                 yield Finding(level, topic, text)
         yield from self._about_engine(found)

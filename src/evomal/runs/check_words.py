@@ -134,8 +134,10 @@ def about_learning(task: Task, found: Learning, bars: Yardsticks, asked: int) ->
     return "ok", f"{text}."
 
 
-def about_rates(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Judgement:
-    """Whether another learning rate does clearly better."""
+def about_rates(
+    task: Task, found: Learning, bars: Yardsticks, asked: int, *, tunes: bool
+) -> Judgement:
+    """Whether another learning rate does clearly better; `tunes`: whether the search tunes it."""
     best = found.best_factor
     if best is None:
         untried = found.steps > 0 and not found.values
@@ -151,12 +153,16 @@ def about_rates(task: Task, found: Learning, bars: Yardsticks, asked: int) -> Ju
     scale = abs((bars.constant or 0.0) - (bars.perfect or 0.0)) or abs(own or 1.0)
     if best == 1 or (own is not None and own - other < _GAIN * scale):
         return "ok", (f"{task.learning_rate:g} is as good as any of {', '.join(tried)} {steps}.")
-    return "warning", (
+    better = (
         f"{best * task.learning_rate:g} does better than {task.learning_rate:g} {steps}: "
         f"{task.performance_metric.label} {_shown(task, other)} against "
-        f"{'divergence' if own is None else _shown(task, own)} (tried: {', '.join(tried)}). A "
-        "learned loss may then merely act as a different learning rate; set it in the optimizer "
-        "first."
+        f"{'divergence' if own is None else _shown(task, own)} (tried: {', '.join(tried)})."
+    )
+    if tunes:
+        return "ok", f"{better} The search tunes it first."
+    return "warning", (
+        f"{better} A learned loss may then merely act as a different learning rate; set it in the "
+        "optimizer first, or set tune_recipe."
     )
 
 

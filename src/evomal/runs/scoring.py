@@ -164,7 +164,8 @@ class Scorer:
         require_name("preset", preset, PRESETS)
         for name in settings:
             require_name("setting", name, SETTING_NAMES, f"choose from {', '.join(SETTING_NAMES)}")
-        chosen = dataclasses.replace(PRESETS[preset], **settings)
+        own = {} if tune else {"match_scale": False}
+        chosen = dataclasses.replace(PRESETS[preset], **own | settings)
         chosen.validate()
         self._execution = Execution(workers=workers, candidate_timeout=candidate_timeout)
         self._execution.validate()
