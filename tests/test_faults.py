@@ -70,7 +70,7 @@ REASONS = {
     "fail": f"{FAILED} ValueError: first line",
     "run_out_of_memory": f"{FAILED} OutOfMemoryError: CUDA out of memory",
     "die": f"{GIVEN_UP} its worker process died (SIGKILL, possibly out of memory)",
-    "hang": f"{GIVEN_UP} it took longer than 5 s",
+    "hang": f"{GIVEN_UP} it took longer than 10 s",
 }
 
 

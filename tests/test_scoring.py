@@ -287,3 +287,11 @@ def test_the_command_needs_losses_or_standard_input(
     status, output, errors = evomal_score("diabetes/mlp", *losses)
     assert (status, output) == (2, "")
     assert "LOSS" in errors or "Give at least one loss after the task" in errors
+
+
+def test_without_tuning_a_loss_stays_as_it_is() -> None:
+    loss = SymbolicLoss("square(sub(y, f))", phi=[3.0, 1.0, 1.0])
+    with Scorer(regression_task(), preset="quick", tune=False, testing_steps=5) as scorer:
+        (found,) = scorer.score([loss])
+    assert isinstance(found.loss, SymbolicLoss)
+    assert found.loss.phi.tolist() == [3.0, 1.0, 1.0]

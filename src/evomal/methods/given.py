@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from evomal.methods.evomal import QUICK_SEARCH, STANDARD_SEARCH
 from evomal.methods.settings import WorkSettings
@@ -22,3 +23,6 @@ PRESETS: Mapping[str, ScoreSettings] = {
     for preset, values in {"standard": STANDARD_SEARCH, "quick": QUICK_SEARCH, "paper": {}}.items()
 }
 """The settings with which evomal evaluates its candidates, by preset."""
+
+BY_TUNING: Mapping[bool, dict[str, Any]] = {True: {}, False: {"match_scale": False}}
+"""Settings that differ by whether losses are tuned: those that are not stay as they are."""

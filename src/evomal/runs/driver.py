@@ -93,7 +93,8 @@ class Driver:
             self._restore()
             stop = self._search(dispatcher)
             self._confirm(dispatcher)
-            self._keep_formulas(dispatcher.stop.seconds_left())
+            if stop is None:
+                self._keep_formulas(dispatcher.stop.seconds_left())
             ending = {"status": "finished"} if stop is None else _stopped(stop)
         except SearchStopped as stop:
             ending = _stopped(stop)

@@ -20,7 +20,7 @@ from evomal.losses.names import resolve_loss
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.methods.base import Archive, Candidate, Outcome, Status, by_structure
 from evomal.methods.cma_es import by_weights
-from evomal.methods.given import PRESETS, SETTING_NAMES, ScoreSettings
+from evomal.methods.given import BY_TUNING, PRESETS, SETTING_NAMES, ScoreSettings
 from evomal.runs.dispatch import Dispatcher, open_executor
 from evomal.runs.execution import Execution, require_cores
 from evomal.runs.queue import GenerationQueue
@@ -164,8 +164,7 @@ class Scorer:
         require_name("preset", preset, PRESETS)
         for name in settings:
             require_name("setting", name, SETTING_NAMES, f"choose from {', '.join(SETTING_NAMES)}")
-        own = {} if tune else {"match_scale": False}
-        chosen = dataclasses.replace(PRESETS[preset], **own | settings)
+        chosen = dataclasses.replace(PRESETS[preset], **settings | BY_TUNING[tune])
         chosen.validate()
         self._execution = Execution(workers=workers, candidate_timeout=candidate_timeout)
         self._execution.validate()
