@@ -62,7 +62,7 @@ SMALL: dict[str, tuple[list[str], str]] = {
         r"candidates stored .*\nresume to first work: (.*\n)+ratio: median [\d.]+",
     ),
     "search_time": (
-        ["--tasks", "diabetes/mlp", "--prescreen", "--generations", "2"],
+        ["--tasks", "mnist/logistic", "--prescreen", "--generations", "2"],
         r"generations: [\d.]+ min \(projected\)",
     ),
 }
