@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from scipy import stats
+from rich.console import Console
 
-from evomal import Milestones, Run, SearchInterrupted, Task, TaskWarning, load_loss, resume, search
-from evomal.cli.tables import next_step
+from evomal import Run, SearchInterrupted, Task, TaskWarning, load_loss, resume, search
+from evomal.cli.tables import next_step, run_overview
 from evomal.losses.names import BEST_LOSS
 from evomal.losses.symbolic import SymbolicLoss
 from evomal.runs.confirmation import (
-    CHECKPOINTS,
     FACTORS,
     FINALISTS,
     RECIPES,
@@ -32,12 +32,10 @@ from evomal.runs.next_steps import to_train
 from evomal.runs.recipe import SEEDS, find_recipes
 from evomal.runs.retrainings import TASK_LOSS, Contender, Wanted
 from evomal.runs.scale import Scale
-from evomal.runs.verdict import judge
-from evomal.training.horizon import LEAST_OPERATIONS, step_operations, with_steps
 from evomal.training.learning import RATES
-from evomal.training.loop import performance, train
-from evomal.training.retraining import Retrained, Retraining, matching_factor, retrain
-from run_helpers import TINY, Recorder, tiny_settings, without_timing
+from evomal.training.retraining import Retrained, Retraining
+from evomal.training.tuning import CHECKPOINTS
+from run_helpers import TINY, Recorder, without_timing
 from tasks_for_tests import classification_task, regression_task
 
 pytestmark = pytest.mark.usefixtures("instant_formulas")
@@ -193,182 +191,6 @@ def test_a_loss_is_better_than_a_task_loss_that_diverges() -> None:
     )
 
 
-# The verdict
-
-
-def seeds(*values: float, resampled: Sequence[Sequence[float]] = ()) -> list[list[Retrained]]:
-    rows = resampled or [()] * len(values)
-    return [[Retrained((value,), 1.0, tuple(row))] for value, row in zip(values, rows, strict=True)]
-
-
-def test_the_interval_by_hand() -> None:
-    learned, own = (0.1, 0.2, 0.4), (0.5, 0.4, 0.6)
-    verdict = judge(seeds(*learned), seeds(*own))
-    differences = [-0.4, -0.2, -0.2]
-    error = math.sqrt(sum((d + 0.8 / 3) ** 2 for d in differences) / 2 / 3)
-    reach = stats.t.ppf(0.975, 2) * error
-    assert verdict.difference == pytest.approx(-0.8 / 3)
-    assert verdict.interval == pytest.approx((-0.8 / 3 - reach, -0.8 / 3 + reach))
-    assert (verdict.wins, verdict.seeds) == (3, 3)
-
-
-def test_the_variation_over_rows_widens_it() -> None:
-    learned = seeds(0.1, 0.2, resampled=[(0.0, 0.2, 0.4), (0.0, 0.2, 0.4)])
-    own = seeds(0.3, 0.5, resampled=[(0.4, 0.4, 0.4), (0.4, 0.4, 0.4)])
-    wide, narrow = judge(learned, own), judge(seeds(0.1, 0.2), seeds(0.3, 0.5))
-    assert wide.interval is not None
-    assert narrow.interval is not None
-    by_seed, by_row = 0.005 / 2, 0.04  # variances of (-0.2, -0.3) / 2 and of (-0.4, -0.2, 0)
-    ratio = math.sqrt((by_seed + by_row) / by_seed)
-    width = wide.interval[1] - wide.interval[0]
-    assert width == pytest.approx(ratio * (narrow.interval[1] - narrow.interval[0]))
-
-
-def test_rows_where_the_metric_is_undefined_are_left_out() -> None:
-    learned = [[replace(row[0], resampled=(None, 0.1, 0.3))] for row in seeds(0.1, 0.2)]
-    own = seeds(0.3, 0.5, resampled=[(9.0, 0.2, 0.2), (9.0, 0.2, 0.2)])
-    verdict = judge(learned, own)
-    assert verdict.interval is not None
-    reach = stats.t.ppf(0.975, 1) * math.sqrt(0.005 / 2 + 0.02)
-    assert verdict.interval[1] == pytest.approx(-0.25 + reach)
-
-
-@pytest.mark.parametrize(
-    ("scale", "sentence"),
-    [
-        (
-            LOWER,
-            "Better than the tuned task loss: validation mean squared error 0.2 against 0.51, "
-            "better on 3 of 3 seeds, difference -0.31 [-0.335, -0.285].",
-        ),
-        (
-            HIGHER,
-            "Better than the tuned task loss: validation accuracy -0.2 against -0.51, "
-            "better on 3 of 3 seeds, difference 0.31 [0.285, 0.335].",
-        ),
-    ],
-)
-def test_the_sentence(scale: Scale, sentence: str) -> None:
-    verdict = judge(seeds(0.1, 0.2, 0.3), seeds(0.42, 0.5, 0.61))
-    assert verdict.better
-    assert verdict.sentence(scale, "it") == sentence
-    assert verdict.to_dict(scale)["better"] is True
-
-
-def test_where_a_training_fails() -> None:
-    own, failed = seeds(0.5, 0.6, 0.7), [Retrained((), 1.0)]
-    lucky = judge(seeds(0.1, 0.2, 0.9), [*own[:2], failed])
-    assert (lucky.wins, lucky.task_loss_failed, lucky.interval) == (3, 1, None)
-    assert lucky.learned == pytest.approx(0.15)
-    assert lucky.task_loss == pytest.approx(0.55)
-    assert lucky.better
-    assert not judge(seeds(0.1, 0.9, 0.9), [*own[:2], failed]).better, "not on all other seeds"
-    assert not judge([*seeds(0.1, 0.2), failed], own).better
-    undefined = [[Retrained((0.1, None), 1.0)]] * 3
-    assert judge(undefined, own).failed == 3
-
-
-def test_without_enough_defined_rows_nothing_is_shown() -> None:
-    learned = [[replace(row[0], resampled=(None, None, 0.3))] for row in seeds(0.1, 0.2)]
-    verdict = judge(learned, seeds(0.3, 0.5, resampled=[(9.0, 0.2, 0.2)] * 2))
-    assert (verdict.interval, verdict.better) == (None, False)
-
-
-def test_a_tiny_difference_does_not_count() -> None:
-    own = [1.0, 1.1, 1.2]
-    assert not judge(seeds(*(x - 1e-4 - 1e-9 * x for x in own)), seeds(*own)).better
-    assert judge(seeds(*(x - 1e-2 - 1e-9 * x for x in own)), seeds(*own)).better
-
-
-def test_equal_losses_are_not_better() -> None:
-    verdict = judge(seeds(0.1, 0.2), seeds(0.1, 0.2))
-    assert (verdict.better, verdict.interval, verdict.wins) == (False, None, 0)
-    sentence = verdict.sentence(LOWER, "it")
-    assert sentence.startswith("Not shown to be better than the tuned task loss; use that: ")
-
-
-# A training
-
-
-def test_a_training_is_a_plain_one_with_checkpoints() -> None:
-    task = regression_task()
-    todo = Retraining("tuning", 1, 0.5, 20, (10, 20), resamples=3)
-    found = retrain(task, SQUARED, todo, seed=4)
-    learner = train(
-        task, SQUARED, 20, stream=(4, "tuning", task.name, 1), rate=0.5, meta_testing=True
-    )
-    assert found.curve[-1] == performance(task, learner, task.validation)
-    assert len(found.curve) == 2
-    assert (found.factor, found.last) == (0.5, found.curve[-1])
-    assert len(found.resampled) == 3
-    assert len(set(found.resampled)) == 3
-    again = retrain(task, ABSOLUTE, todo, seed=4)
-    assert again.curve != found.curve
-
-
-def test_a_training_stops_when_it_no_longer_improves() -> None:
-    task = regression_task()
-    task.metric = iter_metric(values := [5.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.0])
-    checkpoints = tuple(range(1, len(values) + 1))
-    patient = Retraining("tuning", 0, 1.0, len(values), checkpoints, stops_early=True)
-    assert retrain(task, SQUARED, patient, 0).curve == (5.0, 1.0, 2.0, 2.0, 2.0, 2.0)
-    task.metric = iter_metric(values)
-    to_the_end = replace(patient, stops_early=False)
-    assert retrain(task, SQUARED, to_the_end, 0).curve == tuple(values)
-
-
-def iter_metric(values: Sequence[float]) -> Any:
-    left = iter(values)
-    return lambda pred, target: next(left)
-
-
-def test_a_metric_that_is_undefined_on_the_way_is_no_divergence() -> None:
-    task = regression_task()
-    task.metric = iter_metric([math.nan, 2.0, 1.0])
-    found = retrain(task, SQUARED, Retraining("tuning", 0, 1.0, 3, (1, 2, 3)), 0)
-    assert (found.curve, found.values) == ((None, 2.0, 1.0), [math.inf, 2.0, 1.0])
-
-
-def test_a_random_task_loss_has_the_same_scale_every_time() -> None:
-    task = regression_task()
-    task.task_loss = lambda pred, target: ((pred - target) ** 2 * torch.rand_like(pred)).mean()
-    assert len({matching_factor(task, SQUARED, 0) for _ in range(3)}) == 1
-
-
-def test_the_recipe_is_tuned_without_the_schedule_of_meta_testing() -> None:
-    asked: list[Retraining] = []
-
-    def trainings(wanted: Sequence[Wanted]) -> list[Retrained]:
-        asked.extend(todo for _, _, todo in wanted)
-        return [Retrained((abs(math.log(todo.factor)),), 1.0) for _, _, todo in wanted]
-
-    find_recipes(trainings, [0.1], 10)
-    assert not any(todo.meta_testing for todo in asked)
-    task, losses = regression_task(schedule=Milestones((0.3,))), (SQUARED, None)
-    plain, decayed = (
-        [retrain(task, one, replace(asked[0], meta_testing=flag), 0) for one in losses]
-        for flag in (False, True)
-    )
-    assert plain != decayed
-
-
-def test_a_training_that_diverges_has_no_curve() -> None:
-    found = retrain(regression_task(), SQUARED, Retraining("tuning", 0, 1e9, 50, (50,)), 0)
-    assert (found.curve, found.last) == ((), math.inf)
-
-
-@pytest.mark.parametrize("make", [regression_task, classification_task])
-def test_the_scale_of_a_loss_is_evened_out(make: Any) -> None:
-    task = make()
-    loss = SymbolicLoss.of_form("square(sub(y, f))", task.form)
-    large = SymbolicLoss.of_form("square(sub(y, f))", task.form, phi=[100.0, 1.0, 1.0])
-    ratio = matching_factor(task, loss, 0) / matching_factor(task, large, 0)
-    assert ratio == pytest.approx(1e4, rel=1e-4)
-    todo = Retraining("tuning", 0, 1.0, 5, (5,), matched=True)
-    a, b = (retrain(task, one, todo, 0) for one in (loss, large))
-    assert a.curve == pytest.approx(b.curve, rel=1e-3)
-
-
 # In a search
 
 
@@ -396,6 +218,17 @@ def test_a_search_ends_with_a_verdict(confirmed: Run) -> None:
     assert TASK_LOSS in names
     assert {"huber:1", "pinball:0.9"} <= set(names)
     assert "squared-error" not in names, "it is the task loss"
+
+
+def test_the_verdict_is_shown_even_where_nothing_is_learned(confirmed: Run) -> None:
+    run = Run(confirmed.run_dir)
+    run.facts = replace(run.facts, constant_fitness=-1.0)
+    console = Console(file=io.StringIO(), width=1000)
+    console.print(run_overview(run))
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Not even the task loss predicts better" in output
+    assert run.verdict is not None
+    assert run.verdict in output
 
 
 def test_the_next_step_tunes_as_the_verdict_did(confirmed: Run) -> None:
@@ -484,30 +317,3 @@ def test_the_task_loss_is_not_its_own_rival() -> None:
         assert "cross-entropy" not in other_losses([task])
     own = classification_task(task_loss=torch.nn.MultiMarginLoss())
     assert other_losses([own])[0] == "cross-entropy"
-
-
-class Recurrent(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = torch.nn.LSTM(4, 8, batch_first=True)
-        self.last = torch.nn.Linear(8, 1)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.last(self.lstm(inputs)[0][:, -1])  # type: ignore[no-any-return]
-
-
-def test_affordable_steps() -> None:
-    task = regression_task(testing_steps=5000)
-    given = tiny_settings(testing_steps=None, training_budget=1e12)
-    assert with_steps(given, [task]).testing_steps == 5000
-    operations = step_operations(task)
-    some = tiny_settings(testing_steps=None, training_budget=789 * operations)
-    assert with_steps(some, [task]).testing_steps == 780, "two digits"
-    few = tiny_settings(testing_steps=None, training_budget=operations)
-    assert with_steps(few, [task]).testing_steps == 100
-    assert with_steps(tiny_settings(testing_steps=7), [task]).testing_steps == 7
-    assert operations == LEAST_OPERATIONS
-    rows = torch.randn(128, 100, 4), torch.randn(128, 1)
-    sequences = Task(Recurrent, rows, rows, link="identity", name="sequences")
-    parameters = sum(p.numel() for p in Recurrent().parameters())
-    assert step_operations(sequences) == 2 * parameters * 128 * 100

@@ -62,9 +62,9 @@ def run_overview(run: Run) -> Group:
         lines += [Text(), leaderboard(run.hall_of_fame, facts.scale.title), Text()]
         if run.learned is False:
             lines.append(line(nothing_learned(to_check(facts.tasks))))
-        elif run.verdict is not None:
+        if run.verdict is not None:
             lines += [confirmed(facts), Text(), *map(line, _best(run)), bold(run.verdict), Text()]
-        else:
+        elif run.learned is not False:
             if run.beats_task_loss is False:
                 lines.append(Text(_verdict(run)))
             lines.append(line(_without_verdict(facts)))

@@ -27,12 +27,10 @@ from evomal.runs.retrainings import TASK_LOSS, TASK_LOSSES, Contender, Wanted
 from evomal.runs.scale import Scale
 from evomal.runs.verdict import Verdict, judge
 from evomal.training.retraining import Retrained, Retraining
+from evomal.training.tuning import Grid, Recipe
 
 FACTORS = (0.3, 1.0, 3.0)
 """Of the learning rate of the search, evened out by the size of the gradient."""
-
-CHECKPOINTS = 10
-"""Evenly spaced numbers of steps at which a training may end."""
 
 FINALISTS = 3
 """Losses beside the task loss that are tuned on a second seed."""
@@ -49,14 +47,6 @@ RESAMPLES = 200
 """Random samples of the validation rows, for the variation over rows."""
 
 Trainings = Callable[[Sequence[Wanted]], list[Retrained]]
-
-
-@dataclass(frozen=True)
-class TunedRecipe:
-    """How a loss is trained best on a task: learning rate and steps."""
-
-    learning_rate: float
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,7 @@ class Entry:
 
     name: str
     first: float | None
-    recipes: tuple[TunedRecipe, ...] | None = None
+    recipes: tuple[Recipe, ...] | None = None
     mean: float | None = None
     error: float | None = None
 
@@ -214,7 +204,7 @@ def _entry(
     if not all(map(math.isfinite, values)):
         return entry
     recipes = (
-        TunedRecipe(chosen.rate * own, chosen.steps)
+        Recipe(chosen.rate * own, chosen.steps)
         for chosen, own in zip(option, learning_rates, strict=True)
     )
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
@@ -241,8 +231,7 @@ class _Tuning:
         self._trainings = trainings
         self._tasks = range(tasks)
         self._steps = steps
-        parts = range(1, CHECKPOINTS + 1)
-        self._checkpoints = tuple(sorted({math.ceil(steps * k / CHECKPOINTS) for k in parts}))
+        self._checkpoints = tuple(Grid.of(["steps"], steps).checkpoints)
         self._found: dict[tuple[str, int, float], list[Retrained]] = {}
 
     @property

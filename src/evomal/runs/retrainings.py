@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from evomal.errors import InputError
 from evomal.losses.base import Loss
 from evomal.methods.stored import typed
 from evomal.runs.dispatch import Dispatcher
 from evomal.runs.executors import WorkError
 from evomal.runs.store import RunStore
+from evomal.runs.task_loss import cannot_train
 from evomal.runs.work import retrain_loss
 from evomal.training.retraining import Retrained, Retraining
 
@@ -68,7 +68,7 @@ class Retrainings:
         rates: Sequence[float] = (),
         report: Callable[[int, int], object] = lambda done, total: None,
     ) -> None:
-        self.tasks = tasks
+        self._tasks = tasks
         self._dispatcher = dispatcher
         self._store = store
         self._fitness_steps = fitness_steps
@@ -122,10 +122,7 @@ class Retrainings:
                 if isinstance(result, WorkError):
                     contender, task, _ = wanted[place]
                     if contender.loss is None:
-                        raise InputError(
-                            f"The task {self.tasks[task]!r} cannot be trained with its own loss: "
-                            f"{result}."
-                        ) from result
+                        raise cannot_train(self._tasks[task], result) from result
                     yield place, None
                 else:
                     yield place, result

@@ -41,11 +41,14 @@ def task_loss_fitness(
             dispatcher.start(index, train_candidates, [None], index, None, rates)
         for index, result in dispatcher.finished():
             if isinstance(result, WorkError):
-                raise InputError(
-                    f"The task {tasks[index]!r} cannot be trained with its own loss: {result}."
-                ) from result
+                raise cannot_train(tasks[index], result) from result
             (trainings[index],) = result
     found = [trainings[index] for index in range(len(trainings))]
     mean = sum(training.curve[-1] for training in found) / len(found)
     reason = next((training.reason for training in found if training.reason), None)
     return OwnFitness(mean if math.isfinite(mean) else None, reason)
+
+
+def cannot_train(task: str, error: WorkError) -> InputError:
+    """The error for a task that cannot be trained with its own loss."""
+    return InputError(f"The task {task!r} cannot be trained with its own loss: {error}.")

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from evomal.runs.scale import Scale
+from evomal.training.paired import quantile
 from evomal.training.retraining import Retrained
-
-LEVEL = 0.95
 
 LEAST = 1e-3
 """Least difference that counts, as a share of the task loss's value."""
@@ -121,7 +120,7 @@ def judge(learned: Sequence[Sequence[Retrained]], own: Sequence[Sequence[Retrain
     variance = _variance(learned, own, differences) if len(both) == len(a) else None
     interval = None
     if variance is not None and variance > 0:
-        reach = _quantile(len(differences) - 1) * math.sqrt(variance)
+        reach = quantile(len(differences) - 1) * math.sqrt(variance)
         interval = difference - reach, difference + reach
     return Verdict(mean_a, mean_b, difference, interval, *counts)
 
@@ -163,10 +162,3 @@ def _variance_over_rows(
     if not count:
         return 0.0
     return float(np.var(found, ddof=1)) if len(found) >= max(2, _DEFINED * count) else None
-
-
-def _quantile(freedom: int) -> float:
-    """Of Student's t, for a two-sided interval."""
-    from scipy.stats import t as student  # slow to import
-
-    return float(student.ppf((1 + LEVEL) / 2, freedom))

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from evomal.seeding import isolated_rng
 from evomal.tasks.inputs import tensors_of
@@ -54,6 +53,8 @@ def step_operations(task: Task) -> float:
     torch does not count, and for every element of a sequence in recurrent ones; and at least
     `LEAST_OPERATIONS`.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
     learner = task.new_model(seed=0)
     count = min(task.batch_size, len(task.train))
     with isolated_rng(task.device, 0), torch.no_grad():

@@ -59,3 +59,9 @@ def output_gradient(
     value = loss(pred, outputs.targets.clone(), **inputs)  # it may work in place
     (gradient,) = torch.autograd.grad(value, pred, materialize_grads=True)
     return value.detach(), gradient
+
+
+def task_loss_gradient(task: Task, outputs: Data, seed: int) -> float:
+    """Norm of the task loss's gradient at raw outputs; a random one gets the same draws always."""
+    with isolated_rng(task.device, derive_seed(seed, "scale", task.name)):
+        return float(output_gradient(task.task_loss, outputs)[1].norm())

@@ -9,22 +9,25 @@ import torch
 from torch import nn
 
 from evomal.losses.base import Loss
-from evomal.seeding import derive_generator, derive_seed, isolated_rng
+from evomal.seeding import derive_generator
 from evomal.tasks.metrics import TensorLoss
 from evomal.tasks.optimizers import SGD
 from evomal.tasks.task import Task
 from evomal.training.loop import predictions, train
 from evomal.training.numerics import DivergedError, check_deadline
-from evomal.training.raw_outputs import metric_on_few, output_gradient, raw_outputs
+from evomal.training.raw_outputs import (
+    metric_on_few,
+    output_gradient,
+    raw_outputs,
+    task_loss_gradient,
+)
+from evomal.training.scale_matching import LEAST, MOST
 
 PATIENCE = 0.4
 """Share of the steps without a better metric after which a training ends: early stopping."""
 
 _ROWS = 100
 """Training rows at whose untrained outputs the gradients of losses are compared."""
-
-_WIDEST = 1e6
-"""Maximum ratio of two gradients that is evened out."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,9 @@ def matching_factor(task: Task, loss: Loss, seed: int) -> float:
     if not isinstance(task.optimizer, SGD):
         return 1.0
     outputs = raw_outputs(task, _ROWS, seed)
-    with isolated_rng(task.device, derive_seed(seed, "scale", task.name)):
-        own = output_gradient(loss, outputs, task.loss_inputs(outputs, 0.0))[1].norm()
-        target = output_gradient(task.task_loss, outputs)[1].norm()
-    ratio = float(target / own)
-    return ratio if math.isfinite(ratio) and 1 / _WIDEST < ratio < _WIDEST else 1.0
+    own = float(output_gradient(loss, outputs, task.loss_inputs(outputs, 0.0))[1].norm())
+    ratio = task_loss_gradient(task, outputs, seed) / own if own else math.inf
+    return ratio if LEAST < ratio < MOST else 1.0
 
 
 @torch.no_grad()

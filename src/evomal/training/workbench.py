@@ -7,12 +7,11 @@ from functools import cached_property
 
 import torch
 
-from evomal.seeding import derive_seed, isolated_rng
 from evomal.tasks.data import Data
 from evomal.tasks.task import Task
 from evomal.training.meta_schedule import MetaSchedule
 from evomal.training.optimizing import at_learning_rate
-from evomal.training.raw_outputs import metric_on_few, output_gradient, raw_outputs
+from evomal.training.raw_outputs import metric_on_few, raw_outputs, task_loss_gradient
 from evomal.training.settings import FilterSettings, TrainingSettings, TuningSettings
 
 
@@ -84,8 +83,5 @@ class Workbench:
     @cached_property
     def task_loss_gradient(self) -> float:
         """Norm of the task loss's gradient at these raw outputs, summed over the tasks."""
-        total = 0.0
-        for task, outputs in zip(self.tasks, self.raw_outputs, strict=True):
-            with isolated_rng(task.device, derive_seed(self.seed, "scale", task.name)):
-                total += float(output_gradient(task.task_loss, outputs)[1].norm())
-        return total
+        pairs = zip(self.tasks, self.raw_outputs, strict=True)
+        return sum(task_loss_gradient(task, outputs, self.seed) for task, outputs in pairs)
